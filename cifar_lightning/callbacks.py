@@ -1,0 +1,140 @@
+"""Curves and pictures into the loggers."""
+
+import time
+from itertools import islice
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.data import CIFAR10DataModule
+
+
+class TrainingCurves(Callback):
+    """Loss, accuracy, learning rate and images per second, every ``trainer.log_every_n_steps`` steps.
+
+    Each point is the mean over the steps since the last one. ``self.log`` at every step would cost more than a small
+    network's whole step; this reads the device only when a point is due.
+
+    ``epoch`` holds the means of the epoch that has just ended, and ``seconds`` the time spent in training steps and
+    what surrounds them, validation not included.
+    """
+
+    def __init__(self) -> None:
+        self.epoch: dict[str, float] = {}
+        self.seconds = 0.0
+        self.num_images = 0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._epoch_sums = (0, 0.0, 0)
+        self._epoch_seconds = 0.0
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        if (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % trainer.log_every_n_steps == 0:
+            self._log(trainer, pl_module)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._log(trainer, pl_module)  # so that the time of a validation counts nowhere
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._since = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._log(trainer, pl_module)
+        num_images, loss_sum, num_correct = self._epoch_sums
+        self.num_images += num_images
+        self.seconds += self._epoch_seconds
+        self.epoch = {
+            "train/loss": loss_sum / num_images,
+            "train/acc": num_correct / num_images,
+            "images_per_second": num_images / self._epoch_seconds,
+        }
+
+    def _log(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        num_images, loss_sum, num_correct = pl_module.train_metrics.take()
+        if num_images == 0:
+            return
+        now = time.perf_counter()  # after take(), which has waited for the device
+        seconds, self._since = now - self._since, now
+        self._epoch_seconds += seconds
+        self._epoch_sums = tuple(
+            a + b for a, b in zip(self._epoch_sums, (num_images, loss_sum, num_correct), strict=True)
+        )
+        metrics = {
+            "train/loss": loss_sum / num_images,
+            "train/acc": num_correct / num_images,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "images_per_second": num_images / seconds,
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+
+
+class Pictures(Callback):
+    """Pictures into TensorBoard: training images at the start; test images as judged and a confusion matrix at the end.
+
+    Args:
+        num_images: Images per grid, at least 1.
+
+    Raises:
+        ValueError: If ``num_images`` is below 1.
+    """
+
+    def __init__(self, *, num_images: int = 32) -> None:
+        if num_images < 1:
+            raise ValueError(f"num_images must be at least 1, got {num_images}")
+        self.num_images = num_images
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not _writers(trainer):
+            return
+        from cifar_lightning.figures import image_grid
+
+        data, batches = _data(trainer), trainer.train_dataloader
+        first = islice(batches, -(-self.num_images // data.batch_size))
+        images, targets = (torch.cat(parts)[: self.num_images].cpu() for parts in zip(*first, strict=True))
+        heading = "Training images of the first epoch, as the network sees them"
+        figure = image_grid(images, [data.classes[target] for target in targets.tolist()], heading=heading)
+        _add_figure(trainer, "train/images", figure)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not _writers(trainer):
+            return
+        from cifar_lightning.figures import confusion_matrix, prediction_grid
+
+        assert isinstance(pl_module, ImageClassifier)
+        data, evaluation = _data(trainer), pl_module.evaluations["test"]
+        chosen = data.index["test"][: min(self.num_images, evaluation.num_images)]
+        grid = prediction_grid(
+            data.arrays("test").images[chosen],
+            data.targets("test")[: len(chosen)],
+            evaluation.preds[: len(chosen)],
+            data.classes,
+            confidence=evaluation.confidence[: len(chosen)],
+        )
+        _add_figure(trainer, "test/predictions", grid)
+        _add_figure(trainer, "test/confusion", confusion_matrix(evaluation.confusion, data.classes))
+
+
+def _data(trainer: L.Trainer) -> CIFAR10DataModule:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, CIFAR10DataModule)
+    return data
+
+
+def _writers(trainer: L.Trainer) -> list[Logger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def _add_figure(trainer: L.Trainer, tag: str, figure: Figure) -> None:
+    """Write a figure as PNG; ``add_figure`` would go through pyplot, which keeps figures and picks a window system."""
+    from cifar_lightning.figures import to_pixels
+
+    for logger in _writers(trainer):
+        logger.experiment.add_image(tag, to_pixels(figure), trainer.global_step, dataformats="HWC")  # type: ignore[attr-defined]

@@ -1,0 +1,161 @@
+"""The LightningModule: normalisation, network, loss, metrics, optimizer. It knows no data set."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from cifar_lightning.evaluation import Evaluation, evaluate
+from cifar_lightning.optim import Schedule
+
+Batch = tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]]
+
+
+class RunningMetrics:
+    """Sums of loss and of correct predictions over training steps, without a host sync until they are read.
+
+    A step only keeps its tensors; every ``_FOLD`` steps they are added up in one go. For a network as small as the
+    tutorial's, reducing at each step would cost as much as a layer.
+    """
+
+    _FOLD = 64
+
+    def __init__(self) -> None:
+        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._sums: Tensor | None = None
+        self._num_images = 0
+
+    def update(self, loss: Float[Tensor, ""], logits: Float[Tensor, "b k"], targets: Int64[Tensor, " b"]) -> None:
+        """Take in a step: its mean loss and its logits."""
+        self._pending.append((loss.detach(), logits.detach(), targets))
+        if len(self._pending) == self._FOLD:
+            self._fold()
+
+    def _fold(self) -> None:
+        losses, logits, targets = zip(*self._pending, strict=True)
+        self._pending.clear()
+        sizes = [len(target) for target in targets]
+        # Full batches have one size: weigh the last, smaller one apart instead of copying sizes to the device.
+        size, last = sizes[0], sizes[-1]
+        loss_sum = size * torch.stack(losses[:-1]).sum() + last * losses[-1] if len(sizes) > 1 else last * losses[-1]
+        num_correct = (torch.cat(logits).argmax(1) == torch.cat(targets)).sum()
+        sums = torch.stack([loss_sum.float(), num_correct.float()])
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._num_images += sum(sizes)
+
+    def take(self) -> tuple[int, float, int]:
+        """Number of images, sum of their losses and number of correct ones since the last call; waits for the device."""
+        if self._pending:
+            self._fold()
+        loss_sum, num_correct = (0.0, 0.0) if self._sums is None else self._sums.tolist()
+        taken = (self._num_images, loss_sum, round(num_correct))
+        self._sums, self._num_images = None, 0
+        return taken
+
+
+class ImageClassifier(L.LightningModule):
+    """A network fed with raw pixels: it carries its own normalisation, so that no user of a checkpoint can get it wrong.
+
+    Args:
+        net: ``images (N, C, H, W) float, normalised -> logits (N, K)``.
+        mean: Mean of the pixels per channel, of values in [0, 1]; one number serves all channels.
+        std: Standard deviation likewise; positive.
+        optimizer: ``net -> Optimizer``; None for a classifier that is not trained.
+        schedule: Progress in [0, 1] -> factor on the learning rate; None for a constant one.
+        label_smoothing: Share of each target spread evenly over the classes, in [0, 1]; in the training loss only.
+
+    Attributes:
+        description: What checkpoints hold besides Lightning's own keys; see ``checkpoint.describe``.
+        train_metrics: Sums over the training steps since they were last taken.
+        evaluations: The last evaluation of each split, and in ``judged_at`` the optimizer steps done by then.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
+        schedule: Schedule | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if len(mean) != len(std):
+            raise ValueError(f"mean and std must have one number per channel each, got {list(mean)} and {list(std)}")
+        if not all(value > 0 for value in std):
+            raise ValueError(f"std must be positive, got {list(std)}")
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
+        self.net = net
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        # (pixel / 255 - mean) / std as one multiplication and one addition
+        mean_, std_ = (torch.tensor(values, dtype=torch.float64).reshape(1, -1, 1, 1) for values in (mean, std))
+        self.register_buffer("scale", (1 / (255 * std_)).float())
+        self.register_buffer("shift", (-mean_ / std_).float())
+        self.description: dict[str, Any] = {}
+        self.train_metrics = RunningMetrics()
+        self.evaluations: dict[str, Evaluation] = {}
+        self.judged_at: dict[str, int] = {}
+        self._collected: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+        """Logits of raw uint8 images."""
+        return self.net(torch.addcmul(self.shift, images.to(self.scale.dtype), self.scale))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, targets = batch
+        logits = self(images).float()
+        loss = self.loss(logits, targets)
+        self.train_metrics.update(loss, logits, targets)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        assert self.optimizer is not None, "this classifier was built to be judged, not trained"
+        optimizer = self.optimizer(self.net)
+        if self.schedule is None:
+            return optimizer
+        schedule, num_steps = self.schedule, self.trainer.estimated_stepping_batches
+        scheduler = LambdaLR(optimizer, lambda step: schedule(min(1.0, step / num_steps)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._collect(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._collect(batch)
+
+    def _collect(self, batch: Batch) -> None:
+        images, targets = batch
+        self._collected.append((self(images).float(), targets))
+
+    def on_validation_epoch_end(self) -> None:
+        self._judge("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._judge("test")
+
+    def _judge(self, split: str) -> None:
+        """All logits of a split at once, so that every number comes from exact counts, in train.py and evaluate.py alike."""
+        logits, targets = (torch.cat(parts) for parts in zip(*self._collected, strict=True))
+        self._collected.clear()
+        if self.trainer.sanity_checking:
+            return
+        self.evaluations[split] = evaluate(logits, targets)
+        self.judged_at[split] = self.trainer.global_step
+        self.log_dict({f"{split}/{name}": value for name, value in self.evaluations[split].scalars().items()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint.update(self.description)

@@ -1,0 +1,206 @@
+"""Configuration: the schema of the top-level keys, and objects from config with errors that name the key."""
+
+import difflib
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Union
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+class UserError(Exception):
+    """What the user can mend: one line that names the key or file, what was allowed, what was got, and the fix."""
+
+
+@dataclass
+class TrainSchema:
+    """Top-level keys of conf/train.yaml; below them the constructors' signatures are the schema."""
+
+    name: str = MISSING
+    seed: int = MISSING
+    output_dir: str | None = None
+    compile: bool = False
+    label_smoothing: float = 0.0
+    data: Any = MISSING
+    normalize: Any = MISSING
+    augment: Any = None
+    model: Any = MISSING
+    optimizer: Any = MISSING
+    schedule: Any = MISSING
+    callbacks: Any = None
+    logger: Any = None
+    trainer: Any = MISSING
+
+
+@dataclass
+class EvaluateSchema:
+    """Top-level keys of conf/evaluate.yaml."""
+
+    ckpt: str = MISSING
+    split: str = "test"
+    output_dir: str | None = None
+    data: Any = MISSING
+    trainer: Any = MISSING
+
+
+def register() -> None:
+    """Make the schemas and the resolvers of conf/ known to Hydra."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainSchema)
+    store.store(name="evaluate_schema", node=EvaluateSchema)
+    OmegaConf.register_new_resolver("first", _first, replace=True)
+
+
+def _first(*values: Any) -> Any:
+    """The first value that is not null: ``${first:${output_dir},logs/default}``."""
+    return next((value for value in values if value is not None), None)
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The config as plain dictionaries, lists, strings and numbers, with every interpolation resolved.
+
+    Raises:
+        UserError: If a required key has no value or an interpolation cannot be resolved.
+    """
+    try:
+        container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(one_line(error)) from error
+    assert isinstance(container, dict)
+    return typing.cast("dict[str, Any]", container)
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message without its line breaks, or its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def blame(key: str) -> Iterator[None]:
+    """Turn the errors that a user's value can cause into a UserError that names its key."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError, InstantiationException) as error:
+        raise UserError(f"{key}: {one_line(error)}") from error
+
+
+def build(node: Mapping[str, Any], key: str, **objects: Any) -> Any:
+    """Call a node's ``_target_`` with its values and with ``objects``.
+
+    Args:
+        node: Plain config with ``_target_`` and keyword arguments.
+        key: The node's place in the config, for messages.
+        objects: Further keyword arguments that no config can hold. They go in at the call, past Hydra, which would
+            turn dataclasses among them into configs.
+
+    Raises:
+        UserError: If an argument is unknown, has the wrong type or is refused by the target.
+    """
+    factory = build_partial(node, key)
+    with blame(key):
+        return factory(**objects)
+
+
+def build_partial(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
+    """A node's ``_target_`` with its values bound, yet to be called; see ``build``."""
+    _check_arguments(node, key)
+    with blame(key):
+        return instantiate(dict(node), _partial_=True, _convert_="all")
+
+
+def _check_arguments(node: Mapping[str, Any], key: str) -> None:
+    """Hold a node's values against the signature of its ``_target_``."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise UserError(f"{key} must be one of the choices in conf/{key.replace('.', '/')}, got {node!r}")
+    with blame(f"{key}._target_"):
+        target = get_object(node["_target_"])
+        parameters = inspect.signature(target).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    hints = _type_hints(target)
+    for name, value in node.items():
+        if name.startswith("_"):
+            continue
+        if name not in parameters and not takes_any:
+            raise UserError(f"{key}.{name} is not an argument of {node['_target_']}{nearest(name, parameters)}")
+        if isinstance(value, Mapping) and "_target_" in value:
+            _check_arguments(value, f"{key}.{name}")
+        elif name in hints and not fits(value, hints[name]):
+            raise UserError(f"{key}.{name} must be {_words(hints[name])}, got {value!r}")
+
+
+def _type_hints(target: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (NameError, TypeError, AttributeError):  # hints that only a type checker can read
+        return {}
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value fits a type hint; numbers must be finite, and True is no number.
+
+    >>> fits(1, float), fits("1", float), fits(True, int), fits([1, 2], tuple[int, int]), fits(None, int | None)
+    (True, False, False, True, True)
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return any(type(value) is type(argument) and value == argument for argument in arguments)
+    if origin in (list, tuple, Sequence):
+        if not isinstance(value, list | tuple):
+            return False
+        if origin is tuple and Ellipsis not in arguments:
+            return len(value) == len(arguments) and all(map(fits, value, arguments))
+        return all(fits(item, arguments[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict)
+    if hint is None or hint is type(None):
+        return value is None
+    if hint in (int, float):
+        numbers = (int, float) if hint is float else (int,)
+        return isinstance(value, numbers) and not isinstance(value, bool) and math.isfinite(value)
+    if hint in (str, bool):
+        return isinstance(value, hint)
+    # Classes that no config can hold are left to a union's other members; anything else is the target's to judge.
+    return not inspect.isclass(hint) or isinstance(value, hint)
+
+
+def _words(hint: Any) -> str:
+    """A type hint in words."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        plain_ones = [argument for argument in arguments if typing.get_origin(argument) or argument in _WORDS]
+        return " or ".join(dict.fromkeys(_words(argument) for argument in plain_ones))
+    if origin is Literal:
+        return ", ".join(str(argument) for argument in arguments)
+    if origin in (list, tuple, Sequence):
+        return "a list"
+    return _WORDS.get(hint, "a mapping" if origin is dict else str(hint))
+
+
+_WORDS = {
+    int: "a whole number",
+    float: "a finite number",
+    str: "text",
+    bool: "true or false",
+    type(None): "null",
+}
+
+
+def nearest(name: str, valid: typing.Iterable[str]) -> str:
+    """A hint at the valid name nearest to a misspelt one, or at all of them."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f": did you mean {close[0]}?" if close else f"; allowed: {', '.join(valid)}"

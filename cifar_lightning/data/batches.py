@@ -1,0 +1,98 @@
+"""In-memory batches: an epoch is one permutation, a batch one gather, on the device that trains."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from cifar_lightning.data.sources import Arrays
+
+Augment = Callable[[UInt8[Tensor, "n c h w"], int, torch.Generator], UInt8[Tensor, "n c h2 w2"]]
+"""``(images, epoch, generator) -> images``."""
+
+
+def stream_seed(*key: int) -> int:
+    """Seed of the random stream that belongs to a key such as (seed, epoch); well mixed, in [0, 2**63)."""
+    # With its length, since SeedSequence pads with zeros: (0,) would be (0, 0).
+    return int(np.random.SeedSequence((len(key), *key)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class EpochSampler:
+    """Order of an epoch's images, from the seed and the epoch's number alone.
+
+    Whatever was drawn before, and from whatever epoch a run resumes, an epoch's order is the same. Lightning calls
+    ``set_epoch`` on a loader's ``sampler`` before each epoch.
+
+    Args:
+        index: Indices of the images that take part.
+        seed: Seed of the shuffles; None keeps the order of ``index``.
+    """
+
+    def __init__(self, index: Int64[Tensor, " n"], *, seed: int | None) -> None:
+        self.index = index
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def order(self) -> Int64[Tensor, " n"]:
+        """Indices of this epoch's images, in their order."""
+        if self.seed is None:
+            return self.index
+        # Drawn on the CPU, so that the order does not depend on the device.
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, self.epoch))
+        return self.index[torch.randperm(len(self.index), generator=generator)]
+
+
+class Batches:
+    """Iterable over an epoch's ``(images, targets)``, already on the device and augmented.
+
+    Takes the place of DataLoader, workers and per-image transforms: 60,000 images are 184 MB, so they stay on the
+    device, and gathering a batch costs microseconds. The last batch holds what is left over.
+
+    Args:
+        arrays: Images and targets.
+        index: Indices of the images that take part.
+        batch_size: Images per batch.
+        device: Where images and targets are held.
+        seed: Seed of order and augmentation; None for the order of ``index``.
+        augment: Changes each batch of images; its random numbers come from (seed, epoch, batch) alone.
+    """
+
+    def __init__(
+        self,
+        arrays: Arrays,
+        index: Int64[Tensor, " n"],
+        *,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        seed: int | None = None,
+        augment: Augment | None = None,
+    ) -> None:
+        self.images = arrays.images.to(device)
+        self.targets = arrays.targets.to(device)
+        self.sampler = EpochSampler(index, seed=seed)
+        self.batch_size = batch_size
+        self.augment = augment
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
+        # A generator: nothing runs before the first batch is asked for, so Lightning's extra iter() costs nothing.
+        epoch = self.sampler.epoch
+        device = self.images.device
+        generator = torch.Generator(device)
+        for batch, chosen in enumerate(self.sampler.order().to(device).split(self.batch_size)):
+            images = self.images[chosen]
+            if self.augment is not None:
+                generator.manual_seed(stream_seed(self.sampler.seed or 0, epoch, batch))
+                images = self.augment(images, epoch, generator)
+            yield images, self.targets[chosen]

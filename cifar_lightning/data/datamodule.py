@@ -1,0 +1,170 @@
+"""The data of a run: splits, placement and batches."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from cifar_lightning.data.batches import Augment, Batches
+from cifar_lightning.data.sources import Arrays, Dataset, fetch
+
+SPLITS = ("train", "val", "test")
+
+
+def stratified_split(
+    targets: Int64[Tensor, " n"], *, val_size: int, seed: int
+) -> tuple[Int64[Tensor, " t"], Int64[Tensor, " v"]]:
+    """Indices of the training and of the validation images, both ascending.
+
+    Each class gives its share of ``val_size``; where shares are not whole, the largest remainders are rounded up.
+
+    Raises:
+        ValueError: If ``val_size`` is not in [0, N).
+    """
+    if not 0 <= val_size < len(targets):
+        raise ValueError(f"val_size must be in [0, {len(targets)}), got {val_size}")
+    counts = torch.bincount(targets)
+    shares = counts * val_size // len(targets)
+    remainders = counts * val_size % len(targets)
+    shares[remainders.argsort(descending=True, stable=True)[: val_size - int(shares.sum())]] += 1
+
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(len(targets), generator=generator)
+    by_class = [shuffled[targets[shuffled] == k] for k in range(len(counts))]
+    val = torch.cat([members[:share] for members, share in zip(by_class, shares.tolist(), strict=True)])
+    is_val = torch.zeros(len(targets), dtype=torch.bool)
+    is_val[val] = True
+    return (~is_val).nonzero().flatten(), is_val.nonzero().flatten()
+
+
+class CIFAR10DataModule(L.LightningDataModule):
+    """CIFAR-10, or a data set of its form, in the memory of the device that trains.
+
+    The official test images stay the test split. Validation images come off the training images, chosen by
+    ``split_seed`` alone, so that runs with other seeds are judged on the same ones.
+
+    Args:
+        name: Name of the data set, as in conf/data.
+        dataset: Class of the data set, called as ``dataset(root=..., train=..., download=...)``.
+        root: Folder of the data; None for a data set that needs none.
+        note: What a reader of results must know about the data.
+        batch_size: Training images per optimizer step.
+        eval_batch_size: Images per step where nothing is trained.
+        val_size: Number of training images set aside for validation; 0 trains on all.
+        split_seed: Seed of that choice.
+        seed: Seed of the order and of the augmentation.
+        augment: Changes each batch of training images.
+
+    Raises:
+        ValueError: If a size is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        dataset: Dataset,
+        root: str | None,
+        note: str = "",
+        batch_size: int = 4,
+        eval_batch_size: int = 500,
+        val_size: int = 0,
+        split_seed: int = 0,
+        seed: int = 0,
+        augment: Augment | None = None,
+    ) -> None:
+        super().__init__()
+        for key, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("val_size", val_size, 0),
+            ("split_seed", split_seed, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{key} must be at least {least}, got {value}")
+        self.name = name
+        self.dataset = dataset
+        self.root = root
+        self.note = note
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.val_size = val_size
+        self.split_seed = split_seed
+        self.seed = seed
+        self.augment = augment
+        self._arrays: dict[bool, Arrays] = {}
+        self.index: dict[str, Tensor] = {}
+
+    def prepare_data(self) -> None:
+        # The smaller split is enough to have everything downloaded.
+        if not self._arrays:
+            self._arrays[False] = fetch(self.dataset, root=self.root, train=False)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read both official splits and choose the validation images.
+
+        Raises:
+            ValueError: If ``batch_size`` is larger than the training split, or ``val_size`` not below the number of
+                training images.
+        """
+        if self.index:
+            return
+        for train in (True, False):
+            if train not in self._arrays:
+                self._arrays[train] = fetch(self.dataset, root=self.root, train=train)
+        train_index, val_index = stratified_split(
+            self._arrays[True].targets, val_size=self.val_size, seed=self.split_seed
+        )
+        if self.batch_size > len(train_index):
+            raise ValueError(
+                f"batch_size must be at most the {len(train_index)} training images, got {self.batch_size}"
+            )
+        self.index = {"train": train_index, "val": val_index, "test": torch.arange(len(self.arrays("test").targets))}
+
+    def arrays(self, split: str) -> Arrays:
+        """Images and targets that ``index[split]`` points into."""
+        return self._arrays[split != "test"]
+
+    def targets(self, split: str) -> Int64[Tensor, " n"]:
+        """Targets of a split's images, in the order of ``eval_batches(split)``."""
+        return self.arrays(split).targets[self.index[split]]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.arrays("train").classes
+
+    def eval_batches(self, split: str, device: torch.device | str = "cpu") -> Batches:
+        """A split's images as they are, in the data set's order."""
+        return Batches(self.arrays(split), self.index[split], batch_size=self.eval_batch_size, device=device)
+
+    def train_batches(self, device: torch.device | str = "cpu") -> Batches:
+        """The training images, shuffled and augmented."""
+        return Batches(
+            self.arrays("train"),
+            self.index["train"],
+            batch_size=self.batch_size,
+            device=device,
+            seed=self.seed,
+            augment=self.augment,
+        )
+
+    @property
+    def _device(self) -> torch.device:
+        assert self.trainer is not None
+        return self.trainer.strategy.root_device
+
+    def train_dataloader(self) -> Batches:
+        return self.train_batches(self._device)
+
+    def val_dataloader(self) -> Batches | list[Batches]:
+        return self.eval_batches("val", self._device) if self.val_size else []
+
+    def test_dataloader(self) -> Batches:
+        return self.eval_batches("test", self._device)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        # Batches are on the device from the start: spares Lightning's walk over each batch.
+        return batch

@@ -1,0 +1,70 @@
+"""From a data set in torchvision's form to arrays in memory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+Dataset = Callable[..., Any]
+"""Called as ``dataset(root=..., train=..., download=...)``; has ``data``, ``targets`` and ``classes``, as in torchvision."""
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A labelled set of images: uint8 pixels, the index of each image's class, and the names of the classes."""
+
+    images: UInt8[Tensor, "n c h w"]
+    targets: Int64[Tensor, " n"]
+    classes: tuple[str, ...]
+
+
+def to_arrays(dataset: Any) -> Arrays:
+    """Arrays of a data set in torchvision's form.
+
+    ``dataset.data`` is uint8, (N, H, W, C) as in CIFAR-10 or (N, H, W) as in MNIST. torchvision's CIFAR10 holds a
+    (N, C, H, W) array behind its (N, H, W, C) view, so nothing is copied there.
+    """
+    data = torch.as_tensor(dataset.data)
+    images = data.unsqueeze(1) if data.ndim == 3 else data.permute(0, 3, 1, 2)
+    targets = torch.as_tensor(dataset.targets, dtype=torch.int64)
+    return Arrays(images.contiguous(), targets, tuple(dataset.classes))
+
+
+def fetch(dataset: Dataset, *, root: str | Path | None, train: bool) -> Arrays:
+    """Read one of the two official splits, downloading it first where it is absent.
+
+    Args:
+        dataset: The data set's class.
+        root: Folder that holds the data, or will; None for a data set that needs none.
+        train: The training images, or the test images.
+
+    Raises:
+        ValueError: If ``root`` is not a folder.
+        OSError: If the data are neither there nor to be had.
+    """
+    if root is not None and Path(root).exists() and not Path(root).is_dir():
+        raise ValueError(f"root must be a folder, got a file: {root}")
+    try:
+        return to_arrays(dataset(root=root, train=train, download=False))
+    except RuntimeError:  # torchvision's word for absent or damaged
+        return _download(dataset, root=root, train=train)
+
+
+def _download(dataset: Dataset, *, root: str | Path | None, train: bool) -> Arrays:
+    try:
+        return to_arrays(dataset(root=root, train=train, download=True))
+    except (OSError, RuntimeError) as error:
+        name = getattr(dataset, "__name__", None) or getattr(dataset, "func", dataset).__name__
+        by_hand = ""
+        if hasattr(dataset_class := getattr(dataset, "func", dataset), "filename"):
+            by_hand = (
+                f"put {dataset_class.filename} (MD5 {dataset_class.tgz_md5}) into {Path(root or '.').resolve()}, or "
+            )
+        raise OSError(
+            f"{name} is not in {root} and could not be downloaded ({error or type(error).__name__}): "
+            f"{by_hand}name another folder with data.root=, or try the project with data=synthetic"
+        ) from error

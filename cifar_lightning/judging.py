@@ -1,0 +1,131 @@
+"""``evaluate(cfg)``: the function behind evaluate.py. A checkpoint is all it needs."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from cifar_lightning.checkpoint import load_classifier, read
+from cifar_lightning.config import CONF, UserError, blame, build, plain
+from cifar_lightning.data import CIFAR10DataModule
+from cifar_lightning.devices import device_name
+from cifar_lightning.evaluation import Evaluation, write_predictions
+from cifar_lightning.figures import confusion_matrix, prediction_grid
+from cifar_lightning.records import log_table, provenance, shown, write_metrics
+from cifar_lightning.training import build_trainer
+
+log = logging.getLogger(__name__)
+
+NUM_SAMPLES = 32
+"""Images in the picture of sample predictions."""
+
+
+def overrides_from(path: str) -> list[str]:
+    """Command-line overrides that give evaluate.py the data and the precision of a checkpoint.
+
+    The data group's file in conf/ is looked up by name; the checkpoint's plain values go on top of it. A class is never
+    taken from a file: one given on the command line in training is given again.
+
+    Raises:
+        UserError: If the checkpoint is refused, or names a data group that is not in conf/data.
+    """
+    config = read(path)["config"]
+    name = config["data"].get("name")
+    file = CONF / "data" / f"{name}.yaml"
+    if name not in {known.stem for known in file.parent.glob("*.yaml")}:
+        raise UserError(f"{path} was trained on data={name}, which is not in {file.parent}; choose with data=")
+    known = OmegaConf.to_container(OmegaConf.load(file))
+    assert isinstance(known, dict)
+    values = {key: value for key, value in config["data"].items() if key in known and not key.startswith("_")}
+    settings = {f"data.{key}": value for key, value in values.items() if not isinstance(value, dict)}
+    settings["trainer.precision"] = config["trainer"].get("precision")
+    return [f"data={name}", *(f"{key}={_quoted(value)}" for key, value in settings.items())]
+
+
+def _quoted(value: Any) -> str:
+    """A plain value in Hydra's override grammar."""
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_quoted, value)) + "]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def evaluate(cfg: DictConfig) -> dict[str, Any]:
+    """Judge a checkpoint on a split; write metrics.json, predictions.csv and pictures; return what metrics.json holds.
+
+    Raises:
+        UserError: If the checkpoint, the split or the data cannot be used.
+    """
+    config = plain(cfg)
+    classifier, checkpoint = load_classifier(config["ckpt"])
+    trainer = build_trainer(config, logger=False, callbacks=[])
+    data = build(config["data"], "data")
+    with blame("data"):
+        data.prepare_data()
+        data.setup()
+    split = config["split"]
+    _check(config, data, checkpoint)
+    trained_on = checkpoint["config"]
+    note = f" ({data.note})" if data.note else ""
+    log.info("model     %s, seed %s, from %s", trained_on["model"]["name"], trained_on["seed"], config["ckpt"])
+    log.info("data      %s%s: %s %s images", data.name, note, f"{len(data.index[split]):,}", split)
+    log.info("device    %s, precision %s", device_name(trainer.strategy.root_device), trainer.precision)
+
+    judge = trainer.validate if split == "val" else trainer.test
+    judge(classifier, data, verbose=False)
+
+    evaluation = classifier.evaluations[split]
+    output_dir = Path(config["output_dir"])
+    metrics = {
+        **{f"{split}/{key}": value for key, value in evaluation.scalars().items()},
+        f"num_{split}_images": evaluation.num_images,
+        f"{split}/class_acc": dict(zip(data.classes, evaluation.class_acc, strict=True)),
+        "ckpt": config["ckpt"],
+        "name": trained_on["name"],
+        "seed": trained_on["seed"],
+        "data": data.name,
+        "data_note": data.note,
+        "device": device_name(trainer.strategy.root_device),
+        "precision": str(trainer.precision),
+        **provenance(),
+    }
+    rows = {f"{split}/{key}": shown(key, value) for key, value in evaluation.scalars().items()}
+    rows |= {name: shown("acc", acc) for name, acc in zip(data.classes, evaluation.class_acc, strict=True)}
+    log_table(f"{trained_on['name']} on {data.name}{note}: {evaluation.num_images:,} {split} images", rows)
+    for path in (write_metrics(output_dir, metrics), *_write_details(output_dir, evaluation, data, split)):
+        log.info("wrote     %s", path)
+    return metrics
+
+
+def _check(config: dict[str, Any], data: CIFAR10DataModule, checkpoint: dict[str, Any]) -> None:
+    if config["split"] not in ("val", "test"):
+        raise UserError(f"split must be val or test, got {config['split']}")
+    if not len(data.index[config["split"]]):
+        raise UserError(
+            "split=val: this checkpoint was trained on all training images; set data.val_size or use split=test"
+        )
+    if list(data.classes) != checkpoint["classes"]:
+        raise UserError(f"the checkpoint tells apart {checkpoint['classes']}, the data hold {list(data.classes)}")
+
+
+def _write_details(folder: Path, evaluation: Evaluation, data: CIFAR10DataModule, split: str) -> list[Path]:
+    targets = data.targets(split)[: evaluation.num_images]
+    predictions = folder / "predictions.csv"
+    write_predictions(predictions, evaluation, targets, data.classes)
+    shown_images = data.arrays(split).images[data.index[split][:NUM_SAMPLES]]
+    num_shown = min(len(shown_images), evaluation.num_images)
+    samples = prediction_grid(
+        shown_images[:num_shown],
+        targets[:num_shown],
+        evaluation.preds[:num_shown],
+        data.classes,
+        confidence=evaluation.confidence[:num_shown],
+    )
+    pictures = {"confusion.png": confusion_matrix(evaluation.confusion, data.classes), "samples.png": samples}
+    for name, figure in pictures.items():
+        figure.savefig(folder / name, dpi=150)
+    return [predictions, *(folder / name for name in pictures)]

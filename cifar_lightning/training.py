@@ -1,0 +1,193 @@
+"""``train(cfg)``: the function behind train.py, for tests, sweeps and benchmarks alike."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig
+from torch import nn
+
+from cifar_lightning import checkpoint, models
+from cifar_lightning.callbacks import TrainingCurves
+from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.config import UserError, blame, build, build_partial, one_line, plain
+from cifar_lightning.data import CIFAR10DataModule
+from cifar_lightning.devices import device_name, fast_precision
+from cifar_lightning.loggers import TensorBoard
+from cifar_lightning.progress import EpochProgress
+from cifar_lightning.records import log_table, provenance, shown, write_metrics
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig) -> dict[str, Any]:
+    """Train and test one classifier as configured; return what metrics.json holds.
+
+    The test metrics are those of the last weights: nothing is selected on the test split.
+
+    Raises:
+        UserError: If the config, or the data it names, cannot be used.
+    """
+    started = time.perf_counter()
+    config = plain(cfg)
+    if config["output_dir"] is None:
+        raise UserError("output_dir must be a folder where train() is called directly, got null")
+    output_dir = Path(config["output_dir"])
+    with blame("seed"):
+        L.seed_everything(config["seed"], workers=True, verbose=False)
+
+    curves = TrainingCurves()
+    trainer = _build_trainer(config, curves)
+    optimizer = build_partial(config["optimizer"], "optimizer")
+    with blame("optimizer"):  # refuse a bad hyper-parameter before the data are fetched
+        optimizer(nn.Linear(1, 1))
+    schedule = build(config["schedule"], "schedule")
+    data = _build_data(config)
+    classifier = _build_classifier(config, data, optimizer=optimizer, schedule=schedule)
+    _announce(config, data, classifier, trainer)
+
+    trainer.fit(classifier, data)
+    if trainer.global_step == 0:
+        raise UserError(
+            "nothing was trained: trainer.max_epochs, max_steps and limit_train_batches must leave a step to do"
+        )
+    if config["data"]["val_size"] and classifier.judged_at.get("val") != trainer.global_step:
+        trainer.validate(classifier, data, verbose=False)  # the last weights, where training ended between validations
+    trainer.test(classifier, data, verbose=False)
+
+    metrics = _metrics(config, data, classifier, trainer, curves, seconds=time.perf_counter() - started)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoard):
+            logger.end_session()
+    _report(metrics, write_metrics(output_dir, metrics))
+    return metrics
+
+
+def build_trainer(config: dict[str, Any], **objects: Any) -> L.Trainer:
+    """The Trainer of a config, with ``trainer.precision=auto`` replaced by what it stands for.
+
+    Raises:
+        UserError: If Lightning refuses an argument, or more than one device is asked for.
+    """
+    node = config["trainer"]
+    if node["precision"] == "auto":
+        node["precision"] = fast_precision(node["accelerator"])
+    try:
+        trainer = build(node, "trainer", default_root_dir=config["output_dir"], **objects)
+    except (MisconfigurationException, RuntimeError) as error:
+        raise UserError(
+            f"trainer (accelerator={node['accelerator']}, devices={node['devices']}): {one_line(error)}"
+        ) from error
+    if trainer.world_size > 1:
+        raise UserError(f"trainer.devices: a run uses 1 device so far, got {trainer.world_size}; set trainer.devices=1")
+    return trainer
+
+
+def _build_trainer(config: dict[str, Any], curves: TrainingCurves) -> L.Trainer:
+    callbacks: list[Callback] = [curves]
+    if config["trainer"]["enable_progress_bar"] is not False:
+        callbacks.append(EpochProgress(curves))
+    for name, node in (config["callbacks"] or {}).items():
+        if node is not None:
+            callbacks.append(build(node, f"callbacks.{name}"))
+    folder = Path(config["output_dir"]) / "checkpoints"
+    callbacks += checkpoint.callbacks(folder, has_val=config["data"]["val_size"] > 0)
+    loggers = [build(node, f"logger.{name}") for name, node in (config["logger"] or {}).items() if node is not None]
+    return build_trainer(config, callbacks=callbacks, logger=loggers)
+
+
+def _build_data(config: dict[str, Any]) -> CIFAR10DataModule:
+    augment = build(config["augment"], "augment") if config["augment"] else None
+    data = build(config["data"], "data", augment=augment, seed=config["seed"])
+    with blame("data"):
+        data.prepare_data()
+        data.setup()
+    return data
+
+
+def _build_classifier(config: dict[str, Any], data: CIFAR10DataModule, **hyper_parameters: Any) -> ImageClassifier:
+    images = data.arrays("train").images
+    with blame("model"):
+        # What the data decide goes into the config, so that a checkpoint is complete.
+        config["model"] |= {"num_classes": len(data.classes), "in_channels": images.shape[1]}
+        net = models.build(**config["model"])
+        if hasattr(net, "load_pretrained"):
+            net.load_pretrained()
+    with blame("normalize"):
+        if len(config["normalize"]["mean"]) not in (1, images.shape[1]):
+            raise ValueError(f"mean must have 1 or {images.shape[1]} numbers, got {config['normalize']['mean']}")
+    with blame("label_smoothing"):
+        classifier = ImageClassifier(
+            net,
+            mean=config["normalize"]["mean"],
+            std=config["normalize"]["std"],
+            label_smoothing=config["label_smoothing"],
+            **hyper_parameters,
+        )
+    classifier.description = checkpoint.describe(config, data.classes)
+    if config["compile"]:
+        net.compile()  # in place: assigning torch.compile(net) would rename every weight
+    return classifier
+
+
+def _announce(config: dict[str, Any], data: CIFAR10DataModule, classifier: ImageClassifier, trainer: L.Trainer) -> None:
+    sizes = ", ".join(f"{len(index):,} {split}" for split, index in data.index.items() if len(index))
+    shape = "x".join(str(size) for size in data.arrays("train").images.shape[1:])
+    note = f" ({data.note})" if data.note else ""
+    log.info("data      %s%s: %s images of %s, %d classes", data.name, note, sizes, shape, len(data.classes))
+    num_parameters = sum(parameter.numel() for parameter in classifier.net.parameters())
+    log.info("model     %s: %s parameters", config["model"]["name"], f"{num_parameters:,}")
+    optimizer, schedule = (config[key]["_target_"].rpartition(".")[2] for key in ("optimizer", "schedule"))
+    log.info(
+        "recipe    %s, lr %g, %s schedule, batch %d", optimizer, config["optimizer"]["lr"], schedule, data.batch_size
+    )
+    device = device_name(trainer.strategy.root_device)
+    log.info("device    %s: %s, precision %s", trainer.strategy.root_device.type, device, trainer.precision)
+    log.info("folder    %s", config["output_dir"])
+
+
+def _metrics(
+    config: dict[str, Any],
+    data: CIFAR10DataModule,
+    classifier: ImageClassifier,
+    trainer: L.Trainer,
+    curves: TrainingCurves,
+    *,
+    seconds: float,
+) -> dict[str, Any]:
+    metrics: dict[str, Any] = {name: value for name, value in curves.epoch.items() if name != "images_per_second"}
+    for split, evaluation in classifier.evaluations.items():
+        metrics |= {f"{split}/{key}": value for key, value in evaluation.scalars().items()}
+        metrics[f"num_{split}_images"] = evaluation.num_images
+    return metrics | {
+        "name": config["name"],
+        "data": data.name,
+        "data_note": data.note,
+        "seed": config["seed"],
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "train_seconds": curves.seconds,
+        "seconds": seconds,
+        "images_per_second": curves.num_images / curves.seconds,
+        "device": device_name(trainer.strategy.root_device),
+        "precision": str(trainer.precision),
+        "output_dir": config["output_dir"],
+        **provenance(),
+    }
+
+
+def _report(metrics: dict[str, Any], path: Path) -> None:
+    names = [name for name in metrics if "/" in name]
+    rows = {name: shown(name, metrics[name]) for name in names}
+    rows["training"] = f"{metrics['train_seconds']:.1f} s, {metrics['images_per_second']:,.0f} images/s"
+    note = f" ({metrics['data_note']})" if metrics["data_note"] else ""
+    log_table(f"{metrics['name']} on {metrics['data']}{note}, seed {metrics['seed']}", rows)
+    last = path.parent / "checkpoints" / "last.ckpt"
+    log.info("numbers   %s", path)
+    if last.exists():
+        log.info("judge     python evaluate.py ckpt=%s", last)
+    log.info("watch     tensorboard --logdir logs")

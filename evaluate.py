@@ -1,0 +1,30 @@
+"""Judge a checkpoint: ``python evaluate.py ckpt=logs/tutorial/<time>/checkpoints/last.ckpt``."""
+
+from omegaconf import DictConfig
+
+from cifar_lightning.entry import run
+
+
+def with_checkpoint(arguments: list[str]) -> list[str]:
+    """The command line with the checkpoint's own data and precision before it."""
+    path = next((argument.partition("=")[2] for argument in arguments if argument.startswith("ckpt=")), None)
+    if path is None:
+        return arguments
+    from cifar_lightning.judging import overrides_from
+
+    given = {argument.partition("=")[0] for argument in arguments}
+    own = [override for override in overrides_from(path.strip("'\"")) if override.partition("=")[0] not in given]
+    if "data" in given:  # another data set: the values of the checkpoint's own do not fit it
+        own = [override for override in own if not override.startswith("data.")]
+    return [*own, *arguments]
+
+
+def main(cfg: DictConfig) -> None:
+    """Judge as configured."""
+    from cifar_lightning.judging import evaluate
+
+    evaluate(cfg)
+
+
+if __name__ == "__main__":
+    run(main, config_name="evaluate", prepare=with_checkpoint)

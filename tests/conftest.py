@@ -1,0 +1,87 @@
+"""A tiny data set in CIFAR-10's own layout, configs composed as the command line would, and runs of train.py itself."""
+
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pytest
+from omegaconf import DictConfig
+from torchvision.datasets import CIFAR10
+
+from cifar_lightning.config import CONF, register
+
+ROOT = Path(__file__).resolve().parent.parent
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def _write(path: Path, content: object) -> list[str]:
+    path.write_bytes(pickle.dumps(content, protocol=2))
+    return [path.name, hashlib.md5(path.read_bytes()).hexdigest()]
+
+
+class TinyCIFAR10(CIFAR10):
+    """torchvision's own class over 60 training and 20 test images of noise; `write` makes its files."""
+
+    train_list: list[list[str]] = []
+    test_list: list[list[str]] = []
+    meta: dict[str, str] = {"filename": "batches.meta", "key": "label_names", "md5": ""}
+
+    @classmethod
+    def write(cls, root: Path) -> None:
+        folder = root / cls.base_folder
+        folder.mkdir(parents=True)
+        rng = np.random.default_rng(0)
+
+        def batch(num_images: int) -> dict[str, object]:
+            pixels = rng.integers(0, 256, (num_images, 3072), dtype=np.uint8)
+            return {"data": pixels, "labels": [i % 10 for i in range(num_images)]}
+
+        cls.train_list = [_write(folder / f"data_batch_{i}", batch(30)) for i in (1, 2)]
+        cls.test_list = [_write(folder / "test_batch", batch(20))]
+        _, md5 = _write(folder / "batches.meta", {"label_names": CLASSES})
+        cls.meta = {**cls.meta, "md5": md5}
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    TinyCIFAR10.write(root)
+    return root
+
+
+@pytest.fixture
+def compose(tmp_path: Path, tiny_root: Path) -> Callable[..., DictConfig]:
+    """conf/train.yaml with overrides, on the tiny data set unless told otherwise, and its run folder in tmp_path."""
+    register()
+
+    def composed(*overrides: str) -> DictConfig:
+        tiny = [f"data.root={tiny_root}", "data.dataset._target_=conftest.TinyCIFAR10"]
+        if any(override.startswith(("data=", "experiment=")) for override in overrides):
+            tiny = []
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra.compose("train", [f"output_dir={tmp_path / 'run'}", "trainer.accelerator=cpu", *tiny, *overrides])
+
+    return composed
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run an entry as a user would, in an empty folder; gives exit code, stdout and stderr."""
+
+    def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(ROOT / script), *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "tests"), "PYTHONWARNINGS": "error", **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return run

@@ -1,0 +1,220 @@
+import pickle
+from collections import Counter
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES, TinyCIFAR10
+
+from cifar_lightning.data import Arrays, Batches, CIFAR10DataModule
+from cifar_lightning.data.batches import stream_seed
+from cifar_lightning.data.datamodule import stratified_split
+from cifar_lightning.data.sources import fetch, to_arrays
+
+
+@pytest.fixture
+def arrays() -> Arrays:
+    images = torch.arange(10, dtype=torch.uint8).reshape(10, 1, 1, 1).expand(10, 3, 4, 4)
+    return Arrays(images, torch.arange(10), tuple(CLASSES))
+
+
+def make_data(root, **arguments) -> CIFAR10DataModule:
+    data = CIFAR10DataModule(name="tiny", dataset=TinyCIFAR10, root=str(root), **arguments)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def seen(batches: Batches) -> list[int]:
+    return [int(target) for _, targets in batches for target in targets]
+
+
+# Reading
+
+
+def test_arrays_hold_the_files_bytes(tiny_root):
+    data = make_data(tiny_root)
+    raw = pickle.loads((tiny_root / "cifar-10-batches-py" / "data_batch_2").read_bytes())
+    np.testing.assert_array_equal(data.arrays("train").images[30:].numpy(), raw["data"].reshape(30, 3, 32, 32))
+    assert data.arrays("train").targets[30:].tolist() == raw["labels"]
+    assert data.classes == tuple(CLASSES)
+
+
+def test_reading_copies_no_pixels(tiny_root):
+    dataset = TinyCIFAR10(str(tiny_root))
+    assert to_arrays(dataset).images.data_ptr() == dataset.data.__array_interface__["data"][0]
+
+
+def test_grey_images_get_a_channel():
+    grey = type("Grey", (), {"data": np.zeros((5, 28, 28), np.uint8), "targets": [0] * 5, "classes": ["a"]})
+    assert to_arrays(grey).images.shape == (5, 1, 28, 28)
+
+
+def test_a_file_is_no_data_folder(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="root must be a folder, got a file"):
+        fetch(TinyCIFAR10, root=tmp_path / "file", train=True)
+
+
+def test_data_that_cannot_be_had_name_the_folder_and_a_way_out(tmp_path, monkeypatch):
+    def no_network(*args: object, **kwargs: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)
+    with pytest.raises(OSError, match=rf"(?s)not in {tmp_path}.*no route to host.*data=synthetic"):
+        fetch(TinyCIFAR10, root=tmp_path, train=True)
+
+
+def test_absent_data_are_downloaded_once(tmp_path, monkeypatch, tiny_root):
+    calls = []
+
+    def download(url: str, root: str, **kwargs: object) -> None:
+        calls.append(url)
+        (tmp_path / "cifar-10-batches-py").symlink_to(tiny_root / "cifar-10-batches-py")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", download)
+    assert len(make_data(tmp_path).arrays("train").images) == 60
+    assert calls == [TinyCIFAR10.url]
+
+
+# Splits
+
+
+@pytest.mark.parametrize("val_size", [0, 10, 17, 59])
+def test_split_is_disjoint_complete_and_stratified(val_size):
+    targets = torch.arange(60) % 10
+    train, val = stratified_split(targets, val_size=val_size, seed=0)
+    assert len(val) == val_size
+    assert sorted([*train.tolist(), *val.tolist()]) == list(range(60))
+    counts = Counter(targets[val].tolist())
+    assert all(val_size // 10 <= counts[k] <= -(-val_size // 10) for k in range(10))
+
+
+def test_split_follows_unequal_classes():
+    targets = torch.tensor([0] * 70 + [1] * 20 + [2] * 10)
+    _, val = stratified_split(targets, val_size=10, seed=3)
+    assert Counter(targets[val].tolist()) == {0: 7, 1: 2, 2: 1}
+
+
+def test_split_depends_on_its_own_seed_alone(tiny_root):
+    chosen = [make_data(tiny_root, val_size=20, seed=seed).index["val"].tolist() for seed in (0, 1)]
+    other = make_data(tiny_root, val_size=20, split_seed=1).index["val"].tolist()
+    assert chosen[0] == chosen[1] != other
+
+
+def test_test_split_is_all_official_test_images_once(tiny_root):
+    data = make_data(tiny_root, val_size=20, eval_batch_size=7)
+    batches = list(data.eval_batches("test"))
+    assert [len(targets) for _, targets in batches] == [7, 7, 6]
+    assert torch.equal(torch.cat([images for images, _ in batches]), data.arrays("test").images)
+    assert torch.equal(torch.cat([targets for _, targets in batches]), data.targets("test"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 61}, "batch_size must be at most the 60 training images, got 61"),
+        ({"eval_batch_size": -1}, "eval_batch_size must be at least 1, got -1"),
+        ({"val_size": 60}, r"val_size must be in \[0, 60\), got 60"),
+        ({"split_seed": -1}, "split_seed must be at least 0, got -1"),
+    ],
+)
+def test_bad_sizes(arguments, message, tiny_root):
+    with pytest.raises(ValueError, match=message):
+        make_data(tiny_root, **arguments)
+
+
+# Batches
+
+
+def test_an_epoch_shows_each_image_once_with_its_target(arrays):
+    batches = Batches(arrays, torch.arange(10), batch_size=4, seed=0)
+    parts = list(batches)
+    assert [len(targets) for _, targets in parts] == [4, 4, 2]
+    assert len(batches) == len(parts) == 3
+    assert sorted(seen(batches)) == list(range(10))
+    assert all(torch.equal(images[:, 0, 0, 0].long(), targets) for images, targets in parts)
+
+
+def test_order_depends_on_seed_and_epoch_alone(arrays):
+    batches = Batches(arrays, torch.arange(10), batch_size=4, seed=5)
+    first = seen(batches)
+    assert seen(batches) == first
+    batches.sampler.set_epoch(1)
+    second = seen(batches)
+    assert second != first
+    torch.manual_seed(123)  # the global generator has no say
+    fresh = Batches(arrays, torch.arange(10), batch_size=3, seed=5)
+    fresh.sampler.set_epoch(1)
+    assert seen(fresh) == second
+    assert seen(Batches(arrays, torch.arange(10), batch_size=4, seed=6)) != first
+
+
+def test_unshuffled_batches_keep_the_index_order(arrays):
+    assert seen(Batches(arrays, torch.tensor([7, 2, 9]), batch_size=2)) == [7, 2, 9]
+
+
+def test_an_unused_iterator_changes_nothing(arrays):
+    batches = Batches(arrays, torch.arange(10), batch_size=4, seed=0)
+    expected = seen(batches)
+    iter(batches)  # as Lightning does once at set-up
+    assert seen(batches) == expected
+
+
+def test_augmentation_draws_from_seed_epoch_and_batch(arrays):
+    def noise(images, epoch, generator):
+        drawn = torch.randint(256, images.shape, generator=generator, dtype=torch.uint8)
+        return torch.where(drawn > 0, drawn, images)
+
+    batches = Batches(arrays, torch.arange(10), batch_size=5, seed=0, augment=noise)
+    first, second = (images for images, _ in batches)
+    again = [images for images, _ in batches]
+    assert torch.equal(first, again[0])
+    assert torch.equal(second, again[1])
+    assert not torch.equal(first, second)
+    batches.sampler.set_epoch(1)
+    assert not torch.equal(next(iter(batches))[0], first)
+
+
+def test_augmentation_is_told_the_true_epoch(arrays):
+    epochs = []
+
+    def augment(images, epoch, generator):
+        epochs.append(epoch)
+        return images
+
+    batches = Batches(arrays, torch.arange(10), batch_size=10, seed=0, augment=augment)
+    for epoch in (0, 3):
+        batches.sampler.set_epoch(epoch)
+        list(batches)
+    assert epochs == [0, 3]
+
+
+def test_stream_seeds_differ():
+    keys = [(seed, epoch, batch) for seed in range(10) for epoch in range(10) for batch in range(10)]
+    assert len({stream_seed(*key) for key in keys}) == 1000
+    assert stream_seed(0) != stream_seed(0, 0)
+
+
+# The real thing
+
+
+@pytest.mark.slow
+def test_constants_of_cifar10_are_those_of_its_training_images(real_cifar10):
+    from omegaconf import OmegaConf
+
+    from cifar_lightning.config import CONF
+
+    images = to_arrays(real_cifar10(train=True)).images
+    pixels = images.double().div(255)
+    constants = OmegaConf.load(CONF / "normalize" / "cifar10.yaml")
+    assert pixels.mean((0, 2, 3)).tolist() == pytest.approx(list(constants.mean), abs=5e-5)
+    assert pixels.std((0, 2, 3), correction=0).tolist() == pytest.approx(list(constants.std), abs=6e-5)
+
+
+def test_dataset_may_be_a_partial(tiny_root):
+    data = CIFAR10DataModule(name="tiny", dataset=partial(TinyCIFAR10), root=str(tiny_root))
+    data.setup()
+    assert len(data.index["train"]) == 60

@@ -1,0 +1,93 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from cifar_lightning.optim import adamw, constant, cosine, sgd, triangular
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize("build", [sgd, adamw])
+def test_no_decay_on_biases_and_norms(build, net):
+    decayed, free = build(net, lr=0.1, weight_decay=0.5).param_groups
+    assert [tuple(p.shape) for p in decayed["params"]] == [(4, 3, 3, 3), (2, 4)]
+    assert [tuple(p.shape) for p in free["params"]] == [(4,), (4,), (4,), (2,)]
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.5, 0.0)
+
+
+@pytest.mark.parametrize("build", [sgd, adamw])
+def test_frozen_parameters_stay_out(build, net):
+    net[0].weight.requires_grad_(False)
+    num_optimized = sum(len(group["params"]) for group in build(net, lr=0.1).param_groups)
+    assert num_optimized == len(list(net.parameters())) - 1
+
+
+@pytest.mark.parametrize(
+    ("ours", "reference"),
+    [
+        (
+            lambda net: sgd(net, lr=0.1, momentum=0.9, nesterov=True),
+            lambda net: torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True),
+        ),
+        (
+            lambda net: adamw(net, lr=0.01, weight_decay=0.0),
+            lambda net: torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.0),
+        ),
+    ],
+)
+def test_steps_equal_torchs_plain_optimizer(ours, reference):
+    nets = []
+    for build in (ours, reference):
+        torch.manual_seed(0)
+        net = nn.Linear(5, 3)
+        optimizer = build(net)
+        for _ in range(10):
+            optimizer.zero_grad()
+            net(torch.ones(2, 5)).square().sum().backward()
+            optimizer.step()
+        nets.append(net)
+    torch.testing.assert_close(nets[0].weight, nets[1].weight)
+
+
+@pytest.mark.parametrize(
+    ("build", "arguments", "message"),
+    [
+        (sgd, {"lr": -1.0}, r"lr must be a finite number of at least 0, got -1\.0"),
+        (sgd, {"lr": math.nan}, "lr must be a finite number of at least 0, got nan"),
+        (sgd, {"lr": 0.1, "momentum": -0.1}, "momentum must be"),
+        (sgd, {"lr": 0.1, "nesterov": True}, "nesterov must be false where momentum is 0"),
+        (adamw, {"lr": 0.1, "betas": (0.9, 1.0)}, r"betas must be in \[0, 1\)"),
+        (adamw, {"lr": 0.1, "weight_decay": -1.0}, "weight_decay must be"),
+    ],
+)
+def test_bad_hyper_parameters(build, arguments, message, net):
+    with pytest.raises(ValueError, match=message):
+        build(net, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        (constant(), [1, 1, 1, 1, 1]),
+        (cosine(), [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2, 0]),
+        (cosine(warmup_fraction=0.5, end_factor=0.2), [0, 0.5, 1, 0.6, 0.2]),
+        (triangular(warmup_fraction=0.0), [1, 0.75, 0.5, 0.25, 0]),
+        (triangular(warmup_fraction=0.25), [0, 1, 2 / 3, 1 / 3, 0]),
+        (triangular(warmup_fraction=0.5, end_factor=0.5), [0, 0.5, 1, 0.75, 0.5]),
+    ],
+)
+def test_factors(schedule, factors):
+    assert [schedule(progress) for progress in (0.0, 0.25, 0.5, 0.75, 1.0)] == pytest.approx(factors)
+
+
+@pytest.mark.parametrize("build", [cosine, triangular])
+def test_bad_schedules(build):
+    with pytest.raises(ValueError, match=r"warmup_fraction must be in \[0, 1\), got 1\.0"):
+        build(warmup_fraction=1.0)
+    with pytest.raises(ValueError, match=r"end_factor must be in \[0, 1\], got -0\.5"):
+        build(end_factor=-0.5)
