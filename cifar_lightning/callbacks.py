@@ -132,7 +132,7 @@ def _writers(trainer: L.Trainer) -> list[Logger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
-def _add_figure(trainer: L.Trainer, tag: str, figure: Figure) -> None:
+def _add_figure(trainer: L.Trainer, tag: str, figure: Any) -> None:
     """Write a figure as PNG; ``add_figure`` would go through pyplot, which keeps figures and picks a window system."""
     from cifar_lightning.figures import to_pixels
 

@@ -7,6 +7,7 @@ up in the table of ``models``. Nothing in a file names code to run.
 
 import pickle
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ def callbacks(folder: Path, *, has_val: bool) -> list[ModelCheckpoint]:
 
     Two callbacks: ``save_last`` beside a monitored metric writes last.ckpt only when the metric improves.
     """
-    common = {"dirpath": folder, "save_top_k": 1, "enable_version_counter": False}
-    last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common)
-    best = ModelCheckpoint(filename="best", monitor="val/acc", mode="max", **common)
+    keep = partial(ModelCheckpoint, dirpath=folder, save_top_k=1, enable_version_counter=False)
+    last = keep(filename="last", save_on_train_epoch_end=True)
+    best = keep(filename="best", monitor="val/acc", mode="max")
     return [last, best] if has_val else [last]
 
 
@@ -93,7 +94,8 @@ def _check_contents(path: Path, checkpoint: Any) -> None:
             )
     if checkpoint["format_version"] > FORMAT_VERSION:
         raise UserError(
-            f"{path} has format {checkpoint['format_version']}, this version reads up to {FORMAT_VERSION}: update the project"
+            f"{path} has format {checkpoint['format_version']}, and this version of the project reads formats "
+            f"up to {FORMAT_VERSION}: update the project"
         )
     config = checkpoint["config"]
     for key in ("model", "normalize", "data", "trainer"):

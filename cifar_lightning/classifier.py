@@ -48,7 +48,7 @@ class RunningMetrics:
         self._num_images += sum(sizes)
 
     def take(self) -> tuple[int, float, int]:
-        """Number of images, sum of their losses and number of correct ones since the last call; waits for the device."""
+        """Number of images, sum of their losses and number of correct ones since the last call; a device sync."""
         if self._pending:
             self._fold()
         loss_sum, num_correct = (0.0, 0.0) if self._sums is None else self._sums.tolist()
@@ -58,7 +58,7 @@ class RunningMetrics:
 
 
 class ImageClassifier(L.LightningModule):
-    """A network fed with raw pixels: it carries its own normalisation, so that no user of a checkpoint can get it wrong.
+    """A network fed with raw pixels: normalisation is part of it, so that no user of a checkpoint can get it wrong.
 
     Args:
         net: ``images (N, C, H, W) float, normalised -> logits (N, K)``.
@@ -148,7 +148,7 @@ class ImageClassifier(L.LightningModule):
         self._judge("test")
 
     def _judge(self, split: str) -> None:
-        """All logits of a split at once, so that every number comes from exact counts, in train.py and evaluate.py alike."""
+        """Judge all logits of a split at once, so that train.py and evaluate.py report the same exact counts."""
         logits, targets = (torch.cat(parts) for parts in zip(*self._collected, strict=True))
         self._collected.clear()
         if self.trainer.sanity_checking:

@@ -8,6 +8,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -38,7 +39,7 @@ class TrainSchema:
     augment: Any = None
     model: Any = MISSING
     optimizer: Any = MISSING
-    schedule: Any = MISSING
+    schedule: Any = None
     callbacks: Any = None
     logger: Any = None
     trainer: Any = MISSING
@@ -61,11 +62,20 @@ def register() -> None:
     store.store(name="train_schema", node=TrainSchema)
     store.store(name="evaluate_schema", node=EvaluateSchema)
     OmegaConf.register_new_resolver("first", _first, replace=True)
+    OmegaConf.register_new_resolver("evaluate_dir", _evaluate_dir, replace=True)
 
 
 def _first(*values: Any) -> Any:
     """The first value that is not null: ``${first:${output_dir},logs/default}``."""
     return next((value for value in values if value is not None), None)
+
+
+def _evaluate_dir(ckpt: str) -> str:
+    """Where evaluate.py writes: beside the checkpoints of a run folder, else into a new folder under logs/."""
+    path = Path(ckpt)
+    if path.parent.name == "checkpoints":
+        return str(path.parent.parent / "evaluate" / path.stem)
+    return f"logs/evaluate/{datetime.now():%Y-%m-%d_%H-%M-%S_%f}"
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -67,6 +68,8 @@ def run(
         print(_help(task, config_name))
         sys.exit(0)
     register()
+    # Lightning 2.6 over torch 2.14; nothing a user could mend.
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on, instead of printing them over several lines
     jobs: list[_Job] = []
@@ -194,7 +197,10 @@ def _explain_key(key: str, error: Exception, overrides: list[str], config_name: 
     parent, _, name = key.rpartition(".")
     if parent == "trainer" and name in OWNED:
         return f"{given}: this argument of the Trainer is the project's own; {OWNED[name]}"
-    config, groups = _composed_without(key, overrides, config_name)
+    try:
+        config, groups = _composed_without(key, overrides, config_name)
+    except CompactHydraException:  # the fault is in conf/ itself
+        return one_line(error)
     section = OmegaConf.select(config, parent) if parent else config
     if not isinstance(section, DictConfig):
         return f"{given}: there is no {parent}{_nearest_key(parent, config, groups)}"
@@ -220,7 +226,8 @@ def _paths(config: Any, prefix: str = "") -> list[str]:
         return []
     found = []
     for key in config:
-        found += [f"{prefix}{key}", *_paths(config._get_node(key), f"{prefix}{key}.")]
+        path = f"{prefix}{key!s}"
+        found += [path, *_paths(config._get_node(key), f"{path}.")]
     return found
 
 

@@ -7,13 +7,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning.checkpoint import load_classifier, read
-from cifar_lightning.config import CONF, UserError, blame, build, plain
+from cifar_lightning.config import CONF, UserError, blame, build
 from cifar_lightning.data import CIFAR10DataModule
 from cifar_lightning.devices import device_name
 from cifar_lightning.evaluation import Evaluation, write_predictions
 from cifar_lightning.figures import confusion_matrix, prediction_grid
-from cifar_lightning.records import log_table, provenance, shown, write_metrics
-from cifar_lightning.training import build_trainer
+from cifar_lightning.records import log_table, provenance, relative, shown, write_metrics
+from cifar_lightning.training import build_trainer, resolved
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: If the checkpoint, the split or the data cannot be used.
     """
-    config = plain(cfg)
+    config = resolved(cfg)
     classifier, checkpoint = load_classifier(config["ckpt"])
     trainer = build_trainer(config, logger=False, callbacks=[])
     data = build(config["data"], "data")
@@ -97,7 +97,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     rows |= {name: shown("acc", acc) for name, acc in zip(data.classes, evaluation.class_acc, strict=True)}
     log_table(f"{trained_on['name']} on {data.name}{note}: {evaluation.num_images:,} {split} images", rows)
     for path in (write_metrics(output_dir, metrics), *_write_details(output_dir, evaluation, data, split)):
-        log.info("wrote     %s", path)
+        log.info("wrote     %s", relative(path))
     return metrics
 
 

@@ -28,8 +28,13 @@ class TensorBoard(TensorBoardLogger):
         self.experiment._get_file_writer().add_summary(session_start)
 
     def end_session(self) -> None:
-        """Mark the session as finished."""
-        self.experiment._get_file_writer().add_summary(self._session_end)
+        """Mark the session as finished and close the file."""
+        if self._session_end is not None:
+            self.experiment._get_file_writer().add_summary(self._session_end)
+        self.experiment.close()
 
     def save(self) -> None:
         self.experiment.flush()  # without Lightning's hparams.yaml: .hydra/ has the whole config
+
+    def finalize(self, status: str) -> None:
+        self.save()  # without closing: fit and test of a run share one file

@@ -65,22 +65,13 @@ def adamw(
     if not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"betas must be in [0, 1), got {betas}")
     groups = parameter_groups(net, weight_decay=weight_decay)
-    return torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), fused=_has_fused_kernels(net))
+    return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=_has_fused_kernels(net))
 
 
 def _require_at_least_zero(**hyper_parameters: float) -> None:
     for name, value in hyper_parameters.items():
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
-
-
-def constant() -> Schedule:
-    """The learning rate as it is, throughout.
-
-    >>> constant()(0.5)
-    1.0
-    """
-    return lambda progress: 1.0
 
 
 def cosine(*, warmup_fraction: float = 0.0, end_factor: float = 0.0) -> Schedule:

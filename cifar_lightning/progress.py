@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 class EpochProgress(ProgressBar):
     """A line with the numbers of each epoch, and on a terminal a bar for the epoch that runs.
 
-    In a file or pipe only the lines are written. The bar is redrawn a few times a second, not at every step: Lightning's
-    own bars cost more than a small network's step.
+    In a file or pipe only the lines are written. The bar is redrawn a few times a second, not at every step:
+    Lightning's own bars cost more than a small network's step.
 
     Args:
         curves: Where the epoch's numbers come from.

@@ -47,14 +47,19 @@ def write_metrics(folder: Path, metrics: dict[str, Any]) -> Path:
 
 def log_table(title: str, rows: dict[str, str]) -> None:
     """Write a table of names and values to console and log file."""
-    table = Table(title=title, title_justify="left", show_header=False, min_width=40)
+    table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name, value in rows.items():
         table.add_row(name, value)
     text = StringIO()
     Console(file=text, width=100).print(table)
-    log.info("%s", text.getvalue().rstrip())
+    log.info("%s\n%s", title, text.getvalue().rstrip())
+
+
+def relative(path: Path) -> Path:
+    """A path as short as it can be given from here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def shown(name: str, value: float) -> str:

@@ -1,5 +1,6 @@
 """``train(cfg)``: the function behind train.py, for tests, sweeps and benchmarks alike."""
 
+import inspect
 import logging
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from cifar_lightning.data import CIFAR10DataModule
 from cifar_lightning.devices import device_name, fast_precision
 from cifar_lightning.loggers import TensorBoard
 from cifar_lightning.progress import EpochProgress
-from cifar_lightning.records import log_table, provenance, shown, write_metrics
+from cifar_lightning.records import log_table, provenance, relative, shown, write_metrics
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         UserError: If the config, or the data it names, cannot be used.
     """
     started = time.perf_counter()
-    config = plain(cfg)
+    config = resolved(cfg)
     if config["output_dir"] is None:
         raise UserError("output_dir must be a folder where train() is called directly, got null")
     output_dir = Path(config["output_dir"])
@@ -45,11 +46,13 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     optimizer = build_partial(config["optimizer"], "optimizer")
     with blame("optimizer"):  # refuse a bad hyper-parameter before the data are fetched
         optimizer(nn.Linear(1, 1))
-    schedule = build(config["schedule"], "schedule")
+    schedule = build(config["schedule"], "schedule") if config["schedule"] else None
     data = _build_data(config)
     classifier = _build_classifier(config, data, optimizer=optimizer, schedule=schedule)
     _announce(config, data, classifier, trainer)
 
+    for logger in trainer.loggers:
+        logger.log_hyperparams(_hyper_parameters(config))
     trainer.fit(classifier, data)
     if trainer.global_step == 0:
         raise UserError(
@@ -67,15 +70,22 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     return metrics
 
 
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The plain config, with ``trainer.precision=auto`` replaced by what it stands for on this machine."""
+    config = plain(cfg)
+    if config["trainer"]["precision"] == "auto":
+        config["trainer"]["precision"] = fast_precision(config["trainer"]["accelerator"])
+    return config
+
+
 def build_trainer(config: dict[str, Any], **objects: Any) -> L.Trainer:
-    """The Trainer of a config, with ``trainer.precision=auto`` replaced by what it stands for.
+    """The Trainer of a config.
 
     Raises:
         UserError: If Lightning refuses an argument, or more than one device is asked for.
     """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its INFO lines repeat what is announced here
     node = config["trainer"]
-    if node["precision"] == "auto":
-        node["precision"] = fast_precision(node["accelerator"])
     try:
         trainer = build(node, "trainer", default_root_dir=config["output_dir"], **objects)
     except (MisconfigurationException, RuntimeError) as error:
@@ -97,7 +107,10 @@ def _build_trainer(config: dict[str, Any], curves: TrainingCurves) -> L.Trainer:
     folder = Path(config["output_dir"]) / "checkpoints"
     callbacks += checkpoint.callbacks(folder, has_val=config["data"]["val_size"] > 0)
     loggers = [build(node, f"logger.{name}") for name, node in (config["logger"] or {}).items() if node is not None]
-    return build_trainer(config, callbacks=callbacks, logger=loggers)
+    trainer_node = config["trainer"]
+    if not config["data"]["val_size"]:
+        trainer_node = {**trainer_node, "limit_val_batches": 0}  # no validation loop, and no warning about an empty one
+    return build_trainer({**config, "trainer": trainer_node}, callbacks=callbacks, logger=loggers)
 
 
 def _build_data(config: dict[str, Any]) -> CIFAR10DataModule:
@@ -116,7 +129,7 @@ def _build_classifier(config: dict[str, Any], data: CIFAR10DataModule, **hyper_p
         config["model"] |= {"num_classes": len(data.classes), "in_channels": images.shape[1]}
         net = models.build(**config["model"])
         if hasattr(net, "load_pretrained"):
-            net.load_pretrained()
+            net.load_pretrained()  # type: ignore[operator]
     with blame("normalize"):
         if len(config["normalize"]["mean"]) not in (1, images.shape[1]):
             raise ValueError(f"mean must have 1 or {images.shape[1]} numbers, got {config['normalize']['mean']}")
@@ -134,6 +147,10 @@ def _build_classifier(config: dict[str, Any], data: CIFAR10DataModule, **hyper_p
     return classifier
 
 
+def _choice(node: dict[str, Any]) -> str:
+    return node.get("_target_", "constant").rpartition(".")[2]
+
+
 def _announce(config: dict[str, Any], data: CIFAR10DataModule, classifier: ImageClassifier, trainer: L.Trainer) -> None:
     sizes = ", ".join(f"{len(index):,} {split}" for split, index in data.index.items() if len(index))
     shape = "x".join(str(size) for size in data.arrays("train").images.shape[1:])
@@ -141,13 +158,35 @@ def _announce(config: dict[str, Any], data: CIFAR10DataModule, classifier: Image
     log.info("data      %s%s: %s images of %s, %d classes", data.name, note, sizes, shape, len(data.classes))
     num_parameters = sum(parameter.numel() for parameter in classifier.net.parameters())
     log.info("model     %s: %s parameters", config["model"]["name"], f"{num_parameters:,}")
-    optimizer, schedule = (config[key]["_target_"].rpartition(".")[2] for key in ("optimizer", "schedule"))
-    log.info(
-        "recipe    %s, lr %g, %s schedule, batch %d", optimizer, config["optimizer"]["lr"], schedule, data.batch_size
-    )
+    recipe = [_choice(config["optimizer"]), f"lr {config['optimizer']['lr']:g}", _choice(config["schedule"] or {})]
+    log.info("recipe    %s, batch %d", " ".join(recipe), data.batch_size)
     device = device_name(trainer.strategy.root_device)
     log.info("device    %s: %s, precision %s", trainer.strategy.root_device.type, device, trainer.precision)
-    log.info("folder    %s", config["output_dir"])
+    log.info("folder    %s", relative(Path(config["output_dir"])))
+
+
+def _hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
+    """What the HPARAMS tab compares: the config's plain values; of the Trainer's those that are not Lightning's own."""
+    defaults = inspect.signature(L.Trainer.__init__).parameters
+    differs = {
+        key: value for key, value in config["trainer"].items() if key in defaults and value != defaults[key].default
+    }
+    return _flattened({**config, "trainer": differs})
+
+
+def _flattened(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and plain values; of a class only its name is shown, in place of its ``_target_``."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if prefix + key in ("logger", "callbacks", "output_dir", "data.root", "data.dataset") or value is None:
+            continue
+        if isinstance(value, dict):
+            flat |= _flattened(value, f"{prefix}{key}.")
+        elif key == "_target_":
+            flat[prefix.removesuffix(".")] = value.rpartition(".")[2]
+        elif not key.startswith("_"):
+            flat[prefix + key] = value if isinstance(value, str | int | float) else str(value)
+    return flat
 
 
 def _metrics(
@@ -186,8 +225,8 @@ def _report(metrics: dict[str, Any], path: Path) -> None:
     rows["training"] = f"{metrics['train_seconds']:.1f} s, {metrics['images_per_second']:,.0f} images/s"
     note = f" ({metrics['data_note']})" if metrics["data_note"] else ""
     log_table(f"{metrics['name']} on {metrics['data']}{note}, seed {metrics['seed']}", rows)
-    last = path.parent / "checkpoints" / "last.ckpt"
-    log.info("numbers   %s", path)
+    last = relative(path.parent / "checkpoints" / "last.ckpt")
+    log.info("numbers   %s", relative(path))
     if last.exists():
         log.info("judge     python evaluate.py ckpt=%s", last)
     log.info("watch     tensorboard --logdir logs")

@@ -65,7 +65,9 @@ def compose(tmp_path: Path, tiny_root: Path) -> Callable[..., DictConfig]:
         if any(override.startswith(("data=", "experiment=")) for override in overrides):
             tiny = []
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra.compose("train", [f"output_dir={tmp_path / 'run'}", "trainer.accelerator=cpu", *tiny, *overrides])
+            return hydra.compose(
+                "train", [f"output_dir={tmp_path / 'run'}", "trainer.accelerator=cpu", *tiny, *overrides]
+            )
 
     return composed
 

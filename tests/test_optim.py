@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cifar_lightning.optim import adamw, constant, cosine, sgd, triangular
+from cifar_lightning.optim import adamw, cosine, sgd, triangular
 
 
 @pytest.fixture
@@ -73,7 +73,6 @@ def test_bad_hyper_parameters(build, arguments, message, net):
 @pytest.mark.parametrize(
     ("schedule", "factors"),
     [
-        (constant(), [1, 1, 1, 1, 1]),
         (cosine(), [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2, 0]),
         (cosine(warmup_fraction=0.5, end_factor=0.2), [0, 0.5, 1, 0.6, 0.2]),
         (triangular(warmup_fraction=0.0), [1, 0.75, 0.5, 0.25, 0]),

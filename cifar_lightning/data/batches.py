@@ -66,6 +66,8 @@ class Batches:
         augment: Changes each batch of images; its random numbers come from (seed, epoch, batch) alone.
     """
 
+    batch_sampler = None  # Lightning asks for it where it finds a sampler
+
     def __init__(
         self,
         arrays: Arrays,

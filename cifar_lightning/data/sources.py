@@ -10,7 +10,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 Dataset = Callable[..., Any]
-"""Called as ``dataset(root=..., train=..., download=...)``; has ``data``, ``targets`` and ``classes``, as in torchvision."""
+"""Called as ``dataset(root=..., train=..., download=...)``; has torchvision's ``data``, ``targets`` and ``classes``."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,7 @@ def _download(dataset: Dataset, *, root: str | Path | None, train: bool) -> Arra
     try:
         return to_arrays(dataset(root=root, train=train, download=True))
     except (OSError, RuntimeError) as error:
-        name = getattr(dataset, "__name__", None) or getattr(dataset, "func", dataset).__name__
-        by_hand = ""
-        if hasattr(dataset_class := getattr(dataset, "func", dataset), "filename"):
-            by_hand = (
-                f"put {dataset_class.filename} (MD5 {dataset_class.tgz_md5}) into {Path(root or '.').resolve()}, or "
-            )
         raise OSError(
-            f"{name} is not in {root} and could not be downloaded ({error or type(error).__name__}): "
-            f"{by_hand}name another folder with data.root=, or try the project with data=synthetic"
+            f"the data are not in {root} and could not be downloaded ({error or type(error).__name__}): put them there "
+            "by hand, name another folder with data.root=, or try the project with data=synthetic"
         ) from error

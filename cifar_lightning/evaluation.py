@@ -1,0 +1,79 @@
+"""From logits and targets to numbers."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a classifier did on N images of K classes. Tensors are on the CPU.
+
+    Attributes:
+        num_images: N.
+        acc: Share of images whose largest logit is the target's, in [0, 1].
+        loss: Mean cross entropy in nats, without label smoothing.
+        ece: Expected calibration error, in [0, 1]: 15 bins of confidence, weighted by their images.
+        class_acc: Accuracy on the images of each class; nan for a class without images.
+        confusion: Number of images by target (rows) and prediction (columns).
+        preds: Predicted class of each image.
+        confidence: Softmax of the predicted class.
+    """
+
+    num_images: int
+    acc: float
+    loss: float
+    ece: float
+    class_acc: list[float]
+    confusion: Int64[Tensor, "k k"]
+    preds: Int64[Tensor, " n"]
+    confidence: Float[Tensor, " n"]
+
+    def scalars(self) -> dict[str, float]:
+        """The numbers that curves and tables show."""
+        return {"acc": self.acc, "loss": self.loss, "ece": self.ece}
+
+
+def evaluate(logits: Float[Tensor, "n k"], targets: Int64[Tensor, " n"]) -> Evaluation:
+    """Judge logits against targets.
+
+    Raises:
+        ValueError: If there are no images, or a target is no class.
+
+    Source: Guo et al. 2017 (arXiv:1706.04599) for the calibration error.
+    """
+    logits, targets = logits.detach().float().cpu(), targets.cpu()
+    num_images, num_classes = logits.shape
+    if num_images == 0:
+        raise ValueError("there must be at least 1 image to judge, got 0")
+    if not 0 <= (low := int(targets.min())) <= (high := int(targets.max())) < num_classes:
+        raise ValueError(f"targets must be in [0, {num_classes}), got {low} to {high}")
+    preds = logits.argmax(1)
+    probabilities = logits.softmax(1)
+    confusion = multiclass_confusion_matrix(preds, targets, num_classes)
+    return Evaluation(
+        num_images=num_images,
+        acc=int(confusion.trace()) / num_images,
+        loss=F.cross_entropy(logits.double(), targets).item(),
+        ece=multiclass_calibration_error(probabilities, targets, num_classes, n_bins=15).item(),
+        class_acc=(confusion.diag() / confusion.sum(1)).tolist(),
+        confusion=confusion,
+        preds=preds,
+        confidence=probabilities.gather(1, preds[:, None]).squeeze(1),
+    )
+
+
+def write_predictions(path: Path, evaluation: Evaluation, targets: Int64[Tensor, " n"], classes: Sequence[str]) -> None:
+    """Write one line per image as CSV: index, target and prediction by name, confidence, and 1 where they agree."""
+    rows = zip(targets.tolist(), evaluation.preds.tolist(), evaluation.confidence.tolist(), strict=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["index", "target", "pred", "confidence", "correct"])
+        for index, (target, pred, confidence) in enumerate(rows):
+            writer.writerow([index, classes[target], classes[pred], f"{confidence:.6f}", int(target == pred)])

@@ -1,0 +1,99 @@
+"""Numbers and images as matplotlib figures. Pure: pyplot, which keeps state, is never touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_RIGHT, _WRONG = "#1b6e3c", "#b3261e"
+_MAX_CELL_TEXT = 20
+"""Classes up to which a confusion matrix has numbers in its cells."""
+
+
+def image_grid(
+    images: UInt8[Tensor, "n c h w"],
+    titles: Sequence[str],
+    *,
+    title_colors: Sequence[str] | None = None,
+    heading: str = "",
+    columns: int = 8,
+) -> Figure:
+    """Images in a grid, each under its title; grey where they have one channel."""
+    from matplotlib.figure import Figure
+
+    colors = title_colors or ["black"] * len(titles)
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(1.4 * columns, 1.65 * rows + 0.5), layout="constrained", dpi=100)
+    if heading:
+        figure.suptitle(heading, fontsize=11)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axis in axes:
+        axis.set_axis_off()
+    pixels = images.permute(0, 2, 3, 1).numpy()
+    for axis, picture, title, color in zip(axes[: len(pixels)], pixels, titles, colors, strict=True):
+        axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axis.set_title(title, fontsize=8, color=color)
+    return figure
+
+
+def prediction_grid(
+    images: UInt8[Tensor, "n c h w"],
+    targets: Int64[Tensor, " n"],
+    preds: Int64[Tensor, " n"],
+    classes: Sequence[str],
+    *,
+    confidence: Float[Tensor, " n"],
+    heading: str = "",
+) -> Figure:
+    """Images under the predicted class and its confidence; a wrong one names the true class, in another colour."""
+    titles, colors = [], []
+    for target, pred, sure in zip(targets.tolist(), preds.tolist(), confidence.tolist(), strict=True):
+        right = target == pred
+        titles.append(
+            f"{classes[pred]}\n{sure:.0%}" if right else f"✗ {classes[pred]} {sure:.0%}\nis {classes[target]}"
+        )
+        colors.append(_RIGHT if right else _WRONG)
+    return image_grid(images, titles, title_colors=colors, heading=heading)
+
+
+def confusion_matrix(confusion: Int64[Tensor, "k k"], classes: Sequence[str]) -> Figure:
+    """True classes as rows, predicted ones as columns; colours and numbers are percent of the row."""
+    from matplotlib.figure import Figure
+
+    counts = confusion.double().numpy()
+    percent = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    num_classes = len(classes)
+    has_text = num_classes <= _MAX_CELL_TEXT
+    side = max(6.0, 0.62 * num_classes if has_text else 0.14 * num_classes)
+    figure = Figure(figsize=(side + 1.4, side + 0.6), layout="constrained", dpi=100)
+    axis = figure.subplots()
+    drawn = axis.imshow(percent, cmap="cividis", vmin=0, vmax=100)
+    figure.colorbar(drawn, ax=axis, shrink=0.8, label="% of the true class")
+    font_size = 9 if has_text else 5
+    axis.set_xticks(range(num_classes), classes, rotation=45 if has_text else 90, fontsize=font_size)
+    if has_text:
+        for label in axis.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
+    axis.set_yticks(range(num_classes), classes, fontsize=font_size)
+    axis.set(xlabel="predicted", ylabel="true", title=f"Accuracy {np.trace(counts) / max(counts.sum(), 1):.2%}")
+    if has_text:
+        for (row, column), value in np.ndenumerate(percent):
+            color = "black" if value > 50 else "white"  # cividis is dark at its low end
+            axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8, color=color)
+    return figure
+
+
+def to_pixels(figure: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A figure drawn: uint8 (height, width, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

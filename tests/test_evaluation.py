@@ -1,0 +1,82 @@
+import csv
+import math
+
+import pytest
+import torch
+
+from cifar_lightning.evaluation import evaluate, write_predictions
+
+
+@pytest.fixture
+def logits() -> torch.Tensor:
+    """Softmax of (log 2, 0, 0) is (1/2, 1/4, 1/4): predictions 0, 1, 0, 2, each with confidence 1/2."""
+    return math.log(2) * torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 1]])
+
+
+def test_hand_example(logits):
+    evaluation = evaluate(logits, torch.tensor([0, 1, 1, 0]))
+    assert evaluation.num_images == 4
+    assert evaluation.acc == 0.5
+    assert evaluation.preds.tolist() == [0, 1, 0, 2]
+    assert evaluation.confusion.tolist() == [[1, 0, 1], [1, 1, 0], [0, 0, 0]]
+    assert evaluation.class_acc[:2] == [0.5, 0.5]
+    assert math.isnan(evaluation.class_acc[2])  # no image of class 2
+    assert evaluation.loss == pytest.approx((2 * math.log(2) + 2 * math.log(4)) / 4)
+    assert evaluation.ece == pytest.approx(0.0, abs=1e-6)  # half right at confidence one half
+    assert evaluation.confidence.tolist() == pytest.approx([0.5] * 4)
+
+
+def test_calibration_error_is_the_gap_of_each_bin_weighted(logits):
+    sure = torch.tensor([[math.log(18), 0.0, 0.0]])  # confidence 0.9
+    evaluation = evaluate(torch.cat([logits, sure]), torch.tensor([0, 1, 1, 1, 1]))
+    assert evaluation.ece == pytest.approx(4 / 5 * abs(0.5 - 2 / 4) + 1 / 5 * 0.9, abs=1e-6)
+
+
+def test_perfect_and_constant_predictors():
+    targets = torch.arange(40) % 4
+    perfect = evaluate(100 * torch.nn.functional.one_hot(targets).float(), targets)
+    assert (perfect.acc, perfect.class_acc) == (1.0, [1.0] * 4)
+    assert perfect.loss == pytest.approx(0, abs=1e-6)
+    constant = evaluate(torch.tensor([[3.0, 0, 0, 0]]).expand(40, 4), targets)
+    assert (constant.acc, constant.class_acc) == (0.25, [1.0, 0, 0, 0])
+
+
+def test_agrees_with_a_loop_over_images():
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(200, 5, generator=generator), torch.randint(5, (200,), generator=generator)
+    evaluation = evaluate(logits, targets)
+    num_correct, loss = 0, 0.0
+    for row, target in zip(logits.tolist(), targets.tolist(), strict=True):
+        num_correct += row.index(max(row)) == target
+        loss += math.log(sum(math.exp(value) for value in row)) - row[target]
+    assert evaluation.acc == num_correct / 200
+    assert evaluation.loss == pytest.approx(loss / 200)
+    assert int(evaluation.confusion.sum()) == 200
+
+
+def test_scalars_of_half_precision_logits_are_those_of_their_values(logits):
+    targets = torch.tensor([0, 1, 1, 0])
+    assert evaluate(logits.bfloat16(), targets).scalars() == evaluate(logits.bfloat16().float(), targets).scalars()
+
+
+def test_a_network_that_diverged_is_reported_as_such():
+    assert math.isnan(evaluate(torch.full((3, 2), math.nan), torch.tensor([0, 1, 0])).loss)
+
+
+def test_bad_input(logits):
+    with pytest.raises(ValueError, match=r"targets must be in \[0, 3\), got 0 to 3"):
+        evaluate(logits, torch.tensor([0, 1, 2, 3]))
+    with pytest.raises(ValueError, match="at least 1 image"):
+        evaluate(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
+
+
+def test_predictions_file_has_a_line_per_image(logits, tmp_path):
+    targets = torch.tensor([0, 1, 1, 0])
+    write_predictions(tmp_path / "p.csv", evaluate(logits, targets), targets, ["cat", "big, dog", "ship"])
+    with (tmp_path / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["index"] for row in rows] == ["0", "1", "2", "3"]
+    assert [row["target"] for row in rows] == ["cat", "big, dog", "big, dog", "cat"]
+    assert [row["pred"] for row in rows] == ["cat", "big, dog", "cat", "ship"]
+    assert [row["correct"] for row in rows] == ["1", "1", "0", "0"]
+    assert {row["confidence"] for row in rows} == {"0.500000"}
