@@ -34,7 +34,8 @@ class TrainingCurves(Callback):
         self._since = time.perf_counter()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        if (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % trainer.log_every_n_steps == 0:
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % every == 0:
             self._log(trainer, pl_module)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -63,9 +64,8 @@ class TrainingCurves(Callback):
         now = time.perf_counter()  # after take(), which has waited for the device
         seconds, self._since = now - self._since, now
         self._epoch_seconds += seconds
-        self._epoch_sums = tuple(
-            a + b for a, b in zip(self._epoch_sums, (num_images, loss_sum, num_correct), strict=True)
-        )
+        images, loss, correct = self._epoch_sums
+        self._epoch_sums = (images + num_images, loss + loss_sum, correct + num_correct)
         metrics = {
             "train/loss": loss_sum / num_images,
             "train/acc": num_correct / num_images,
@@ -97,6 +97,7 @@ class Pictures(Callback):
         from cifar_lightning.figures import image_grid
 
         data, batches = _data(trainer), trainer.train_dataloader
+        assert batches is not None
         first = islice(batches, -(-self.num_images // data.batch_size))
         images, targets = (torch.cat(parts)[: self.num_images].cpu() for parts in zip(*first, strict=True))
         heading = "Training images of the first epoch, as the network sees them"

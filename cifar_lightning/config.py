@@ -70,11 +70,11 @@ def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-def _evaluate_dir(ckpt: str) -> str:
+def _evaluate_dir(ckpt: str, split: str) -> str:
     """Where evaluate.py writes: beside the checkpoints of a run folder, else into a new folder under logs/."""
     path = Path(ckpt)
     if path.parent.name == "checkpoints":
-        return str(path.parent.parent / "evaluate" / path.stem)
+        return str(path.parent.parent / "evaluate" / (path.stem if split == "test" else f"{path.stem}-{split}"))
     return f"logs/evaluate/{datetime.now():%Y-%m-%d_%H-%M-%S_%f}"
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import hydra
 import numpy as np
@@ -28,9 +29,9 @@ def _write(path: Path, content: object) -> list[str]:
 class TinyCIFAR10(CIFAR10):
     """torchvision's own class over 60 training and 20 test images of noise; `write` makes its files."""
 
-    train_list: list[list[str]] = []
-    test_list: list[list[str]] = []
-    meta: dict[str, str] = {"filename": "batches.meta", "key": "label_names", "md5": ""}
+    train_list: ClassVar[list[list[str]]] = []
+    test_list: ClassVar[list[list[str]]] = []
+    meta: ClassVar[dict[str, str]] = {"filename": "batches.meta", "key": "label_names", "md5": ""}
 
     @classmethod
     def write(cls, root: Path) -> None:
