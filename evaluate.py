@@ -2,6 +2,7 @@
 
 from omegaconf import DictConfig
 
+from cifar_lightning.config import UserError
 from cifar_lightning.entry import run
 
 
@@ -9,7 +10,9 @@ def with_checkpoint(arguments: list[str]) -> list[str]:
     """The command line with the checkpoint's own data and precision before it."""
     path = next((argument.partition("=")[2] for argument in arguments if argument.startswith("ckpt=")), None)
     if path is None:
-        return arguments
+        raise UserError(
+            "ckpt=PATH is missing: the checkpoint to judge, such as logs/<name>/<time>/checkpoints/last.ckpt"
+        )
     from cifar_lightning.judging import overrides_from
 
     given = {argument.partition("=")[0] for argument in arguments}

@@ -98,12 +98,20 @@ def one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def blame(key: str) -> Iterator[None]:
-    """Turn the errors that a user's value can cause into a UserError that names its key."""
+def blame(key: str, node: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Turn the errors that a user's value can cause into a UserError that names its key.
+
+    Args:
+        key: Where the value stands in the config.
+        node: The config there. A message that begins with one of its keys, as a constructor's "lr must be ..." does,
+            is given that key's full name.
+    """
     try:
         yield
     except (ValueError, TypeError, OSError, ImportError, InstantiationException) as error:
-        raise UserError(f"{key}: {one_line(error)}") from error
+        message = one_line(error)
+        separator = "." if node and message.partition(" ")[0] in node else ": "
+        raise UserError(f"{key}{separator}{message}") from error
 
 
 def build(node: Mapping[str, Any], key: str, **objects: Any) -> Any:
@@ -119,7 +127,7 @@ def build(node: Mapping[str, Any], key: str, **objects: Any) -> Any:
         UserError: If an argument is unknown, has the wrong type or is refused by the target.
     """
     factory = build_partial(node, key)
-    with blame(key):
+    with blame(key, node):
         return factory(**objects)
 
 

@@ -187,7 +187,10 @@ def _explained(error: Exception, overrides: list[str], config_name: str) -> Exce
         return UserError(_explain_key(match.group(1), error, overrides, config_name))
     if isinstance(error, CompactHydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-        return UserError(one_line(cause))
+        key, message = getattr(cause, "full_key", None), str(getattr(cause, "msg", None) or cause)
+        return UserError(f"{key}: {message.partition(chr(10))[0]}" if key else " ".join(message.split()))
+    if isinstance(error, OSError):  # the task's own errors never come here: this is Hydra making the run's folder
+        return UserError(f"output_dir cannot be used: {one_line(error)}")
     return error
 
 

@@ -20,10 +20,10 @@ class Evaluation:
         acc: Share of images whose largest logit is the target's, in [0, 1].
         loss: Mean cross entropy in nats, without label smoothing.
         ece: Expected calibration error, in [0, 1]: 15 bins of confidence, weighted by their images.
-        class_acc: Accuracy on the images of each class; nan for a class without images.
+        class_acc: Accuracy on the images of each class, in [0, 1]; nan for a class without images.
         confusion: Number of images by target (rows) and prediction (columns).
         preds: Predicted class of each image.
-        confidence: Softmax of the predicted class.
+        confidence: Softmax of the predicted class, float32.
     """
 
     num_images: int
@@ -52,7 +52,8 @@ def evaluate(logits: Float[Tensor, "n k"], targets: Int64[Tensor, " n"]) -> Eval
     num_images, num_classes = logits.shape
     if num_images == 0:
         raise ValueError("there must be at least 1 image to judge, got 0")
-    if not 0 <= (low := int(targets.min())) <= (high := int(targets.max())) < num_classes:
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= num_classes:
         raise ValueError(f"targets must be in [0, {num_classes}), got {low} to {high}")
     preds = logits.argmax(1)
     probabilities = logits.softmax(1)
@@ -62,7 +63,7 @@ def evaluate(logits: Float[Tensor, "n k"], targets: Int64[Tensor, " n"]) -> Eval
         acc=int(confusion.trace()) / num_images,
         loss=F.cross_entropy(logits.double(), targets).item(),
         ece=multiclass_calibration_error(probabilities, targets, num_classes, n_bins=15).item(),
-        class_acc=(confusion.diag() / confusion.sum(1)).tolist(),
+        class_acc=(confusion.diag().double() / confusion.sum(1)).tolist(),  # float32 would print 0.937 as 0.9369999...
         confusion=confusion,
         preds=preds,
         confidence=probabilities.gather(1, preds[:, None]).squeeze(1),

@@ -7,13 +7,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning.checkpoint import load_classifier, read
-from cifar_lightning.config import CONF, UserError, blame, build
+from cifar_lightning.config import CONF, UserError, build
 from cifar_lightning.data import CIFAR10DataModule
 from cifar_lightning.devices import device_name
 from cifar_lightning.evaluation import Evaluation, write_predictions
 from cifar_lightning.figures import confusion_matrix, prediction_grid
 from cifar_lightning.records import log_table, provenance, relative, shown, write_metrics
-from cifar_lightning.training import build_trainer, resolved
+from cifar_lightning.training import build_trainer, read_data, resolved
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +64,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     classifier, checkpoint = load_classifier(config["ckpt"])
     trainer = build_trainer(config, logger=False, callbacks=[])
     data = build(config["data"], "data")
-    with blame("data"):
-        data.prepare_data()
-        data.setup()
+    read_data(data, config)
     split = config["split"]
     _check(config, data, checkpoint)
     trained_on = checkpoint["config"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
@@ -44,7 +45,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     curves = TrainingCurves()
     trainer = _build_trainer(config, curves)
     optimizer = build_partial(config["optimizer"], "optimizer")
-    with blame("optimizer"):  # refuse a bad hyper-parameter before the data are fetched
+    with blame("optimizer", config["optimizer"]):  # refuse a bad hyper-parameter before the data are fetched
         optimizer(nn.Linear(1, 1))
     schedule = build(config["schedule"], "schedule") if config["schedule"] else None
     data = _build_data(config)
@@ -90,7 +91,8 @@ def build_trainer(config: dict[str, Any], **objects: Any) -> L.Trainer:
         trainer = build(node, "trainer", default_root_dir=config["output_dir"], **objects)
     except (MisconfigurationException, RuntimeError) as error:
         raise UserError(
-            f"trainer (accelerator={node['accelerator']}, devices={node['devices']}): {one_line(error)}"
+            f"trainer.accelerator={node['accelerator']} trainer.devices={node['devices']}: {one_line(error)} "
+            "(trainer.accelerator=auto takes what this machine has)"
         ) from error
     if trainer.world_size > 1:
         raise UserError(f"trainer.devices: a run uses 1 device so far, got {trainer.world_size}; set trainer.devices=1")
@@ -116,24 +118,37 @@ def _build_trainer(config: dict[str, Any], curves: TrainingCurves) -> L.Trainer:
 def _build_data(config: dict[str, Any]) -> CIFAR10DataModule:
     augment = build(config["augment"], "augment") if config["augment"] else None
     data = build(config["data"], "data", augment=augment, seed=config["seed"])
-    with blame("data"):
+    read_data(data, config)
+    if augment is not None:
+        with blame("augment", config["augment"]):  # refuse what does not fit the images before training starts
+            augment(data.arrays("train").images[:1], 0, torch.Generator())
+    return data
+
+
+def read_data(data: CIFAR10DataModule, config: dict[str, Any]) -> None:
+    """Read the data, downloading them where they are absent.
+
+    Raises:
+        UserError: If they cannot be had, or the config does not fit them.
+    """
+    with blame("data", config["data"]):
         data.prepare_data()
         data.setup()
-    return data
 
 
 def _build_classifier(config: dict[str, Any], data: CIFAR10DataModule, **hyper_parameters: Any) -> ImageClassifier:
     images = data.arrays("train").images
-    with blame("model"):
+    with blame("model", config["model"]):
         # What the data decide goes into the config, so that a checkpoint is complete.
         config["model"] |= {"num_classes": len(data.classes), "in_channels": images.shape[1]}
         net = models.build(**config["model"])
         if hasattr(net, "load_pretrained"):
             net.load_pretrained()  # type: ignore[operator]
-    with blame("normalize"):
+    if not 0 <= config["label_smoothing"] <= 1:
+        raise UserError(f"label_smoothing must be in [0, 1], got {config['label_smoothing']}")
+    with blame("normalize", config["normalize"]):
         if len(config["normalize"]["mean"]) not in (1, images.shape[1]):
             raise ValueError(f"mean must have 1 or {images.shape[1]} numbers, got {config['normalize']['mean']}")
-    with blame("label_smoothing"):
         classifier = ImageClassifier(
             net,
             mean=config["normalize"]["mean"],

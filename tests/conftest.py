@@ -1,11 +1,12 @@
 """A tiny data set in CIFAR-10's own layout, configs composed as the command line would, and runs of train.py itself."""
 
 import hashlib
-import os
+import logging
 import pickle
-import subprocess
+import runpy
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -73,18 +74,35 @@ def compose(tmp_path: Path, tiny_root: Path) -> Callable[..., DictConfig]:
     return composed
 
 
-@pytest.fixture
-def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run an entry as a user would, in an empty folder; gives exit code, stdout and stderr."""
+@dataclass
+class Outcome:
+    code: int
+    out: str
+    err: str
 
-    def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, str(ROOT / script), *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT / "tests"), "PYTHONWARNINGS": "error", **environment},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+
+@pytest.fixture
+def command(tmp_path: Path, tiny_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run an entry in this process as the command line would, in an empty folder; gives exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def run(script: str, *arguments: str, tiny: bool = False) -> Outcome:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        if tiny:
+            arguments = (f"data.root={tiny_root}", "data.dataset._target_=conftest.TinyCIFAR10", *arguments)
+        monkeypatch.setattr(sys, "argv", [str(ROOT / script), *arguments])
+        root_logger = logging.getLogger()
+        handlers, level = root_logger.handlers[:], root_logger.level
+        try:
+            with pytest.raises(SystemExit) as exit_info:
+                runpy.run_path(str(ROOT / script), run_name="__main__")
+        finally:
+            for handler in set(root_logger.handlers) - set(handlers):
+                handler.close()
+            root_logger.handlers[:] = handlers  # Hydra's point at this test's captured streams
+            root_logger.setLevel(level)
+        captured = capsys.readouterr()
+        return Outcome(int(exit_info.value.code or 0), captured.out, captured.err)
 
     return run
