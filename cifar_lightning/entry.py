@@ -97,7 +97,8 @@ def run(
 
     try:
         _refuse_additions(sys.argv[1:])
-        sys.argv[1:] = prepare(sys.argv[1:])
+        # argparse takes -m between two overrides for the end of them
+        sys.argv[1:] = sorted(prepare(sys.argv[1:]), key=lambda argument: argument not in ("-m", "--multirun"))
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         status = 0
     except Exception as error:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _RIGHT, _WRONG = "#1b6e3c", "#b3261e"
 _MAX_CELL_TEXT = 20
 """Classes up to which a confusion matrix has numbers in its cells."""
-_MAX_LINE, _MAX_NAME = 22, 13
+_MAX_LINE, _MAX_NAME = 20, 12
 """Characters of a title's line and of a class name in it, beyond which they would run into the next image's."""
 
 
@@ -35,7 +35,7 @@ def image_grid(
 
     colors = title_colors or ["black"] * len(titles)
     rows = -(-len(images) // columns)
-    side, gap, title_height, heading_height = 1.28, 0.12, 0.36, 0.3 if heading else 0.0  # inches
+    side, gap, title_height, heading_height = 1.28, 0.12, 0.40, 0.3 if heading else 0.0  # inches
     width, height = (side + gap) * columns, (side + title_height) * rows + heading_height + gap / 2
     figure = Figure(figsize=(width, height), dpi=100)
     if heading:
@@ -108,7 +108,7 @@ def confusion_matrix(confusion: Int64[Tensor, "k k"], classes: Sequence[str]) ->
         for (row, column), value in np.ndenumerate(percent):
             color = "black" if value > 50 else "white"  # cividis is dark at its low end
             text = axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8, color=color)
-            text.set_in_layout(False)  # always inside the axes: measuring all of them doubles the time
+            text.set_in_layout(False)  # always inside the axes; measuring them is a fifth of the time at 20 classes
     return figure
 
 

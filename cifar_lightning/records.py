@@ -40,6 +40,7 @@ def _commit() -> dict[str, Any]:
 
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> Path:
     """Write metrics.json into a folder; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "metrics.json"
     path.write_text(json.dumps(metrics, indent=2) + "\n")
     return path

@@ -16,7 +16,7 @@ from torch import nn
 from cifar_lightning import checkpoint, models
 from cifar_lightning.callbacks import TrainingCurves
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.config import UserError, blame, build, build_partial, one_line, plain
+from cifar_lightning.config import UserError, blame, build, build_partial, fits, one_line, plain
 from cifar_lightning.data import CIFAR10DataModule
 from cifar_lightning.devices import device_name, fast_precision
 from cifar_lightning.loggers import TensorBoard
@@ -146,6 +146,9 @@ def _build_classifier(config: dict[str, Any], data: CIFAR10DataModule, **hyper_p
             net.load_pretrained()  # type: ignore[operator]
     if not 0 <= config["label_smoothing"] <= 1:
         raise UserError(f"label_smoothing must be in [0, 1], got {config['label_smoothing']}")
+    for name, value in config["normalize"].items():
+        if not fits(value, list[float]):
+            raise UserError(f"normalize.{name} must be a list of numbers, got {value!r}")
     with blame("normalize", config["normalize"]):
         if len(config["normalize"]["mean"]) not in (1, images.shape[1]):
             raise ValueError(f"mean must have 1 or {images.shape[1]} numbers, got {config['normalize']['mean']}")

@@ -76,7 +76,6 @@ def test_composition_errors_are_one_line_and_exit_2(command, arguments, message)
         (["data.dataset._target_=no.such.Class"], "data.dataset._target_: "),
         (["augment=crop_flip", "augment.padding=32"], "augment.padding must be in [0, 32), got 32"),
         (["augment=crop_flip", "augment.mode=mirror"], "augment.mode must be constant, reflect, got 'mirror'"),
-        (["trainer.accelerator=tpu"], "trainer.accelerator=tpu trainer.devices=1: "),
         (["trainer.accelerator=gpuu"], "trainer: You selected an invalid accelerator name"),
         (["trainer.devices=0", "trainer.accelerator=cpu"], "trainer.accelerator=cpu trainer.devices=0: "),
         (["trainer.devices=2", "trainer.accelerator=cpu"], "trainer.devices: a run uses 1 device so far, got 2"),
@@ -88,6 +87,14 @@ def test_bad_values_are_one_line_and_exit_2(command, arguments, message):
     outcome = command("train.py", *FAST, *arguments, tiny=True)
     assert outcome.code == 2
     assert outcome.err.startswith(f"error: {message}")
+    assert outcome.err.count("\n") == 1
+
+
+def test_an_accelerator_that_is_not_there(command, monkeypatch):
+    monkeypatch.setattr("lightning.pytorch.accelerators.CUDAAccelerator.is_available", lambda: False)
+    outcome = command("train.py", *FAST, "trainer.accelerator=cuda", tiny=True)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: trainer.accelerator=cuda trainer.devices=1: ")
     assert outcome.err.count("\n") == 1
 
 

@@ -50,6 +50,13 @@ def test_agrees_with_a_loop_over_images():
         num_correct += row.index(max(row)) == target
         loss += math.log(sum(math.exp(value) for value in row)) - row[target]
     assert evaluation.acc == num_correct / 200
+    for label, acc in enumerate(evaluation.class_acc):
+        hits = [
+            pred == label
+            for pred, target in zip(evaluation.preds.tolist(), targets.tolist(), strict=True)
+            if target == label
+        ]
+        assert acc == sum(hits) / len(hits)  # to the last bit: these are printed and written
     assert evaluation.loss == pytest.approx(loss / 200)
     assert int(evaluation.confusion.sum()) == 200
 
@@ -59,13 +66,24 @@ def test_scalars_of_half_precision_logits_are_those_of_their_values(logits):
     assert evaluate(logits.bfloat16(), targets).scalars() == evaluate(logits.bfloat16().float(), targets).scalars()
 
 
+def test_ties_are_one_prediction_each():
+    evaluation = evaluate(torch.zeros(6, 3), torch.tensor([0, 0, 1, 1, 2, 2]))
+    assert evaluation.acc == 1 / 3  # whichever class it is, it is right on two of six
+    assert evaluation.loss == pytest.approx(math.log(3))
+    assert evaluation.confidence.tolist() == pytest.approx([1 / 3] * 6)
+
+
 def test_a_network_that_diverged_is_reported_as_such():
-    assert math.isnan(evaluate(torch.full((3, 2), math.nan), torch.tensor([0, 1, 0])).loss)
+    targets = torch.tensor([0, 1, 0])
+    assert math.isnan(evaluate(torch.full((3, 2), math.nan), targets).loss)
+    assert evaluate(torch.tensor([[0.0, 1], [0, -math.inf], [1, 0]]), targets).loss == math.inf
 
 
 def test_bad_input(logits):
     with pytest.raises(ValueError, match=r"targets must be in \[0, 3\), got 0 to 3"):
         evaluate(logits, torch.tensor([0, 1, 2, 3]))
+    with pytest.raises(ValueError, match=r"targets must be in \[0, 3\), got -1 to 2"):
+        evaluate(logits, torch.tensor([0, 1, 2, -1]))
     with pytest.raises(ValueError, match="at least 1 image"):
         evaluate(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
 

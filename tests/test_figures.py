@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -38,6 +40,25 @@ def test_wrong_predictions_name_both_classes_and_stand_out(images):
     assert right.get_color() != wrong.get_color()
 
 
+def test_pixels_of_an_image_are_four_of_the_figure():
+    side = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    drawn = to_pixels(image_grid(side, ["a", "b", "c"]))
+    for i, image in enumerate(side.permute(0, 2, 3, 1).numpy()):
+        np.testing.assert_array_equal(drawn[40 : 40 + 128, 6 + 140 * i :][:, :128], image.repeat(4, 0).repeat(4, 1))
+
+
+def test_long_names_stay_clear_of_their_neighbours():
+    images = torch.zeros(16, 3, 8, 8, dtype=torch.uint8)
+    names = ["black-crowned_night-heron", "automobile with a long class name"]
+    preds = torch.arange(16) % 2
+    figure = prediction_grid(images, torch.zeros(16, dtype=torch.int64), preds, names, confidence=torch.ones(16))
+    to_pixels(figure)
+    boxes = [axis.title.get_window_extent() for axis in figure.axes]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes[:8]))
+    assert boxes[8].y1 < figure.axes[0].get_window_extent().y0  # nor do titles touch the image above
+    assert figure.axes[1].get_title() == "✗ automobile … 100%\nis black-crowned_ni…"
+
+
 def test_confusion_matrix_shows_percent_of_each_row():
     figure = confusion_matrix(torch.tensor([[3, 1], [0, 0]]), ["cat", "dog"])
     np.testing.assert_array_equal(pictured(figure)[0], [[75, 25], [0, 0]])
@@ -47,9 +68,15 @@ def test_confusion_matrix_shows_percent_of_each_row():
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted", "true")
 
 
-def test_many_classes_have_colours_only():
-    names = [f"class {i}" for i in range(100)]
-    assert len(confusion_matrix(torch.eye(100, dtype=torch.int64), names).axes[0].texts) == 0
+def test_numbers_contrast_with_their_cells():
+    figure = confusion_matrix(torch.tensor([[9, 1], [6, 4]]), ["cat", "dog"])
+    assert [text.get_color() for text in figure.axes[0].texts] == ["black", "white", "black", "white"]
+
+
+@pytest.mark.parametrize(("num_classes", "num_texts"), [(20, 400), (21, 0)])
+def test_many_classes_have_colours_only(num_classes, num_texts):
+    names = [f"class {i}" for i in range(num_classes)]
+    assert len(confusion_matrix(torch.eye(num_classes, dtype=torch.int64), names).axes[0].texts) == num_texts
 
 
 def test_pyplot_never_hears_of_a_figure(images):

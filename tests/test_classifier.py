@@ -1,0 +1,151 @@
+import lightning as L
+import pytest
+import torch
+from torch import nn
+from torchvision.transforms.v2.functional import normalize, to_dtype
+
+from cifar_lightning import models
+from cifar_lightning.classifier import ImageClassifier, RunningMetrics
+from cifar_lightning.data import Arrays, Batches
+from cifar_lightning.optim import sgd, triangular
+
+
+def make_classifier(**arguments) -> ImageClassifier:
+    torch.manual_seed(0)
+    net = models.build("tutorial", num_classes=10, in_channels=3)
+    return ImageClassifier(net, **{"mean": [0.5], "std": [0.5], "optimizer": lambda net: sgd(net, lr=0.01)} | arguments)
+
+
+def make_batches(num_images: int = 40, batch_size: int = 8) -> Batches:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (num_images, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    arrays = Arrays(images, torch.arange(num_images) % 10, tuple("abcdefghij"))
+    return Batches(arrays, torch.arange(num_images), batch_size=batch_size, seed=0)
+
+
+def make_trainer(tmp_path, **arguments) -> L.Trainer:
+    off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {"max_epochs": 1, "limit_val_batches": 0}  # a classifier that has no validation images is warned about
+    return L.Trainer(accelerator="cpu", default_root_dir=tmp_path, **off | quiet | arguments)
+
+
+@pytest.mark.parametrize(("mean", "std"), [([0.5], [0.5]), ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616])])
+def test_forward_is_to_tensor_normalize_net(mean, std):
+    classifier = make_classifier(mean=mean, std=std)
+    images = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8)
+    pixels = normalize(to_dtype(images, torch.float32, scale=True), (mean * 3)[:3], (std * 3)[:3])
+    torch.testing.assert_close(classifier(images), classifier.net(pixels))
+
+
+def test_normalisation_travels_with_the_weights():
+    saved = make_classifier(mean=[0.1, 0.2, 0.3], std=[1.0, 2.0, 3.0]).state_dict()
+    loaded = make_classifier(mean=[0.0] * 3, std=[1.0] * 3)
+    loaded.load_state_dict(saved)
+    images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    assert torch.equal(loaded(images), make_classifier(mean=[0.1, 0.2, 0.3], std=[1.0, 2.0, 3.0])(images))
+
+
+def test_the_trainer_does_the_same_steps_as_a_plain_loop(tmp_path):
+    classifier, by_hand = make_classifier(label_smoothing=0.1), make_classifier()
+    make_trainer(tmp_path, max_epochs=2).fit(classifier, make_batches(), make_batches())
+    optimizer = torch.optim.SGD(by_hand.net.parameters(), lr=0.01)
+    batches = make_batches()
+    for epoch in range(2):
+        batches.sampler.set_epoch(epoch)
+        for images, targets in batches:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(by_hand(images), targets, label_smoothing=0.1).backward()
+            optimizer.step()
+    for name, value in by_hand.net.state_dict().items():
+        torch.testing.assert_close(classifier.net.state_dict()[name], value)
+
+
+def test_two_runs_are_bitwise_equal(tmp_path):
+    runs = []
+    for _ in range(2):
+        runs.append(make_classifier())
+        make_trainer(tmp_path).fit(runs[-1], make_batches(), make_batches())
+    assert all(torch.equal(a, b) for a, b in zip(runs[0].parameters(), runs[1].parameters(), strict=True))
+
+
+def test_schedule_follows_progress_per_step(tmp_path):
+    rates = []
+
+    class Record(L.Callback):
+        def on_train_batch_start(self, trainer, *args):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    classifier = make_classifier(schedule=triangular(warmup_fraction=0.2))
+    make_trainer(tmp_path, max_epochs=2, callbacks=[Record()]).fit(classifier, make_batches(), make_batches())
+    assert rates == pytest.approx([0.01 * f for f in (0, 0.5, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8)])
+
+
+def test_schedule_follows_max_steps_where_set(tmp_path):
+    classifier = make_classifier(schedule=lambda progress: progress)
+    trainer = make_trainer(tmp_path, max_epochs=-1, max_steps=4)
+    trainer.fit(classifier, make_batches(), make_batches())
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01)  # after the last step
+
+
+def test_test_metrics_are_exact_over_an_unequal_last_batch(tmp_path):
+    classifier, batches = make_classifier(label_smoothing=0.5), make_batches(num_images=13, batch_size=5)
+    (metrics,) = make_trainer(tmp_path).test(classifier, batches, verbose=False)
+    with torch.no_grad():
+        logits = classifier(batches.images)
+    assert metrics["test/acc"] == pytest.approx((logits.argmax(1) == batches.targets).sum().item() / 13)
+    assert metrics["test/loss"] == pytest.approx(
+        nn.functional.cross_entropy(logits, batches.targets).item()
+    )  # no smoothing
+    assert classifier.evaluations["test"].num_images == 13
+
+
+def test_sanity_check_leaves_no_evaluation(tmp_path):
+    seen = []
+
+    class Look(L.Callback):
+        def on_sanity_check_end(self, trainer, pl_module):
+            seen.append(dict(pl_module.evaluations))
+
+    classifier = make_classifier()
+    trainer = make_trainer(tmp_path, callbacks=[Look()], limit_val_batches=None, num_sanity_val_steps=1)
+    trainer.fit(classifier, make_batches(), make_batches())
+    assert seen == [{}]
+    assert classifier.evaluations["val"].num_images == 40
+    assert classifier.judged_at == {"val": trainer.global_step}
+
+
+def test_compile_in_place_keeps_the_names_of_the_weights():
+    classifier = make_classifier()
+    names = list(classifier.state_dict())
+    classifier.net.compile()
+    assert list(classifier.state_dict()) == names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"std": [0.0]}, r"std must be positive, got \[0\.0\]"),
+        ({"mean": [0.5, 0.5]}, "mean and std must have one number per channel each"),
+        ({"label_smoothing": 1.5}, r"label_smoothing must be in \[0, 1\], got 1\.5"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_classifier(**arguments)
+
+
+@pytest.mark.parametrize("num_batches", [1, 63, 64, 65, 200])
+def test_running_metrics_equal_sums_over_all_images(num_batches):
+    running, generator = RunningMetrics(), torch.Generator().manual_seed(0)
+    num_images, loss_sum, num_correct = 0, 0.0, 0
+    for batch in range(num_batches):
+        size = 3 if batch == num_batches - 1 else 4
+        logits, targets = torch.randn(size, 5, generator=generator), torch.randint(5, (size,), generator=generator)
+        loss = nn.functional.cross_entropy(logits, targets)
+        running.update(loss, logits, targets)
+        num_images, loss_sum = num_images + size, loss_sum + size * loss.item()
+        num_correct += int((logits.argmax(1) == targets).sum())
+    taken = running.take()
+    assert (taken[0], taken[2]) == (num_images, num_correct)
+    assert taken[1] == pytest.approx(loss_sum)
+    assert running.take() == (0, 0.0, 0)

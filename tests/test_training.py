@@ -1,0 +1,248 @@
+"""train(cfg) and evaluate.py end to end, on the tiny data set."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from cifar_lightning.checkpoint import read
+from cifar_lightning.training import resolved, train
+
+FAST = ("trainer.max_epochs=2", "trainer.log_every_n_steps=5", "trainer.accelerator=cpu")
+BARE = ("callbacks=none", "logger=none")  # drawing the pictures takes a second
+
+
+@pytest.fixture
+def run(compose, tmp_path):
+    """Train on the tiny data set; gives the metrics and the run's folder."""
+
+    def trained(*overrides: str) -> tuple[dict, Path]:
+        return train(compose(*FAST, *overrides)), tmp_path / "run"
+
+    return trained
+
+
+def events(folder: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def test_a_run_leaves_its_numbers_its_curves_and_its_checkpoints(run):
+    metrics, folder = run("data.val_size=20", "seed=3")
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert json.loads((folder / "metrics.json").read_text()) == metrics
+    assert (metrics["num_val_images"], metrics["num_test_images"]) == (20, 20)
+    assert (metrics["seed"], metrics["epochs"], metrics["steps"], metrics["data"]) == (3, 2, 20, "cifar10")
+    assert metrics["test/acc"] * 20 == pytest.approx(round(metrics["test/acc"] * 20))
+    assert {"torch", "lightning", "hydra-core"} <= set(metrics["versions"])
+
+    logged = events(folder)
+    assert len(list(folder.glob("events*"))) == 1
+    tags = logged.Tags()
+    assert {"train/loss", "train/acc", "lr", "images_per_second", "val/acc", "test/acc"} <= set(tags["scalars"])
+    assert [point.step for point in logged.Scalars("train/loss")] == [5, 10, 15, 20]
+    assert [point.step for point in logged.Scalars("val/acc")][-1] == 19  # Lightning counts a step when it is done
+    assert set(tags["images"]) == {"train/images", "test/predictions", "test/confusion"}
+    assert logged.Scalars("test/acc")[-1].value == pytest.approx(metrics["test/acc"])
+
+
+def test_hparams_have_session_start_and_end_and_no_experiment_summary(run):
+    _, folder = run("optimizer.lr=0.02", "callbacks=none")
+    content = events(folder).PluginTagToContent("hparams")
+    assert set(content) == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
+    started = content["_hparams_/session_start_info"]
+    assert b"optimizer.lr" in started
+    assert b"trainer.max_epochs" in started
+    assert b"trainer.min_epochs" not in started  # null, as Lightning has it
+
+
+def test_train_metrics_of_the_epoch_are_means_over_its_images(run, monkeypatch):
+    seen = []
+    original = nn.CrossEntropyLoss.forward
+
+    def spy(self, logits, targets):
+        loss = original(self, logits, targets)
+        seen.append((loss.item(), int((logits.argmax(1) == targets).sum()), len(targets)))
+        return loss
+
+    monkeypatch.setattr(nn.CrossEntropyLoss, "forward", spy)
+    metrics, _ = run("data.batch_size=7", *BARE)
+    last_epoch = seen[len(seen) // 2 :]
+    assert [size for *_, size in last_epoch] == [7] * 8 + [4]
+    assert metrics["train/loss"] == pytest.approx(sum(loss * size for loss, _, size in last_epoch) / 60)
+    assert metrics["train/acc"] == sum(correct for _, correct, _ in last_epoch) / 60
+
+
+def test_without_a_validation_split_all_images_are_trained_on_and_last_counts(run):
+    metrics, folder = run(*BARE)
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert metrics["steps"] == 2 * 60 // 4
+    assert "val/acc" not in metrics
+
+
+def test_two_runs_of_a_seed_are_bitwise_equal_and_seed_zero_is_a_seed(run):
+    weights = []
+    for seed in (0, 0, 1):
+        torch.rand(len(weights))  # whatever was drawn before
+        _, folder = run(f"seed={seed}", "augment=crop_flip", *BARE)
+        weights.append(read(folder / "checkpoints" / "last.ckpt")["state_dict"])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not torch.equal(weights[0]["net.fc3.weight"], weights[2]["net.fc3.weight"])
+
+
+def test_pictures_and_loggers_do_not_change_the_training(run):
+    with_all = run()[0]
+    without = run(*BARE, "trainer.enable_progress_bar=false")[0]
+    names = ("train/loss", "train/acc", "test/loss", "test/acc")
+    assert [with_all[name] for name in names] == [without[name] for name in names]
+
+
+def test_csv_logger(run):
+    metrics, folder = run("logger=csv", "callbacks=none", "data.val_size=20")
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows if row["train/loss"]] == ["5", "10", "15", "20"]
+    assert float(next(row["test/acc"] for row in rows if row["test/acc"])) == pytest.approx(metrics["test/acc"])
+
+
+def test_a_step_limit_inside_an_epoch_still_validates_the_last_weights(run):
+    metrics, _ = run("data.val_size=20", *BARE, "trainer.max_epochs=-1", "trainer.max_steps=13")
+    assert metrics["steps"] == 13
+    assert metrics["num_val_images"] == 20
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.fast_dev_run=true",
+        "trainer.limit_train_batches=0.5",
+        "trainer.overfit_batches=2",
+        "trainer.accumulate_grad_batches=3",
+        "trainer.gradient_clip_val=1.0",
+        "trainer.deterministic=true",
+        "trainer.detect_anomaly=true",
+        "trainer.max_time={minutes: 1}",
+        "trainer.precision=bf16-mixed",
+        "trainer.precision=64-true",
+        "trainer.profiler=simple",
+        "trainer.enable_model_summary=true",
+        "trainer.log_every_n_steps=0",
+        "trainer.num_sanity_val_steps=0",
+        "trainer.check_val_every_n_epoch=2",
+        "trainer.limit_test_batches=0",
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice about each
+def test_trainer_arguments_pass_through(run, override):
+    metrics, _ = run("data.val_size=20", *BARE, override)
+    assert metrics["steps"] > 0
+
+
+def test_precision_auto_is_resolved_and_stored(compose, run, monkeypatch):
+    monkeypatch.setattr("cifar_lightning.training.fast_precision", lambda accelerator: "bf16-mixed")
+    assert resolved(compose("trainer.precision=auto"))["trainer"]["precision"] == "bf16-mixed"
+    metrics, folder = run("trainer.precision=auto", *BARE)
+    assert metrics["precision"] == "bf16-mixed"
+    assert read(folder / "checkpoints" / "last.ckpt")["config"]["trainer"]["precision"] == "bf16-mixed"
+
+
+def test_compiled_network_is_asked_for_in_place(run, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, *args, **kwargs: compiled.append(type(self).__name__))
+    run("compile=true", *BARE)
+    assert compiled == ["TutorialCNN"]
+
+
+def test_output_goes_to_lines_where_there_is_no_terminal(command, caplog):
+    outcome = command("train.py", *FAST, *BARE, "experiment=smoke", "trainer.limit_train_batches=20")
+    assert outcome.code == 0, outcome.err
+    lines = outcome.out.splitlines()
+    assert sum(line.startswith("epoch 1/2  train/loss ") for line in lines) == 1
+    assert sum(line.startswith("epoch 2/2  train/loss ") for line in lines) == 1
+    assert lines[0].startswith("data      synthetic (generated images, not CIFAR-10): 9,500 train, 500 val, 2,000 test")
+    assert "\x1b[" not in outcome.out
+
+
+def test_checkpoints_are_plain_and_describe_themselves(run):
+    _, folder = run("model=resnet18", "trainer.max_steps=1", *BARE)
+    checkpoint = read(folder / "checkpoints" / "last.ckpt")
+    assert checkpoint["config"]["model"] == {"name": "resnet18", "num_classes": 10, "in_channels": 3}
+    assert checkpoint["classes"][3] == "cat"
+
+    def assert_plain(value: object) -> None:
+        assert type(value) in (str, int, float, bool, list, dict, type(None)), value
+        for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else []:
+            assert_plain(part)
+
+    assert_plain({key: checkpoint[key] for key in ("config", "classes", "format_version")})
+
+
+# Judging
+
+
+@pytest.mark.parametrize("overrides", [(), ("augment=crop_flip", "normalize=cifar10", "trainer.precision=bf16-mixed")])
+def test_evaluate_gives_exactly_the_numbers_of_train(command, tmp_path, overrides):
+    folder = tmp_path / "run a b é"
+    quick = (*FAST, *BARE, "experiment=smoke", "trainer.limit_train_batches=200", f"output_dir='{folder}'", *overrides)
+    assert command("train.py", *quick).code == 0
+    trained = json.loads((folder / "metrics.json").read_text())
+    for split in ("test", "val"):
+        outcome = command("evaluate.py", f"ckpt='{folder}/checkpoints/last.ckpt'", f"split={split}")
+        assert outcome.code == 0, outcome.err
+        judged = folder / "evaluate" / ("last" if split == "test" else "last-val")
+        found = json.loads((judged / "metrics.json").read_text())
+        names = (
+            f"{split}/acc",
+            f"{split}/loss",
+            f"{split}/ece",
+            f"num_{split}_images",
+            "data",
+            "data_note",
+            "precision",
+        )
+        assert [found[name] for name in names] == [trained[name] for name in names]
+        with (judged / "predictions.csv").open() as file:
+            correct = [int(row["correct"]) for row in csv.DictReader(file)]
+        assert len(correct) == trained[f"num_{split}_images"]
+        assert sum(correct) / len(correct) == trained[f"{split}/acc"]
+        assert len(found[f"{split}/class_acc"]) == 10
+        assert (judged / "confusion.png").stat().st_size > 10_000
+        assert (judged / "samples.png").stat().st_size > 10_000
+
+
+def test_evaluate_takes_a_class_given_again_and_no_class_from_the_file(command, tmp_path):
+    folder = tmp_path / "run"
+    assert command("train.py", *FAST, "callbacks=none", f"output_dir={folder}", tiny=True).code == 0
+    stored = read(folder / "checkpoints" / "last.ckpt")["config"]["data"]
+    assert stored["dataset"]["_target_"] == "conftest.TinyCIFAR10"
+    given = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", "data.dataset._target_=conftest.TinyCIFAR10")
+    assert given.code == 0, given.err
+    expected = json.loads((folder / "metrics.json").read_text())["test/acc"]
+    assert json.loads((folder / "evaluate" / "last" / "metrics.json").read_text())["test/acc"] == expected
+    without = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", "output_dir=elsewhere")
+    assert without.code == 2  # torchvision's own class refuses these files, and the download is not to be had
+    assert without.err.startswith("error: data: the data are not in")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("split=val",), "split=val: this checkpoint was trained on all training images"),
+        (("split=train",), "split must be val or test, got train"),
+        (("data=synthetic",), "the checkpoint tells apart ['airplane', "),
+        (("spit=val",), "spit=val: there is no key spit: did you mean split?"),
+    ],
+)
+def test_evaluate_refuses(command, tmp_path, arguments, message):
+    folder = tmp_path / "run"
+    assert command("train.py", *FAST, "callbacks=none", f"output_dir={folder}", tiny=True).code == 0
+    tiny = not any(argument.startswith("data=") for argument in arguments)
+    outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", *arguments, tiny=tiny)
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"error: {message}")
+    assert outcome.err.count("\n") == 1
