@@ -116,7 +116,7 @@ def load_classifier(path: str | Path) -> tuple[ImageClassifier, dict[str, Any]]:
     try:
         net = models.build(**config["model"])
         classifier = ImageClassifier(net, mean=config["normalize"]["mean"], std=config["normalize"]["std"])
-        classifier.load_state_dict(checkpoint["state_dict"])
+        classifier.load_state_dict(checkpoint["state_dict"], assign=True)  # in the precision they were trained in
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise UserError(f"{path}: the network it describes cannot be built: {one_line(error)}") from error
     if len(checkpoint["classes"]) != config["model"].get("num_classes"):

@@ -39,6 +39,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if config["output_dir"] is None:
         raise UserError("output_dir must be a folder where train() is called directly, got null")
     output_dir = Path(config["output_dir"])
+    if (output_dir / "checkpoints").exists():
+        raise UserError(f"output_dir={output_dir} holds a run already: name another folder, so that neither is lost")
     with blame("seed"):
         L.seed_everything(config["seed"], workers=True, verbose=False)
 

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from cifar_lightning.checkpoint import read
+from cifar_lightning.config import UserError
 from cifar_lightning.training import resolved, train
 
 FAST = ("trainer.max_epochs=2", "trainer.log_every_n_steps=5", "trainer.accelerator=cpu")
@@ -21,7 +22,8 @@ def run(compose, tmp_path):
     """Train on the tiny data set; gives the metrics and the run's folder."""
 
     def trained(*overrides: str) -> tuple[dict, Path]:
-        return train(compose(*FAST, *overrides)), tmp_path / "run"
+        folder = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        return train(compose(*FAST, f"output_dir={folder}", *overrides)), folder
 
     return trained
 
@@ -182,13 +184,19 @@ def test_checkpoints_are_plain_and_describe_themselves(run):
     assert_plain({key: checkpoint[key] for key in ("config", "classes", "format_version")})
 
 
+def test_a_folder_that_holds_a_run_is_refused(compose):
+    train(compose(*FAST, *BARE))
+    with pytest.raises(UserError, match="holds a run already: name another folder"):
+        train(compose(*FAST, *BARE))
+
+
 # Judging
 
 
-@pytest.mark.parametrize("overrides", [(), ("augment=crop_flip", "normalize=cifar10", "trainer.precision=bf16-mixed")])
+@pytest.mark.parametrize("overrides", [(), ("augment=crop_flip", "normalize=cifar10", "trainer.precision=64-true")])
 def test_evaluate_gives_exactly_the_numbers_of_train(command, tmp_path, overrides):
     folder = tmp_path / "run a b é"
-    quick = (*FAST, *BARE, "experiment=smoke", "trainer.limit_train_batches=200", f"output_dir='{folder}'", *overrides)
+    quick = (*FAST, *BARE, "experiment=smoke", "trainer.limit_train_batches=20", f"output_dir='{folder}'", *overrides)
     assert command("train.py", *quick).code == 0
     trained = json.loads((folder / "metrics.json").read_text())
     for split in ("test", "val"):
