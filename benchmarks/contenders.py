@@ -1,0 +1,203 @@
+"""What is compared: hand-written loops, and the project's own train(cfg).
+
+One contender per process, one JSON line each:
+
+    python benchmarks/contenders.py bare_tutorial --epochs 1
+
+The clock starts after the imports and stops after the test images; ``train_seconds`` is the training alone.
+"""
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torchvision.transforms as T
+from hydra.utils import get_class
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from cifar_lightning.data.sources import to_arrays
+from cifar_lightning.devices import fast_precision
+from cifar_lightning.models import build
+
+Options = argparse.Namespace
+Figures = dict[str, Any]
+
+
+def tutorial_loop(options: Options) -> Figures:
+    """The loop of PyTorch's 60-minute tutorial: two workers, a transform per image, ``.item()`` at each step."""
+    started = time.perf_counter()
+    transform = T.Compose([T.ToTensor(), T.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))])
+    splits = [options.dataset(root=options.root, train=train, transform=transform) for train in (True, False)]
+    train_loader = DataLoader(splits[0], batch_size=4, shuffle=True, num_workers=2)
+    test_loader = DataLoader(splits[1], batch_size=4, shuffle=False, num_workers=2)
+    net = build("tutorial", num_classes=10, in_channels=3)
+    criterion = nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
+
+    train_started = time.perf_counter()
+    num_steps = 0
+    for _ in range(options.epochs):
+        running_loss = 0.0
+        for images, targets in train_loader:
+            optimizer.zero_grad()
+            loss = criterion(net(images), targets)
+            loss.backward()
+            optimizer.step()
+            running_loss += loss.item()
+            num_steps += 1
+            if num_steps % 2000 == 0:
+                running_loss = 0.0
+    train_seconds = time.perf_counter() - train_started
+
+    correct = total = 0
+    with torch.no_grad():
+        for images, targets in test_loader:
+            _, preds = torch.max(net(images), 1)
+            total += targets.size(0)
+            correct += (preds == targets).sum().item()
+    return _figures(num_steps, 4, train_seconds, time.perf_counter() - started, correct / total)
+
+
+def bare_tutorial(options: Options) -> Figures:
+    """The tutorial's recipe over uint8 tensors in memory, with fused SGD and nothing else: the floor."""
+    started = time.perf_counter()
+    images, targets = _tensors(options, train=True)
+    net = build("tutorial", num_classes=10, in_channels=3)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9, fused=True)
+
+    train_started = time.perf_counter()
+    num_steps = 0
+    for _ in range(options.epochs):
+        for chosen in torch.randperm(len(images)).split(4):
+            optimizer.zero_grad()
+            F.cross_entropy(net(images[chosen].float().div_(127.5).sub_(1)), targets[chosen]).backward()
+            optimizer.step()
+            num_steps += 1
+    train_seconds = time.perf_counter() - train_started
+
+    images, targets = _tensors(options, train=False)
+    with torch.no_grad():
+        preds = torch.cat([net(part.float().div_(127.5).sub_(1)).argmax(1) for part in images.split(500)])
+    acc = (preds == targets).double().mean().item()
+    return _figures(num_steps, 4, train_seconds, time.perf_counter() - started, acc)
+
+
+def bare_resnet18(options: Options, *, precision: str, layout: torch.memory_format) -> Figures:
+    """The steps of experiment=resnet18 over tensors in memory, without augmentation, schedule, log or checkpoint."""
+    images, targets = _tensors(options, train=True)
+    net = build("resnet18", num_classes=10, in_channels=3).to(memory_format=layout)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True)
+
+    def steps(num_steps: int) -> None:
+        for chosen in _endless(len(images), 128, num_steps):
+            batch = images[chosen].float().div_(127.5).sub_(1).to(memory_format=layout)
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+                logits = net(batch)
+            F.cross_entropy(logits.float(), targets[chosen], label_smoothing=0.1).backward()
+            optimizer.step()
+
+    started = time.perf_counter()
+    steps(options.steps)
+    seconds = time.perf_counter() - started
+    return _figures(options.steps, 128, seconds, seconds, None) | {"precision": precision}
+
+
+def project(options: Options, *overrides: str) -> Figures:
+    """``train(cfg)``, the function behind train.py, with all that it does by default."""
+    import hydra
+
+    from cifar_lightning.config import CONF, register
+    from cifar_lightning.training import train
+
+    register()
+    target = f"{options.dataset.__module__}.{options.dataset.__qualname__}"
+    given = [f"data.root={options.root}", f"data.dataset._target_={target}", "trainer.accelerator=cpu"]
+    with tempfile.TemporaryDirectory() as folder, hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        metrics = train(hydra.compose("train", [*given, *overrides, f"output_dir={folder}/run"]))
+    batch_size = round(metrics["images_per_second"] * metrics["train_seconds"] / metrics["steps"])
+    found = _figures(
+        metrics["steps"], batch_size, metrics["train_seconds"], metrics["seconds"], metrics.get("test/acc")
+    )
+    return found | {"precision": metrics["precision"]}
+
+
+def project_tutorial(options: Options) -> Figures:
+    """``python train.py``."""
+    return project(options, f"trainer.max_epochs={options.epochs}")
+
+
+def project_resnet18(options: Options) -> Figures:
+    """``python train.py experiment=resnet18``, its first steps."""
+    limits = (f"trainer.limit_train_batches={options.steps}", "trainer.max_epochs=1", "trainer.limit_test_batches=0")
+    return project(options, "experiment=resnet18", *limits)
+
+
+def _tensors(options: Options, *, train: bool) -> tuple[Tensor, Tensor]:
+    arrays = to_arrays(options.dataset(root=options.root, train=train))
+    return arrays.images, arrays.targets
+
+
+def _endless(num_images: int, batch_size: int, num_steps: int) -> Iterator[Tensor]:
+    done = 0
+    while True:
+        for chosen in torch.randperm(num_images).split(batch_size):
+            if done == num_steps:
+                return
+            yield chosen
+            done += 1
+
+
+def _figures(num_steps: int, batch_size: int, train_seconds: float, seconds: float, acc: float | None) -> Figures:
+    return {
+        "ms_per_step": 1000 * train_seconds / num_steps,
+        "images_per_second": num_steps * batch_size / train_seconds,
+        "train_seconds": train_seconds,
+        "seconds": seconds,
+        "acc": acc,
+    }
+
+
+CONTENDERS: dict[str, Callable[[Options], Figures]] = {
+    "tutorial_loop": tutorial_loop,
+    "bare_tutorial": bare_tutorial,
+    "project_tutorial": project_tutorial,
+    "plain_resnet18": partial(bare_resnet18, precision="32-true", layout=torch.contiguous_format),
+    "bare_resnet18": partial(bare_resnet18, precision=fast_precision("cpu"), layout=torch.channels_last),
+    "project_resnet18": project_resnet18,
+}
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Options that all contenders share."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--dataset", type=get_class, default="torchvision.datasets.CIFAR10", help="class of the data set"
+    )
+    parser.add_argument("--root", default="data", help="folder of the data, which must be there")
+    parser.add_argument("--epochs", type=int, default=2, help="of the tutorial's recipe")
+    parser.add_argument("--steps", type=int, default=20, help="of ResNet-18")
+    return parser
+
+
+def main() -> None:
+    """Run one contender and print its figures as JSON."""
+    parser = argparse.ArgumentParser(parents=[arguments()], description=__doc__)
+    parser.add_argument("contender", choices=CONTENDERS)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    figures = CONTENDERS[options.contender](options)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+    print(json.dumps({"contender": options.contender, **figures, "peak_gib": peak}))
+
+
+if __name__ == "__main__":
+    main()
