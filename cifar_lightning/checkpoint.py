@@ -7,7 +7,7 @@ up in the table of ``models``. Nothing in a file names code to run.
 
 import pickle
 import zipfile
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,15 @@ def callbacks(folder: Path, *, has_val: bool) -> list[ModelCheckpoint]:
 
     Two callbacks: ``save_last`` beside a monitored metric writes last.ckpt only when the metric improves.
     """
-    keep = partial(ModelCheckpoint, dirpath=folder, save_top_k=1, enable_version_counter=False)
+    keep = partial(_Checkpoint, dirpath=folder, save_top_k=1, enable_version_counter=False)
     last = keep(filename="last", save_on_train_epoch_end=True)
     best = keep(filename="best", monitor="val/acc", mode="max")
     return [last, best] if has_val else [last]
+
+
+class _Checkpoint(ModelCheckpoint):
+    # Lightning reads it at each of its hooks, several times a step, and ModelCheckpoint formats it anew each time.
+    state_key = cached_property(ModelCheckpoint.state_key.fget)  # type: ignore[attr-defined]
 
 
 def read(path: str | Path) -> dict[str, Any]:

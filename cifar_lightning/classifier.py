@@ -111,6 +111,14 @@ class ImageClassifier(L.LightningModule):
         self.judged_at: dict[str, int] = {}
         self._collected: list[tuple[Tensor, Tensor]] = []
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning writes this one some forty times a step; nn.Module's own way, which looks for parameters first,
+        # would make that 5 % of a tutorial step.
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """Logits of raw uint8 images."""
         return self.net(torch.addcmul(self.shift, images.to(self.scale.dtype), self.scale))

@@ -85,7 +85,7 @@ def run(
             _log_traceback(error)
             if not is_sweep:
                 # Not handed to Hydra, which would write a line of its own first.
-                raise SystemExit(_report(error)) from error
+                raise SystemExit(report(error)) from error
             jobs.append(_current_job(f"failed: {_describe(error)}", failed=True))
             print(
                 f"error: job {jobs[-1].number} ({jobs[-1].overrides}): {_describe(error)}", file=sys.stderr, flush=True
@@ -105,7 +105,7 @@ def run(
         if wants_traceback:
             raise
         if not any(job.failed for job in jobs):
-            sys.exit(_report(_explained(error, sys.argv[1:], config_name)))
+            sys.exit(report(_explained(error, sys.argv[1:], config_name)))
         status = 1
     for entry in jobs:
         print(
@@ -138,7 +138,15 @@ More:
 
 def _current_job(outcome: str, *, failed: bool) -> _Job:
     config = HydraConfig.get()
-    return _Job(config.job.num, config.job.override_dirname.replace(",", " "), outcome, failed)
+    overrides = list(config.overrides.task)
+    swept = [override for override in overrides if override not in sys.argv]  # the others are the same for all jobs
+    return _Job(config.job.num, " ".join(swept or overrides), outcome, failed)
+
+
+def sweeper_optimises() -> bool:
+    """Whether the sweeper chooses jobs by what the task returns; Hydra's own goes through all values."""
+    config = HydraConfig.get()
+    return config.mode == RunMode.MULTIRUN and not config.sweeper._target_.endswith(".BasicSweeper")
 
 
 def _describe(error: BaseException) -> str:
@@ -147,7 +155,7 @@ def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {one_line(error)} (HYDRA_FULL_ERROR=1 shows where)"
 
 
-def _report(error: BaseException) -> int:
+def report(error: BaseException) -> int:
     """Write an error as one line; return the exit code."""
     print(f"error: {_describe(error)}", file=sys.stderr, flush=True)
     return 2 if isinstance(error, UserError) else 1

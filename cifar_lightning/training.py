@@ -20,6 +20,7 @@ from cifar_lightning.config import UserError, blame, build, build_partial, fits,
 from cifar_lightning.data import CIFAR10DataModule
 from cifar_lightning.devices import device_name, fast_precision
 from cifar_lightning.loggers import TensorBoard
+from cifar_lightning.profiler import NoProfiler
 from cifar_lightning.progress import EpochProgress
 from cifar_lightning.records import log_table, provenance, relative, shown, write_metrics
 
@@ -89,6 +90,8 @@ def build_trainer(config: dict[str, Any], **objects: Any) -> L.Trainer:
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its INFO lines repeat what is announced here
     node = config["trainer"]
+    if node["profiler"] is None:
+        objects["profiler"] = NoProfiler()
     try:
         trainer = build(node, "trainer", default_root_dir=config["output_dir"], **objects)
     except (MisconfigurationException, RuntimeError) as error:

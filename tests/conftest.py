@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import pickle
 import runpy
 import sys
@@ -13,6 +14,7 @@ from typing import ClassVar
 import hydra
 import numpy as np
 import pytest
+from hydra.utils import get_class
 from omegaconf import DictConfig
 from torchvision.datasets import CIFAR10
 
@@ -55,6 +57,21 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     TinyCIFAR10.write(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def real_cifar10() -> list[str]:
+    """Overrides that choose CIFAR-10 itself; skips where it is not on disk.
+
+    CIFAR10_ROOT names its folder (default: data in the checkout), CIFAR10_DATASET a class other than torchvision's.
+    """
+    target = os.environ.get("CIFAR10_DATASET", "torchvision.datasets.CIFAR10")
+    root = Path(os.environ.get("CIFAR10_ROOT", ROOT / "data")).resolve()
+    try:
+        get_class(target)(root=root, train=False, download=False)
+    except RuntimeError:
+        pytest.skip(f"CIFAR-10 is not in {root}: python train.py downloads it")
+    return [f"data.root={root}", f"data.dataset._target_={target}"]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "cifar_lightning"
 PURE = {"augment", "models", "optim", "evaluation", "figures"}
 PIECES = {"data", "classifier"}
-GLUE = {"config", "entry", "devices", "loggers", "callbacks", "records", "progress", "checkpoint"}
+GLUE = {"config", "entry", "devices", "loggers", "callbacks", "records", "progress", "profiler", "checkpoint"}
 OUTSIDE = {"torch", "torchmetrics", "numpy", "matplotlib", "jaxtyping"}
 ALLOWED = {
     **{module: (PURE, OUTSIDE | ({"torchvision"} if module == "models" else set())) for module in PURE},

@@ -2,11 +2,14 @@ import pickle
 from collections import Counter
 from functools import partial
 
+import hydra
 import numpy as np
 import pytest
 import torch
 from conftest import CLASSES, TinyCIFAR10
+from omegaconf import OmegaConf
 
+from cifar_lightning.config import CONF, build, plain, register
 from cifar_lightning.data import Arrays, Batches, CIFAR10DataModule
 from cifar_lightning.data.batches import stream_seed
 from cifar_lightning.data.datamodule import stratified_split
@@ -203,11 +206,13 @@ def test_stream_seeds_differ():
 
 @pytest.mark.slow
 def test_constants_of_cifar10_are_those_of_its_training_images(real_cifar10):
-    from omegaconf import OmegaConf
-
-    from cifar_lightning.config import CONF
-
-    images = to_arrays(real_cifar10(train=True)).images
+    register()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("train", real_cifar10)
+    data = build(plain(cfg.data), "data")
+    data.setup()
+    images = data.arrays("train").images
+    assert images.shape == (50_000, 3, 32, 32)
     pixels = images.double().div(255)
     constants = OmegaConf.load(CONF / "normalize" / "cifar10.yaml")
     assert pixels.mean((0, 2, 3)).tolist() == pytest.approx(list(constants.mean), abs=5e-5)

@@ -3,8 +3,12 @@ import os
 import subprocess
 import sys
 
+import hydra
 import pytest
 from conftest import ROOT
+from hydra.core.hydra_config import HydraConfig
+
+from cifar_lightning.config import CONF, register
 
 FAST = (
     "trainer.max_epochs=1",
@@ -144,14 +148,44 @@ def test_runs_of_the_same_second_have_their_own_folders(command, tmp_path, monke
     assert all((folder / "metrics.json").exists() for folder in folders)
 
 
-def test_train_returns_the_validation_accuracy_to_sweepers(monkeypatch):
-    sys.path.insert(0, str(ROOT))
+@pytest.fixture
+def main(monkeypatch):
+    """The task of train.py."""
+    monkeypatch.syspath_prepend(str(ROOT))
     import train
 
+    return train.main
+
+
+@pytest.fixture
+def hydra_config(tmp_path):
+    """Set what Hydra tells of itself while a task runs."""
+    register()
+
+    def compose(*overrides):
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            HydraConfig.instance().set_config(hydra.compose("train", list(overrides), return_hydra_config=True))
+
+    yield compose
+    HydraConfig.instance().cfg = None
+
+
+def test_train_returns_the_validation_accuracy_to_sweepers(monkeypatch, main, hydra_config):
+    hydra_config("hydra.mode=RUN")
     monkeypatch.setattr("cifar_lightning.training.train", lambda cfg: {"val/acc": 0.5, "test/acc": 0.9})
-    assert train.main(None) == 0.5
+    assert main(None) == 0.5
     monkeypatch.setattr("cifar_lightning.training.train", lambda cfg: {"test/acc": 0.9})
-    assert train.main(None) is None
+    assert main(None) is None
+
+
+def test_an_optimising_sweeper_needs_validation_images(capsys, compose, main, hydra_config, monkeypatch):
+    monkeypatch.setattr("cifar_lightning.training.train", lambda cfg: {"val/acc": 0.5})
+    for sweeper in ("BasicSweeper", "OptunaSweeper"):
+        hydra_config("hydra.mode=MULTIRUN", f"hydra.sweeper._target_=hydra_plugins.x.{sweeper}")
+        assert main(compose("data.val_size=20")) == 0.5
+    with pytest.raises(SystemExit, match="2"):
+        main(compose())
+    assert capsys.readouterr().err.startswith("error: data.val_size must be above 0 for a sweeper that optimises")
 
 
 # evaluate.py

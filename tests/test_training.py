@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.profilers import SimpleProfiler
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from cifar_lightning.checkpoint import read
 from cifar_lightning.config import UserError
-from cifar_lightning.training import resolved, train
+from cifar_lightning.profiler import NoProfiler
+from cifar_lightning.training import build_trainer, resolved, train
 
 FAST = ("trainer.max_epochs=2", "trainer.log_every_n_steps=5", "trainer.accelerator=cpu")
 BARE = ("callbacks=none", "logger=none")  # drawing the pictures takes a second
@@ -158,6 +160,14 @@ def test_compiled_network_is_asked_for_in_place(run, monkeypatch):
     monkeypatch.setattr(nn.Module, "compile", lambda self, *args, **kwargs: compiled.append(type(self).__name__))
     run("compile=true", *BARE)
     assert compiled == ["TutorialCNN"]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("null", NoProfiler), ("simple", SimpleProfiler)])
+def test_no_profiler_runs_unless_asked_for(compose, name, kind):
+    trainer = build_trainer(resolved(compose(f"trainer.profiler={name}")))
+    assert type(trainer.profiler) is kind
+    with trainer.profiler.profile("outer"), trainer.profiler.profile("inner"):
+        trainer.profiler.describe()
 
 
 def test_output_goes_to_lines_where_there_is_no_terminal(command, caplog):
