@@ -7,6 +7,7 @@ up in the table of ``models``. Nothing in a file names code to run.
 
 import pickle
 import zipfile
+import zlib
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,12 @@ def read(path: str | Path) -> dict[str, Any]:
     if "://" in str(path):
         raise UserError(f"ckpt={path} is an address: download the file first and give its path")
     path = Path(path)
-    _check_file(path)
+    try:
+        _check_file(path)
+    except OSError as error:
+        raise UserError(f"ckpt={path} cannot be read: {one_line(error)}") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"{path} is truncated or damaged: {one_line(error)}") from error
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -78,11 +84,8 @@ def _check_file(path: Path) -> None:
         starts_as_zip = file.read(2) == b"PK"
     if not starts_as_zip:
         raise UserError(f"{path} is not a checkpoint of this project: not written by torch.save")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch.load itself does not look at the checksums
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
-        raise UserError(f"{path} is truncated or damaged: {one_line(error)}") from error
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()  # torch.load itself does not look at the checksums
     if damaged:
         raise UserError(f"{path} is damaged: wrong checksum in {damaged}")
 
@@ -108,6 +111,18 @@ def _check_contents(path: Path, checkpoint: Any) -> None:
             raise UserError(f"{foreign}: config.{key} is missing")
     if not all(isinstance(name, str) for name in checkpoint["classes"]):
         raise UserError(f"{foreign}: classes must be names")
+    _check_plain(path, config, "config")
+
+
+def _check_plain(path: Path, value: Any, key: str) -> None:
+    """Refuse what is not plain, and interpolations: omegaconf would resolve them, and some of them run code."""
+    if isinstance(value, dict | list):
+        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_plain(path, part, f"{key}.{name}")
+    elif not isinstance(value, str | int | float | None):
+        raise UserError(f"{path} is not a checkpoint of this project: {key} is a {type(value).__name__}")
+    elif isinstance(value, str) and "${" in value:
+        raise UserError(f"{path} was not loaded: {key} holds an interpolation, {value!r}")
 
 
 def load_classifier(path: str | Path) -> tuple[ImageClassifier, dict[str, Any]]:

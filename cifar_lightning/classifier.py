@@ -133,9 +133,12 @@ class ImageClassifier(L.LightningModule):
     def configure_optimizers(self) -> Any:
         assert self.optimizer is not None, "this classifier was built to be judged, not trained"
         optimizer = self.optimizer(self.net)
+        if self.trainer.gradient_clip_val:
+            # Fused kernels could unscale fp16 gradients themselves, and Lightning then refuses to clip, in bf16 too.
+            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         if self.schedule is None:
             return optimizer
-        schedule, num_steps = self.schedule, self.trainer.estimated_stepping_batches
+        schedule, num_steps = self.schedule, max(1, self.trainer.estimated_stepping_batches)
         scheduler = LambdaLR(optimizer, lambda step: schedule(min(1.0, step / num_steps)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

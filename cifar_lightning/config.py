@@ -52,6 +52,7 @@ class EvaluateSchema:
     ckpt: str = MISSING
     split: str = "test"
     output_dir: str | None = None
+    compile: bool = False
     data: Any = MISSING
     trainer: Any = MISSING
 

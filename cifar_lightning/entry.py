@@ -5,41 +5,25 @@
 
 import logging
 import os
-import re
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import (
-    CompactHydraException,
-    ConfigCompositionException,
-    MissingConfigException,
-    OverrideParseException,
-)
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from cifar_lightning.config import CONF, UserError, nearest, one_line, register
+from cifar_lightning.config import CONF, UserError, one_line, register
+from cifar_lightning.explain import explained
 
 log = logging.getLogger(__name__)
-
-OWNED = {
-    "logger": "choose with logger=",
-    "callbacks": "choose with callbacks=",
-    "default_root_dir": "choose the run's folder with output_dir=",
-    "enable_checkpointing": "every run writes its checkpoints",
-    "plugins": "the project sets them",
-    "barebones": "benchmarks/compare.py measures the Trainer's cost",
-    "model_registry": "checkpoints are local files",
-}
-"""Trainer arguments that the project sets itself, and what to use instead."""
 
 
 @dataclass
@@ -62,7 +46,7 @@ def run(
         task: Called with the composed config, whose ``output_dir`` is the run's folder; what it returns goes to
             Hydra's sweeper.
         config_name: Name of the primary config in conf/.
-        prepare: May change the command line's arguments before Hydra reads them.
+        prepare: May change the command line's overrides before Hydra reads them.
     """
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(_help(task, config_name))
@@ -73,6 +57,7 @@ def run(
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on, instead of printing them over several lines
     jobs: list[_Job] = []
+    overrides: list[str] = []
 
     def job(cfg: DictConfig) -> float | None:
         is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
@@ -96,16 +81,18 @@ def run(
         return result
 
     try:
-        _refuse_additions(sys.argv[1:])
-        # argparse takes -m between two overrides for the end of them
-        sys.argv[1:] = sorted(prepare(sys.argv[1:]), key=lambda argument: argument not in ("-m", "--multirun"))
+        flags, overrides = _split(sys.argv[1:])
+        _refuse_additions(overrides)
+        if not {"--hydra-help", "--info", "-i", "--shell-completion", "-sc"} & set(flags):
+            overrides = prepare(overrides)
+        sys.argv[1:] = [*flags, *overrides]
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         status = 0
     except Exception as error:
         if wants_traceback:
             raise
         if not any(job.failed for job in jobs):
-            sys.exit(report(_explained(error, sys.argv[1:], config_name)))
+            sys.exit(report(explained(error, overrides, config_name)))
         status = 1
     for entry in jobs:
         print(
@@ -170,6 +157,46 @@ def _log_traceback(error: BaseException) -> None:
             handler.emit(record)
 
 
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags and the overrides, apart: argparse takes a flag between two overrides for the end of them.
+
+    Raises:
+        UserError: If a flag is not Hydra's; by itself argparse would write its usage over several lines.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; a key is set as key=value, and --help lists the keys")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    overrides = parser.parse_intermixed_args(arguments).overrides
+    return [argument for argument in arguments if argument not in overrides], overrides
+
+
+class FreshFolder(Callback):
+    """Refuse a run's folder before Hydra writes into it, where it holds a run already."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self._check(Path(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        self._check(folder, *folder.glob("*"))
+
+    def _check(self, *folders: Path) -> None:
+        try:
+            for folder in folders:
+                refuse_used(folder)
+        except UserError as error:
+            raise SystemExit(report(error)) from error  # of other exceptions Hydra would make a warning
+
+
+def refuse_used(output_dir: Path) -> None:
+    """Raise UserError if a folder holds a run already."""
+    if (output_dir / "checkpoints").exists():
+        raise UserError(f"output_dir={output_dir} holds a run already: name another folder, so that neither is lost")
+
+
 def _refuse_additions(arguments: list[str]) -> None:
     """``+key=value`` and ``~key`` would slip past the schema: a misspelt key would be taken in silence."""
     for argument in arguments:
@@ -178,75 +205,3 @@ def _refuse_additions(arguments: list[str]) -> None:
             raise UserError(f"{argument}: no key can be added; write {argument.lstrip('+')} to set one that exists")
         if argument.startswith("~") and not key.startswith("hydra"):
             raise UserError(f"{argument}: no key can be removed; write {key}=null to go without")
-
-
-def _explained(error: Exception, overrides: list[str], config_name: str) -> Exception:
-    """Hydra's errors of composition as a UserError that names the nearest valid key; others as they are."""
-    if isinstance(error, OverrideParseException):
-        return UserError(
-            f"cannot read {error.override!r}: a value with any of = , ( ) [ ] {{ }} or quotes wants quotes around it, "
-            f"such as 'key=\"value\"' ({error.message.splitlines()[0]})"
-        )
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
-        return UserError(f"{group}={choice} is not one of its choices{nearest(choice, error.options)}")
-    if isinstance(error, ConfigCompositionException) and (
-        match := re.search(r"Could not override '([^']+)'", str(error))
-    ):
-        return UserError(_explain_key(match.group(1), error, overrides, config_name))
-    if isinstance(error, CompactHydraException | OmegaConfBaseException):
-        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-        key, message = getattr(cause, "full_key", None), str(getattr(cause, "msg", None) or cause)
-        return UserError(f"{key}: {message.partition(chr(10))[0]}" if key else " ".join(message.split()))
-    if isinstance(error, OSError):  # the task's own errors never come here: this is Hydra making the run's folder
-        return UserError(f"output_dir cannot be used: {one_line(error)}")
-    return error
-
-
-def _explain_key(key: str, error: Exception, overrides: list[str], config_name: str) -> str:
-    key = key.partition("@")[0]
-    given = next((override for override in overrides if override.partition("=")[0] == key), key)
-    parent, _, name = key.rpartition(".")
-    if parent == "trainer" and name in OWNED:
-        return f"{given}: this argument of the Trainer is the project's own; {OWNED[name]}"
-    try:
-        config, groups = _composed_without(key, overrides, config_name)
-    except CompactHydraException:  # the fault is in conf/ itself
-        return one_line(error)
-    section = OmegaConf.select(config, parent) if parent else config
-    if not isinstance(section, DictConfig):
-        return f"{given}: there is no {parent}{_nearest_key(parent, config, groups)}"
-    if name in section:  # the key is right, so the value is wrong
-        return f"{given}: {one_line(error.__cause__ or error)}".split(" full_key:")[0]
-    return f"{given}: there is no key {key}{_nearest_key(key, config, groups)}"
-
-
-def _nearest_key(key: str, config: DictConfig, groups: list[str]) -> str:
-    """The nearest key of the same section, or one of that name elsewhere."""
-    parent, _, name = key.rpartition(".")
-    section = OmegaConf.select(config, parent) if parent else config
-    siblings = [str(k) for k in section if k != "_target_"] if isinstance(section, DictConfig) else []
-    elsewhere = [path for path in _paths(config) if path.rpartition(".")[2] == name]
-    if elsewhere and name not in siblings:
-        return f": did you mean {elsewhere[0]}?"
-    hint = nearest(name, siblings if parent else [*siblings, *groups])
-    return hint.replace("did you mean ", f"did you mean {parent}.") if parent else hint
-
-
-def _paths(config: Any, prefix: str = "") -> list[str]:
-    if not isinstance(config, DictConfig):
-        return []
-    found = []
-    for key in config:
-        path = f"{prefix}{key!s}"
-        found += [path, *_paths(config._get_node(key), f"{path}.")]
-    return found
-
-
-def _composed_without(key: str, overrides: list[str], config_name: str) -> tuple[DictConfig, list[str]]:
-    """The config as it would be without the override in question, and the names of the config groups."""
-    groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
-    choices = [o for o in overrides if o.partition("=")[0] in groups and o.partition("=")[0] != key and "," not in o]
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose(config_name, choices), groups

@@ -1,6 +1,7 @@
 """``evaluate(cfg)``: the function behind evaluate.py. A checkpoint is all it needs."""
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from cifar_lightning.devices import device_name
 from cifar_lightning.evaluation import Evaluation, write_predictions
 from cifar_lightning.figures import confusion_matrix, prediction_grid
 from cifar_lightning.records import log_table, provenance, relative, shown, write_metrics
-from cifar_lightning.training import build_trainer, read_data, resolved
+from cifar_lightning.trainer import build_trainer
+from cifar_lightning.training import read_data, resolved
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +24,7 @@ NUM_SAMPLES = 32
 
 
 def overrides_from(path: str) -> list[str]:
-    """Command-line overrides that give evaluate.py the data and the precision of a checkpoint.
+    """Command-line overrides that give evaluate.py the data, the precision and the kernels of a checkpoint.
 
     The data group's file in conf/ is looked up by name; the checkpoint's plain values go on top of it. A class is never
     taken from a file: one given on the command line in training is given again.
@@ -37,21 +39,21 @@ def overrides_from(path: str) -> list[str]:
         raise UserError(f"{path} was trained on data={name}, which is not in {file.parent}; choose with data=")
     known = OmegaConf.to_container(OmegaConf.load(file))
     assert isinstance(known, dict)
-    values = {key: value for key, value in config["data"].items() if key in known and not key.startswith("_")}
-    settings = {f"data.{key}": value for key, value in values.items() if not isinstance(value, dict)}
-    settings["trainer.precision"] = config["trainer"].get("precision")
-    return [f"data={name}", *(f"{key}={_quoted(value)}" for key, value in settings.items())]
+    values = {f"data.{key}": value for key, value in config["data"].items() if key in known and key[0] != "_"}
+    values |= {"trainer.precision": config["trainer"].get("precision"), "compile": config.get("compile", False)}
+    if config["trainer"].get("accelerator") == "cpu":  # which every machine has; others are chosen anew
+        values["trainer.accelerator"] = "cpu"
+    return [f"data={name}", *(f"{key}={quoted(value)}" for key, value in values.items() if not isinstance(value, dict))]
 
 
-def _quoted(value: Any) -> str:
-    """A plain value in Hydra's override grammar."""
-    if value is None:
-        return "null"
-    if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+def quoted(value: str | float | list[Any] | None) -> str:
+    """A plain value in Hydra's override grammar, where backslashes count as such except before quotes."""
     if isinstance(value, list):
-        return "[" + ",".join(map(_quoted, value)) + "]"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+        return "[" + ",".join(map(quoted, value)) + "]"
+    if isinstance(value, str):
+        escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", r"\'"), value)
+        return f"'{escaped}'"
+    return "null" if value is None else str(value).lower()
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
@@ -69,6 +71,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     _check(config, data, checkpoint)
     trained_on = checkpoint["config"]
     note = f" ({data.note})" if data.note else ""
+    if config["compile"]:
+        classifier.net.compile()
     log.info("model     %s, seed %s, from %s", trained_on["model"]["name"], trained_on["seed"], config["ckpt"])
     log.info("data      %s%s: %s %s images", data.name, note, f"{len(data.index[split]):,}", split)
     log.info("device    %s, precision %s", device_name(trainer.strategy.root_device), trainer.precision)

@@ -2,6 +2,9 @@
 
 import json
 import logging
+import math
+import re
+import shlex
 import subprocess
 from importlib.metadata import version
 from io import StringIO
@@ -39,11 +42,17 @@ def _commit() -> dict[str, Any]:
 
 
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> Path:
-    """Write metrics.json into a folder; returns its path."""
+    """Write metrics.json into a folder, with null for what is not finite, as JSON has it; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "metrics.json"
-    path.write_text(json.dumps(metrics, indent=2) + "\n")
+    path.write_text(json.dumps(_finite(metrics), indent=2, allow_nan=False) + "\n")
     return path
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def log_table(title: str, rows: dict[str, str]) -> None:
@@ -61,6 +70,11 @@ def log_table(title: str, rows: dict[str, str]) -> None:
 def relative(path: Path) -> Path:
     """A path as short as it can be given from here."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def argument(key: str, path: Path) -> str:
+    """``key=path`` as it is typed: quoted for the shell and for Hydra, where the path wants it."""
+    return shlex.quote(f'{key}="{path}"') if re.search(r"[^\w./+-]", str(path)) else f"{key}={path}"
 
 
 def shown(name: str, value: float) -> str:

@@ -9,20 +9,20 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from torch import nn
 
 from cifar_lightning import checkpoint, models
 from cifar_lightning.callbacks import TrainingCurves
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.config import UserError, blame, build, build_partial, fits, one_line, plain
+from cifar_lightning.config import UserError, blame, build, build_partial, fits, plain
 from cifar_lightning.data import CIFAR10DataModule
 from cifar_lightning.devices import device_name, fast_precision
+from cifar_lightning.entry import refuse_used
 from cifar_lightning.loggers import TensorBoard
-from cifar_lightning.profiler import NoProfiler
 from cifar_lightning.progress import EpochProgress
-from cifar_lightning.records import log_table, provenance, relative, shown, write_metrics
+from cifar_lightning.records import argument, log_table, provenance, relative, shown, write_metrics
+from cifar_lightning.trainer import build_trainer, check_length, check_limits, refusals
 
 log = logging.getLogger(__name__)
 
@@ -40,29 +40,30 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if config["output_dir"] is None:
         raise UserError("output_dir must be a folder where train() is called directly, got null")
     output_dir = Path(config["output_dir"])
-    if (output_dir / "checkpoints").exists():
-        raise UserError(f"output_dir={output_dir} holds a run already: name another folder, so that neither is lost")
+    refuse_used(output_dir)
     with blame("seed"):
         L.seed_everything(config["seed"], workers=True, verbose=False)
 
+    data = _build_data(config)
     curves = TrainingCurves()
     trainer = _build_trainer(config, curves)
     optimizer = build_partial(config["optimizer"], "optimizer")
     with blame("optimizer", config["optimizer"]):  # refuse a bad hyper-parameter before the data are fetched
         optimizer(nn.Linear(1, 1))
     schedule = build(config["schedule"], "schedule") if config["schedule"] else None
-    data = _build_data(config)
+    check_length(trainer, has_schedule=schedule is not None)
+    read_data(data, config)
+    check_limits(trainer, data)
     classifier = _build_classifier(config, data, optimizer=optimizer, schedule=schedule)
     _announce(config, data, classifier, trainer)
 
     for logger in trainer.loggers:
         logger.log_hyperparams(_hyper_parameters(config))
-    trainer.fit(classifier, data)
+    with refusals():
+        trainer.fit(classifier, data)
     if trainer.global_step == 0:
-        raise UserError(
-            "nothing was trained: trainer.max_epochs, max_steps and limit_train_batches must leave a step to do"
-        )
-    if config["data"]["val_size"] and classifier.judged_at.get("val") != trainer.global_step:
+        raise UserError("trainer: nothing was trained; max_time must leave a step to do")
+    if _has_val(config) and classifier.judged_at.get("val") != trainer.global_step:
         trainer.validate(classifier, data, verbose=False)  # the last weights, where training ended between validations
     trainer.test(classifier, data, verbose=False)
 
@@ -82,26 +83,8 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     return config
 
 
-def build_trainer(config: dict[str, Any], **objects: Any) -> L.Trainer:
-    """The Trainer of a config.
-
-    Raises:
-        UserError: If Lightning refuses an argument, or more than one device is asked for.
-    """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its INFO lines repeat what is announced here
-    node = config["trainer"]
-    if node["profiler"] is None:
-        objects["profiler"] = NoProfiler()
-    try:
-        trainer = build(node, "trainer", default_root_dir=config["output_dir"], **objects)
-    except (MisconfigurationException, RuntimeError) as error:
-        raise UserError(
-            f"trainer.accelerator={node['accelerator']} trainer.devices={node['devices']}: {one_line(error)} "
-            "(trainer.accelerator=auto takes what this machine has)"
-        ) from error
-    if trainer.world_size > 1:
-        raise UserError(f"trainer.devices: a run uses 1 device so far, got {trainer.world_size}; set trainer.devices=1")
-    return trainer
+def _has_val(config: dict[str, Any]) -> bool:
+    return bool(config["data"]["val_size"]) and config["trainer"]["limit_val_batches"] != 0
 
 
 def _build_trainer(config: dict[str, Any], curves: TrainingCurves) -> L.Trainer:
@@ -112,22 +95,17 @@ def _build_trainer(config: dict[str, Any], curves: TrainingCurves) -> L.Trainer:
         if node is not None:
             callbacks.append(build(node, f"callbacks.{name}"))
     folder = Path(config["output_dir"]) / "checkpoints"
-    callbacks += checkpoint.callbacks(folder, has_val=config["data"]["val_size"] > 0)
+    callbacks += checkpoint.callbacks(folder, has_val=_has_val(config))
     loggers = [build(node, f"logger.{name}") for name, node in (config["logger"] or {}).items() if node is not None]
-    trainer_node = config["trainer"]
-    if not config["data"]["val_size"]:
-        trainer_node = {**trainer_node, "limit_val_batches": 0}  # no validation loop, and no warning about an empty one
-    return build_trainer({**config, "trainer": trainer_node}, callbacks=callbacks, logger=loggers)
+    trainer = build_trainer(config, callbacks=callbacks, logger=loggers)
+    if not _has_val(config):
+        trainer.limit_val_batches = 0  # no validation loop, and no warning about an empty one
+    return trainer
 
 
 def _build_data(config: dict[str, Any]) -> CIFAR10DataModule:
     augment = build(config["augment"], "augment") if config["augment"] else None
-    data = build(config["data"], "data", augment=augment, seed=config["seed"])
-    read_data(data, config)
-    if augment is not None:
-        with blame("augment", config["augment"]):  # refuse what does not fit the images before training starts
-            augment(data.arrays("train").images[:1], 0, torch.Generator())
-    return data
+    return build(config["data"], "data", augment=augment, seed=config["seed"])
 
 
 def read_data(data: CIFAR10DataModule, config: dict[str, Any]) -> None:
@@ -139,6 +117,9 @@ def read_data(data: CIFAR10DataModule, config: dict[str, Any]) -> None:
     with blame("data", config["data"]):
         data.prepare_data()
         data.setup()
+    if data.augment is not None:
+        with blame("augment", config["augment"]):  # refuse what does not fit the images before training starts
+            data.augment(data.arrays("train").images[:1], 0, torch.Generator())
 
 
 def _build_classifier(config: dict[str, Any], data: CIFAR10DataModule, **hyper_parameters: Any) -> ImageClassifier:
@@ -251,5 +232,5 @@ def _report(metrics: dict[str, Any], path: Path) -> None:
     last = relative(path.parent / "checkpoints" / "last.ckpt")
     log.info("numbers   %s", relative(path))
     if last.exists():
-        log.info("judge     python evaluate.py ckpt=%s", last)
+        log.info("judge     python evaluate.py %s", argument("ckpt", last))
     log.info("watch     tensorboard --logdir logs")

@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import runpy
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,6 +51,19 @@ class TinyCIFAR10(CIFAR10):
         cls.test_list = [_write(folder / "test_batch", batch(20))]
         _, md5 = _write(folder / "batches.meta", {"label_names": CLASSES})
         cls.meta = {**cls.meta, "md5": md5}
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reaches beyond this machine, so that none downloads a data set where there is a network."""
+    original = socket.getaddrinfo
+
+    def getaddrinfo(host: str, *args: object, **kwargs: object) -> object:
+        if host not in ("localhost", "127.0.0.1", "::1"):
+            raise socket.gaierror(f"tests look up no address: {host}")
+        return original(host, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "cifar_lightning"
 PURE = {"augment", "models", "optim", "evaluation", "figures"}
 PIECES = {"data", "classifier"}
-GLUE = {"config", "entry", "devices", "loggers", "callbacks", "records", "progress", "profiler", "checkpoint"}
+GLUE = {"config", "entry", "devices", "loggers", "callbacks", "records", "progress", "checkpoint", "explain"}
 OUTSIDE = {"torch", "torchmetrics", "numpy", "matplotlib", "jaxtyping"}
 ALLOWED = {
     **{module: (PURE, OUTSIDE | ({"torchvision"} if module == "models" else set())) for module in PURE},
@@ -39,7 +39,8 @@ def imports(path: Path) -> set[str]:
 
 
 def test_every_module_has_its_layer():
-    assert set(modules()) - set(ALLOWED) == {"__init__", "training", "judging"}  # the commands may import all
+    commands = {"training", "judging", "trainer"}  # which may import all
+    assert set(modules()) - set(ALLOWED) == {"__init__", *commands}
 
 
 @pytest.mark.parametrize("module", sorted(ALLOWED))

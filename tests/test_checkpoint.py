@@ -104,6 +104,30 @@ def test_a_flipped_byte_is_found_by_its_checksum(path):
         read(path)
 
 
+def test_damaged_compression_and_encryption(tmp_path):
+    file = tmp_path / "x.ckpt"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data.pkl", bytes(range(256)) * 100)
+    content = bytearray(file.read_bytes())
+    content[60:80] = b"\xff" * 20
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="truncated or damaged"):
+        read(file)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("data.pkl", b"secret")
+    content = bytearray(file.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + offset] |= 1  # the flag that says encrypted
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"truncated or damaged: .*encrypted"):
+        read(file)
+
+
+def test_names_that_no_file_can_have(tmp_path):
+    with pytest.raises(UserError, match=r"ckpt=.* cannot be read: .*name too long"):
+        read(tmp_path / ("x" * 300))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -113,6 +137,11 @@ def test_a_flipped_byte_is_found_by_its_checksum(path):
         (lambda c: c | {"config": {}}, r"config\.model is missing"),
         (lambda c: c | {"format_version": 99}, "format 99, and this version of the project reads formats up to 1"),
         (lambda c: c | {"classes": [1, 2]}, "classes must be names"),
+        (lambda c: c | {"config": config(x=torch.ones(2))}, r"config\.model\.x is a Tensor"),
+        (
+            lambda c: c | {"config": config(x=[{"y": "${oc.env:HOME}"}])},
+            r"config\.model\.x\.0\.y holds an interpolation",
+        ),
     ],
 )
 def test_foreign_contents(contents, path, change, message):

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from cifar_lightning.config import CONF, UserError, blame, build, build_partial, fits, nearest, plain
-from cifar_lightning.entry import OWNED
+from cifar_lightning.explain import OWNED
 
 GROUPS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
 

@@ -50,6 +50,8 @@ def test_help_lists_the_choices_without_importing_torch():
         (["~callbacks"], "~callbacks: no key can be removed; write callbacks=null"),
         (["output_dir=a=b"], "cannot read 'output_dir=a=b'"),
         (["output_dir=/dev/null"], "output_dir cannot be used: "),
+        (["--epochs", "3"], "unrecognized arguments: --epochs; a key is set as key=value, and --help lists the keys"),
+        (["--cfg", "jobb"], "argument --cfg/-c: invalid choice: 'jobb'"),
         (["-m", "optimizer.lrr=0.1,0.2"], "there is no key optimizer.lrr: did you mean optimizer.lr?"),
     ],
 )
@@ -80,11 +82,29 @@ def test_composition_errors_are_one_line_and_exit_2(command, arguments, message)
         (["data.dataset._target_=no.such.Class"], "data.dataset._target_: "),
         (["augment=crop_flip", "augment.padding=32"], "augment.padding must be in [0, 32), got 32"),
         (["augment=crop_flip", "augment.mode=mirror"], "augment.mode must be constant, reflect, got 'mirror'"),
-        (["trainer.accelerator=gpuu"], "trainer: You selected an invalid accelerator name"),
+        (
+            ["trainer.accelerator=gpuu"],
+            "trainer.accelerator=gpuu trainer.devices=1: You selected an invalid accelerator",
+        ),
         (["trainer.devices=0", "trainer.accelerator=cpu"], "trainer.accelerator=cpu trainer.devices=0: "),
         (["trainer.devices=2", "trainer.accelerator=cpu"], "trainer.devices: a run uses 1 device so far, got 2"),
         (["trainer.precision=fp12"], "trainer.precision must be 64, 32, 16 or "),
-        (["trainer.max_epochs=0"], "nothing was trained"),
+        (["trainer.max_epochs=0"], "trainer: max_epochs, max_steps and limit_train_batches must leave a step to do"),
+        (["trainer.max_steps=0", "schedule=cosine"], "trainer: max_epochs, max_steps and limit_train_batches must"),
+        (["trainer.max_epochs=-5"], "trainer: `max_epochs` must be a non-negative integer or -1"),
+        (
+            ["trainer.max_epochs=-1", "schedule=cosine"],
+            "schedule: it runs from the first step to the last; set trainer",
+        ),
+        (["trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches must be at least 1, got 0"),
+        (["trainer.check_val_every_n_epoch=0"], "trainer.check_val_every_n_epoch must be at least 1, got 0"),
+        (["trainer.val_check_interval=16"], "trainer.val_check_interval must be at most the 15 batches of an epoch"),
+        (["trainer.limit_test_batches=0.5"], "trainer.limit_test_batches=0.5 leaves none of the 1 batches"),
+        (["data.val_size=20", "trainer.limit_val_batches=0.5"], "trainer.limit_val_batches=0.5 leaves none of the 1"),
+        (["trainer.limit_train_batches=0.01"], "trainer.limit_train_batches=0.01 leaves none of the 15 batches"),
+        (["trainer.fast_dev_run=-1"], "trainer: fast_dev_run=-1 is not a valid configuration"),
+        (["data.val_size=abc"], "data.val_size must be a whole number, got 'abc'"),
+        (["data.val_size=null"], "data.val_size must be a whole number, got None"),
     ],
 )
 def test_bad_values_are_one_line_and_exit_2(command, arguments, message):
@@ -100,6 +120,43 @@ def test_an_accelerator_that_is_not_there(command, monkeypatch):
     assert outcome.code == 2
     assert outcome.err.startswith("error: trainer.accelerator=cuda trainer.devices=1: ")
     assert outcome.err.count("\n") == 1
+
+
+def test_flags_may_stand_anywhere(command):
+    outcome = command("train.py", "seed=7", "--cfg", "job", "optimizer.lr=0.25")
+    assert outcome.code == 0, outcome.err
+    assert "seed: 7\n" in outcome.out
+    assert "lr: 0.25\n" in outcome.out
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_hydras_own_help_needs_no_checkpoint(command, script):
+    outcome = command(script, "--hydra-help")
+    assert outcome.code == 0
+    assert "--hydra-help" in outcome.out
+
+
+def test_a_folder_that_holds_a_run_is_left_as_it_is(command, tmp_path):
+    def contents():
+        return {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+
+    assert command("train.py", *FAST, f"output_dir={tmp_path / 'run'}", tiny=True).code == 0
+    assert command("train.py", *FAST, "-m", "seed=1,2", f"output_dir={tmp_path / 'sweep'}", tiny=True).code == 0
+    before = contents()
+    assert tmp_path / "run" / "train.log" in before
+    again = (
+        ("train.py", *FAST, "seed=5", f"output_dir={tmp_path / 'run'}"),
+        ("train.py", *FAST, "-m", "seed=5,6", f"output_dir={tmp_path / 'sweep'}"),
+        ("train.py", *FAST, "-m", "seed=5,6", f"output_dir={tmp_path / 'run'}"),
+        ("evaluate.py", f"ckpt={tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}", f"output_dir={tmp_path / 'run'}"),
+    )
+    for arguments in again:
+        outcome = command(*arguments, tiny=True)
+        assert outcome.code == 2
+        assert outcome.err.startswith(f"error: output_dir={tmp_path}")
+        assert "holds a run already" in outcome.err
+        assert outcome.err.count("\n") == 1
+    assert contents() == before
 
 
 def test_a_failure_while_running_exits_1_and_keeps_its_traceback_in_the_log(command, monkeypatch, tmp_path):

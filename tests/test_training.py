@@ -6,14 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch.profilers import SimpleProfiler
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from cifar_lightning.checkpoint import read
+from cifar_lightning import models
+from cifar_lightning.checkpoint import load_classifier, read
+from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config import UserError
-from cifar_lightning.profiler import NoProfiler
-from cifar_lightning.training import build_trainer, resolved, train
+from cifar_lightning.judging import overrides_from, quoted
+from cifar_lightning.records import argument, write_metrics
+from cifar_lightning.trainer import NoProfiler, build_trainer
+from cifar_lightning.training import resolved, train
 
 FAST = ("trainer.max_epochs=2", "trainer.log_every_n_steps=5", "trainer.accelerator=cpu")
 BARE = ("callbacks=none", "logger=none")  # drawing the pictures takes a second
@@ -147,6 +152,50 @@ def test_trainer_arguments_pass_through(run, override):
     assert metrics["steps"] > 0
 
 
+def test_fused_optimizers_clip_in_mixed_precision(run):
+    one_step = ("trainer.max_steps=1", "trainer.precision=bf16-mixed")
+    biases = []
+    for lr, clip in (("0.0", "0.0"), ("1.0", "1e-8"), ("1.0", "0.0")):
+        _, folder = run(*BARE, *one_step, f"optimizer.lr={lr}", f"trainer.gradient_clip_val={clip}")
+        biases.append(read(folder / "checkpoints" / "last.ckpt")["state_dict"]["net.fc3.bias"])
+    assert torch.allclose(biases[1], biases[0], atol=1e-7)
+    assert (biases[2] - biases[0]).abs().max() > 1e-3
+
+
+def test_overfitting_repeats_the_same_images(run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(ImageClassifier, "on_train_batch_start", lambda self, batch, i: seen.append(batch[1].tolist()))
+    with pytest.warns(UserWarning, match="You requested to overfit"):
+        run(*BARE, "trainer.overfit_batches=2")
+    assert len(seen) == 4
+    assert seen[:2] == seen[2:]
+
+
+def test_imagenet_weights_are_fetched_for_training_alone(run, monkeypatch):
+    fetched = []
+    monkeypatch.setattr(models.NETWORKS["resnet18_imagenet"], "load_pretrained", lambda self: fetched.append(self))
+    small = ("model=resnet18_imagenet", "model.image_size=32", "trainer.max_steps=1", "trainer.limit_test_batches=1")
+    _, folder = run(*BARE, *small)
+    assert len(fetched) == 1
+    loaded, checkpoint = load_classifier(folder / "checkpoints" / "last.ckpt")
+    assert len(fetched) == 1
+    assert checkpoint["config"]["normalize"]["mean"] == [0.485, 0.456, 0.406]
+    assert torch.equal(loaded.net.resnet.conv1.weight, fetched[0].resnet.conv1.weight)
+
+
+def test_metrics_that_are_not_finite_are_null(tmp_path):
+    path = write_metrics(tmp_path, {"loss": float("nan"), "class_acc": {"a": float("inf"), "b": 0.5}, "n": 3})
+    assert json.loads(path.read_text()) == {"loss": None, "class_acc": {"a": None, "b": 0.5}, "n": 3}
+
+
+@pytest.mark.parametrize(
+    ("path", "typed"),
+    [("logs/a_b-1.5/last.ckpt", "ckpt=logs/a_b-1.5/last.ckpt"), ("a b/l=1.ckpt", "'ckpt=\"a b/l=1.ckpt\"'")],
+)
+def test_paths_are_shown_as_they_are_typed(path, typed):
+    assert argument("ckpt", Path(path)) == typed
+
+
 def test_precision_auto_is_resolved_and_stored(compose, run, monkeypatch):
     monkeypatch.setattr("cifar_lightning.training.fast_precision", lambda accelerator: "bf16-mixed")
     assert resolved(compose("trainer.precision=auto"))["trainer"]["precision"] == "bf16-mixed"
@@ -201,6 +250,35 @@ def test_a_folder_that_holds_a_run_is_refused(compose):
 
 
 # Judging
+
+
+@pytest.mark.parametrize(
+    "value", ["", "a b", "it's", "C:\\data\\", "\\'", "'", "a\\\\b", "x,y=[1]", None, True, -3, 0.5, 1e-9, [1, "a'"]]
+)
+def test_values_survive_the_override_grammar(value):
+    assert OverridesParser.create().parse_override(f"key={quoted(value)}").value() == value
+
+
+def test_no_interpolation_of_a_checkpoint_is_resolved(command, tmp_path):
+    folder = tmp_path / "run"
+    assert command("train.py", *FAST, "callbacks=none", f"output_dir={folder}", tiny=True).code == 0
+    file = folder / "checkpoints" / "last.ckpt"
+    sentinel = tmp_path / "sentinel"
+    for key, name in (("trainer", "precision"), ("data", "note"), ("data", "root")):
+        checkpoint = torch.load(file, weights_only=True)
+        checkpoint["config"][key][name] = f"${{oc.create:{{_target_:os.mkdir,path:{sentinel}}}}}"
+        torch.save(checkpoint, tmp_path / "hostile.ckpt")
+        outcome = command("evaluate.py", f"ckpt={tmp_path / 'hostile.ckpt'}", "output_dir=judged", tiny=True)
+        assert outcome.code == 2
+        assert f"config.{key}.{name} holds an interpolation" in outcome.err
+        assert not sentinel.exists()
+        assert not (tmp_path / "judged").exists()
+
+
+def test_evaluate_takes_device_and_compilation_of_a_cpu_run_along(run):
+    _, folder = run(*BARE)
+    overrides = overrides_from(str(folder / "checkpoints" / "last.ckpt"))
+    assert {"trainer.accelerator='cpu'", "compile=false", "trainer.precision=null"} <= set(overrides)
 
 
 @pytest.mark.parametrize("overrides", [(), ("augment=crop_flip", "normalize=cifar10", "trainer.precision=64-true")])

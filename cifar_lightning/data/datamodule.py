@@ -140,14 +140,14 @@ class CIFAR10DataModule(L.LightningDataModule):
         """A split's images as they are, in the data set's order."""
         return Batches(self.arrays(split), self.index[split], batch_size=self.eval_batch_size, device=device)
 
-    def train_batches(self, device: torch.device | str = "cpu") -> Batches:
-        """The training images, shuffled and augmented."""
+    def train_batches(self, device: torch.device | str = "cpu", *, shuffle: bool = True) -> Batches:
+        """The training images, augmented, and shuffled if so wished."""
         return Batches(
             self.arrays("train"),
             self.index["train"],
             batch_size=self.batch_size,
             device=device,
-            seed=self.seed,
+            seed=self.seed if shuffle else None,
             augment=self.augment,
         )
 
@@ -157,7 +157,9 @@ class CIFAR10DataModule(L.LightningDataModule):
         return self.trainer.strategy.root_device
 
     def train_dataloader(self) -> Batches:
-        return self.train_batches(self._device)
+        assert self.trainer is not None
+        # Lightning's overfit_batches means the same few batches in each epoch.
+        return self.train_batches(self._device, shuffle=not self.trainer.overfit_batches)  # type: ignore[attr-defined]
 
     def val_dataloader(self) -> Batches | list[Batches]:
         return self.eval_batches("val", self._device) if self.val_size else []

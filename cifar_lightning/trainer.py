@@ -1,0 +1,91 @@
+"""Lightning's Trainer from a config, and what it would refuse too late or in too many words."""
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from cifar_lightning.config import UserError, blame, build_partial, one_line
+from cifar_lightning.data import CIFAR10DataModule
+
+_NOTHING = nullcontext()
+
+
+class NoProfiler(PassThroughProfiler):
+    """Stands in where ``trainer.profiler`` is null.
+
+    Lightning's own stand-in runs a generator around each of some forty hooks a step, 2 to 3 % of a tutorial step.
+    """
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
+        return _NOTHING
+
+
+def build_trainer(config: dict[str, Any], **objects: Any) -> L.Trainer:
+    """The Trainer of a config.
+
+    Raises:
+        UserError: If Lightning refuses an argument, or more than one device is asked for.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its INFO lines repeat what is announced here
+    node = config["trainer"]
+    if node["profiler"] is None:
+        objects["profiler"] = NoProfiler()
+    factory = build_partial(node, "trainer")
+    for key in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        if node[key] is not None and node[key] < 1:
+            raise UserError(f"trainer.{key} must be at least 1, got {node[key]}")
+    try:
+        with refusals(), blame("trainer", node):
+            trainer = factory(default_root_dir=config["output_dir"], **objects)
+    except (UserError, RuntimeError) as error:
+        if not re.search("accelerator|device|cuda|gpu", str(error), re.IGNORECASE):
+            raise
+        raise UserError(
+            f"trainer.accelerator={node['accelerator']} trainer.devices={node['devices']}: "
+            f"{one_line(error).removeprefix('trainer: ')} (trainer.accelerator=auto takes what this machine has)"
+        ) from error
+    if trainer.world_size > 1:
+        raise UserError(f"trainer.devices: a run uses 1 device so far, got {trainer.world_size}; set trainer.devices=1")
+    return trainer
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn Lightning's word for arguments that do not fit together into a UserError."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {one_line(error)}") from error
+
+
+def check_length(trainer: L.Trainer, *, has_schedule: bool) -> None:
+    """Refuse a run without a step, and a schedule without an end."""
+    if 0 in (trainer.max_epochs, trainer.max_steps, trainer.limit_train_batches):
+        raise UserError("trainer: max_epochs, max_steps and limit_train_batches must leave a step to do")
+    if has_schedule and trainer.max_epochs == trainer.max_steps == -1:
+        raise UserError(
+            "schedule: it runs from the first step to the last; set trainer.max_epochs or trainer.max_steps, which "
+            "trainer.max_time may end sooner"
+        )
+
+
+def check_limits(trainer: L.Trainer, data: CIFAR10DataModule) -> None:
+    """Refuse, before a long run, what Lightning refuses only when it comes to it."""
+    num_batches = {"train": len(data.train_batches()), "val": len(data.eval_batches("val"))}
+    num_batches["test"] = len(data.eval_batches("test"))
+    for split, num in num_batches.items():
+        limit = getattr(trainer, f"limit_{split}_batches")
+        if isinstance(limit, float) and 0 < limit < 1 and int(num * limit) == 0:
+            raise UserError(f"trainer.limit_{split}_batches={limit} leaves none of the {num} batches")
+    interval = trainer.val_check_interval
+    if isinstance(interval, int) and trainer.check_val_every_n_epoch and interval > num_batches["train"]:
+        raise UserError(
+            f"trainer.val_check_interval must be at most the {num_batches['train']} batches of an epoch, got "
+            f"{interval}; trainer.check_val_every_n_epoch=null counts across epochs"
+        )
