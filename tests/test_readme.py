@@ -1,0 +1,40 @@
+"""What the README says can be typed."""
+
+import re
+import shlex
+
+import hydra
+import pytest
+from conftest import ROOT
+
+from cifar_lightning.config import CONF, register
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+def test_two_commands_set_up_a_fresh_machine():
+    set_up = [command for command in COMMANDS if "venv" in command]
+    assert [command[-3:] for command in set_up] == [
+        ["python", "train.py", "data=synthetic"],
+        ["python", "-m", "pytest"],
+    ]
+
+
+@pytest.mark.parametrize("arguments", [c[c.index("train.py") + 1 :] for c in COMMANDS if "train.py" in c], ids=str)
+def test_commands_compose(arguments):
+    register()
+    first_values = [argument.partition(",")[0] for argument in arguments if not argument.startswith("-")]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        hydra.compose("train", first_values)
+
+
+def test_every_choice_is_listed():
+    table = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE))
+    for group in ("experiment", "data", "model", "normalize", "augment", "optimizer", "schedule", "logger"):
+        choices = {file.stem for file in (CONF / group).glob("*.yaml")}
+        assert set(re.findall(r"`(\w+)`", table[group])) == choices
