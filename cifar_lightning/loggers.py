@@ -1,5 +1,6 @@
 """TensorBoard, with an HPARAMS tab that compares all runs under ``logs/``."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -26,6 +27,10 @@ class TensorBoard(TensorBoardLogger):
         as_text = {key: str(value) if isinstance(value, bool) else value for key, value in params.items()}
         _, session_start, self._session_end = hparams(as_text, {})
         self.experiment._get_file_writer().add_summary(session_start)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        # Lightning adds the epoch: a curve that says nothing, and the first column of the HPARAMS tab.
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
     def end_session(self) -> None:
         """Mark the session as finished and close the file."""

@@ -53,7 +53,8 @@ def test_a_run_leaves_its_numbers_its_curves_and_its_checkpoints(run):
     logged = events(folder)
     assert len(list(folder.glob("events*"))) == 1
     tags = logged.Tags()
-    assert {"train/loss", "train/acc", "lr", "images_per_second", "val/acc", "test/acc"} <= set(tags["scalars"])
+    evaluated = {f"{split}/{name}" for split in ("val", "test") for name in ("acc", "loss", "ece")}
+    assert set(tags["scalars"]) == {"train/loss", "train/acc", "lr", "images_per_second"} | evaluated
     assert [point.step for point in logged.Scalars("train/loss")] == [5, 10, 15, 20]
     assert [point.step for point in logged.Scalars("val/acc")][-1] == 19  # Lightning counts a step when it is done
     assert set(tags["images"]) == {"train/images", "test/predictions", "test/confusion"}
