@@ -4,19 +4,55 @@ All random numbers come from the generator that is passed in, which is on the de
 the device. An augmentation is called as ``(images, epoch, generator) -> images``.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import UInt8
+import torch.nn.functional as F
+from jaxtyping import Bool, UInt8
 from torch import Generator, Tensor
 
 Images = UInt8[Tensor, "n c h w"]
+
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+"""2**64 divided by the golden ratio, as an int64: the multiplier of Fibonacci hashing."""
 
 
 def random_flip(images: Images, generator: Generator) -> Images:
     """Each image, or its mirror image, with equal probability."""
     flip = torch.rand(len(images), generator=generator, device=images.device) < 0.5
     return torch.where(flip[:, None, None, None], images.flip(-1), images)
+
+
+def alternating_flip(images: Images, epoch: int) -> Images:
+    """Mirror each image in every other epoch; half of the images begin mirrored.
+
+    Two consecutive epochs show each image in both orientations, where independent coins would show a quarter of the
+    images mirrored in both and a quarter in neither.
+
+    Args:
+        images: Batch of images, not yet changed at random: ``flip_coins`` must be the same in each epoch.
+        epoch: Number of the epoch; an image is mirrored where coin + epoch is odd.
+
+    Source: Jordan 2024 (arXiv:2404.00498), "alternating flip".
+    """
+    mirrored = flip_coins(images) != (epoch % 2 == 1)
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+
+def flip_coins(images: Images) -> Bool[Tensor, " n"]:
+    """A fair coin for each image, drawn from its pixels: the top bit of a hash of them.
+
+    So the coin belongs to the image: no index has to come along with a batch and no table into a checkpoint, and order,
+    batch size, sharding, resuming and device cannot change it. Eight pixels make one int64 word; words are weighted by
+    odd multiples of ``_GOLDEN`` and summed modulo 2**64, in integers, so that the order of the sum does not matter.
+
+    Source: Knuth, The Art of Computer Programming, volume 3, section 6.4, for the multiplier.
+    """
+    pixels = images.flatten(1)
+    words = F.pad(pixels, (0, -pixels.shape[1] % 8)).view(torch.int64)
+    weights = torch.arange(1, 2 * words.shape[1], 2, device=images.device) * _GOLDEN
+    return (words * weights).sum(1) < 0
 
 
 def random_crop(images: Images, generator: Generator, *, padding: int, mode: Literal["constant", "reflect"]) -> Images:
@@ -50,6 +86,77 @@ def random_crop(images: Images, generator: Generator, *, padding: int, mode: Lit
     return shifted
 
 
+def translate(images: Images, *, dy: int, dx: int) -> Images:
+    """All images with their content moved down by ``dy`` pixels and right by ``dx``; borders are reflected.
+
+    Args:
+        images: Batch of images.
+        dy: Shift down in pixels, in (-H, H).
+        dx: Shift to the right in pixels, in (-W, W).
+    """
+    height, width = images.shape[2:]
+    rows = _reflected(torch.arange(height, device=images.device) - dy, height)
+    columns = _reflected(torch.arange(width, device=images.device) - dx, width)
+    return images[:, :, rows][:, :, :, columns]
+
+
+def cutout(images: Images, generator: Generator, *, size: int, fill: Sequence[int]) -> Images:
+    """Paint one square of each image, fully inside it and anywhere with equal probability.
+
+    Args:
+        images: Batch of images.
+        generator: Source of the squares' places.
+        size: Height and width of the square in pixels, in [0, min(H, W)]; 0 changes nothing and draws nothing.
+        fill: What the square is painted with, one value per channel, in [0, 255]; one number serves all channels.
+
+    Raises:
+        ValueError: If ``size`` is out of its range, or ``fill`` does not fit the channels.
+
+    Source: DeVries and Taylor 2017 (arXiv:1708.04552), whose squares may reach beyond the border.
+    """
+    n, channels, height, width = images.shape
+    if not 0 <= size <= min(height, width):
+        raise ValueError(f"size must be in [0, {min(height, width)}], got {size}")
+    if size == 0:
+        return images
+    if len(fill) not in (1, channels):
+        raise ValueError(f"fill must have 1 or {channels} numbers, got {list(fill)}")
+    inside_rows = _random_interval(n, height, size, generator, images.device)
+    inside_columns = _random_interval(n, width, size, generator, images.device)
+    inside = inside_rows[:, :, None] & inside_columns[:, None, :]  # (N, H, W)
+    values = fill if len(fill) == channels else list(fill) * channels
+    # By channel, since a tensor of the values would have to be copied to the device, which waits for it.
+    painted = [channel.masked_fill(inside, value) for channel, value in zip(images.unbind(1), values, strict=True)]
+    return torch.stack(painted, dim=1)
+
+
+def _random_interval(
+    n: int, length: int, size: int, generator: Generator, device: torch.device
+) -> Bool[Tensor, "{n} {length}"]:
+    """For each of N images, the indices below ``length`` that are in a random interval of ``size``."""
+    start = torch.randint(length - size + 1, (n, 1), generator=generator, device=device)
+    index = torch.arange(length, device=device)
+    return (start <= index) & (index < start + size)
+
+
+def downscale(images: Images, size: int) -> UInt8[Tensor, "n c {size} {size}"]:
+    """Smaller images, bilinear with antialiasing, rounded to whole pixel values.
+
+    Args:
+        images: Batch of images.
+        size: New height and width in pixels, in [1, min(H, W)].
+
+    Raises:
+        ValueError: If ``size`` is out of its range.
+    """
+    height, width = images.shape[2:]
+    if not 1 <= size <= min(height, width):
+        raise ValueError(f"size must be in [1, {min(height, width)}], got {size}")
+    # In float32, since there are kernels for uint8 on CPUs only.
+    scaled = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
+    return scaled.round().clamp(0, 255).to(torch.uint8)
+
+
 def _reflected(index: Tensor, size: int) -> Tensor:
     """Indices beyond [0, size) reflected back into it, without repeating the border."""
     return (size - 1) - ((size - 1) - index.abs()).abs()
@@ -74,3 +181,51 @@ class CropFlip:
 
     def __call__(self, images: Images, epoch: int, generator: Generator) -> Images:
         return random_flip(random_crop(images, generator, padding=self.padding, mode=self.mode), generator)
+
+
+class FlipTranslateCutout:
+    """Mirror image, random translation with reflected borders, and a cut-out square: what CIFAR-10 speedruns use.
+
+    Args:
+        flip: ``alternating`` mirrors each image in every other epoch (see ``alternating_flip``), ``random`` with equal
+            probability each time, ``none`` never.
+        padding: Largest shift in pixels, at least 0; see ``random_crop``.
+        cutout_size: Height and width of the square in pixels, at least 0; see ``cutout``.
+        mean: What the square is painted with, per channel, in [0, 1]: the mean of the classifier's normalisation makes
+            it 0 to the network, up to rounding. One number serves all channels.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Source: Jordan 2024 (arXiv:2404.00498) for flip and translation; Page 2019, "How to train your ResNet 8:
+    bag of tricks", for all three on batches.
+    """
+
+    def __init__(
+        self,
+        *,
+        flip: Literal["alternating", "random", "none"] = "alternating",
+        padding: int = 2,
+        cutout_size: int = 0,
+        mean: Sequence[float] = (0.5,),
+    ) -> None:
+        if flip not in ("alternating", "random", "none"):
+            raise ValueError(f"flip must be one of alternating, random, none, got {flip!r}")
+        for name, value in {"padding": padding, "cutout_size": cutout_size}.items():
+            if value < 0:
+                raise ValueError(f"{name} must be at least 0, got {value}")
+        if not mean or not all(0 <= value <= 1 for value in mean):
+            raise ValueError(f"mean must be in [0, 1] per channel, got {list(mean)}")
+        self.flip = flip
+        self.padding = padding
+        self.cutout_size = cutout_size
+        self.fill = [round(255 * value) for value in mean]
+
+    def __call__(self, images: Images, epoch: int, generator: Generator) -> Images:
+        # The flip comes first: alternating coins are drawn from the unchanged pixels.
+        if self.flip == "alternating":
+            images = alternating_flip(images, epoch)
+        elif self.flip == "random":
+            images = random_flip(images, generator)
+        images = random_crop(images, generator, padding=self.padding, mode="reflect")
+        return cutout(images, generator, size=self.cutout_size, fill=self.fill)

@@ -65,7 +65,8 @@ class ImageClassifier(L.LightningModule):
         mean: Mean of the pixels per channel, of values in [0, 1]; one number serves all channels.
         std: Standard deviation likewise; positive.
         optimizer: ``net -> Optimizer``; None for a classifier that is not trained.
-        schedule: Progress in [0, 1] -> factor on the learning rate; None for a constant one.
+        schedule: Progress in [0, 1] -> factor on the learning rate; None for a constant one. A parameter group with an
+            ``end_fraction`` goes through it in that first fraction of all steps.
         label_smoothing: Share of each target spread evenly over the classes, in [0, 1]; in the training loss only.
 
     Attributes:
@@ -139,7 +140,12 @@ class ImageClassifier(L.LightningModule):
         if self.schedule is None:
             return optimizer
         schedule, num_steps = self.schedule, max(1, self.trainer.estimated_stepping_batches)
-        scheduler = LambdaLR(optimizer, lambda step: schedule(min(1.0, step / num_steps)))
+
+        def factor_until(end_fraction: float) -> Callable[[int], float]:
+            return lambda step: schedule(min(1.0, step / num_steps / end_fraction))
+
+        groups = optimizer.param_groups
+        scheduler = LambdaLR(optimizer, [factor_until(group.get("end_fraction", 1.0)) for group in groups])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

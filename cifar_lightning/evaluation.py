@@ -1,14 +1,17 @@
 """From logits and targets to numbers."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
+
+from cifar_lightning.augment import Images, translate
 
 
 @dataclass(frozen=True)
@@ -78,3 +81,33 @@ def write_predictions(path: Path, evaluation: Evaluation, targets: Int64[Tensor,
         writer.writerow(["index", "target", "pred", "confidence", "correct"])
         for index, (target, pred, confidence) in enumerate(rows):
             writer.writerow([index, classes[target], classes[pred], f"{confidence:.6f}", int(target == pred)])
+
+
+@torch.no_grad()
+def augmented_logits(classify: Callable[[Images], Tensor], images: Images, *, level: int) -> Float[Tensor, "n k"]:
+    """Test-time augmentation: the weighted mean of the logits of several views of each image, in float32.
+
+    Args:
+        classify: Raw uint8 images -> logits (N, K), such as an ``ImageClassifier`` in evaluation mode.
+        images: Batch of images.
+        level: 0 for the images alone; 1 with their mirror images; 2 for six views: these two at weights of 1/4, and at
+            1/8 each the same of the images moved by a pixel, up and left or down and right, with reflected borders.
+
+    Raises:
+        ValueError: If there is no such level.
+
+    Source: Jordan 2024 (arXiv:2404.00498), "multi-crop evaluation", for level 2.
+    """
+    if level not in (0, 1, 2):
+        raise ValueError(f"level must be 0, 1 or 2, got {level}")
+
+    def with_mirror_image(view: Images) -> Tensor:
+        return (classify(view).float() + classify(view.flip(-1)).float()) / 2
+
+    if level == 0:
+        return classify(images).float()
+    centred = with_mirror_image(images)
+    if level == 1:
+        return centred
+    moved = [with_mirror_image(translate(images, dy=shift, dx=shift)) for shift in (-1, 1)]
+    return centred / 2 + (moved[0] + moved[1]) / 4

@@ -1,7 +1,8 @@
 """Optimizers as functions of a network, and learning-rate schedules as functions of progress.
 
 An optimizer builder takes the module, not its parameters, so that the parameter groups are chosen in one place. A
-schedule maps progress in [0, 1], the fraction of all optimizer steps done, to the factor on the learning rate.
+schedule maps progress in [0, 1], the fraction of all optimizer steps done, to the factor on the learning rate. A group
+may carry ``end_fraction``: it goes through the whole schedule within that first fraction of all steps.
 """
 
 import math
@@ -10,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from cifar_lightning.muon import Muon
 
 Schedule = Callable[[float], float]
 
@@ -66,6 +69,90 @@ def adamw(
         raise ValueError(f"betas must be in [0, 1), got {betas}")
     groups = parameter_groups(net, weight_decay=weight_decay)
     return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=_has_fused_kernels(net))
+
+
+def muon(
+    net: nn.Module,
+    *,
+    lr: float,
+    momentum: float = 0.6,
+    ns_steps: int = 3,
+    head_lr: float = 0.1,
+    norm_lr: float = 0.1,
+    whiten_bias_lr: float = 0.1,
+    whiten_bias_end_fraction: float = 1.0,
+    sgd_momentum: float = 0.85,
+    weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:
+    """Muon for the filters, Nesterov SGD with own learning rates for all else; see ``parameter_kinds``.
+
+    Muon's learning rate is relative to the weights. Those of SGD go with the mean loss over a batch: they are a
+    summed-loss recipe's times its batch size.
+
+    Args:
+        net: The network; meant for one whose filters are followed by batch norms.
+        lr: Learning rate of the filters.
+        momentum: Share of the filters' momentum that each step keeps, in [0, 1).
+        ns_steps: Iterations of ``newton_schulz``, at least 1.
+        head_lr: Learning rate of the matrices.
+        norm_lr: Learning rate of biases and norms.
+        whiten_bias_lr: Learning rate of a whitening layer's bias.
+        whiten_bias_end_fraction: Fraction of all steps in which that bias goes through the schedule, in (0, 1].
+        sgd_momentum: Share of the momentum in the groups of SGD, in [0, 1).
+        weight_decay: Share of the weights that decay takes off per step, before momentum makes it
+            1 / (1 - ``sgd_momentum``) times as much, in all groups of SGD. Unlike in ``sgd`` it is not multiplied by
+            the learning rate, only by the schedule, so that rates can be tuned without it. The filters have none, for
+            their norm is fixed.
+
+    Raises:
+        ValueError: If a hyper-parameter is out of its range.
+
+    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the groups and the decay as
+    in Jordan 2024 (arXiv:2404.00498), after Page 2019, "How to train your ResNet 8: bag of tricks".
+    """
+    rates = {"head": head_lr, "norm": norm_lr, "whiten_bias": whiten_bias_lr}
+    _require_at_least_zero(lr=lr, weight_decay=weight_decay, **{f"{name}_lr": rate for name, rate in rates.items()})
+    for name, value in {"momentum": momentum, "sgd_momentum": sgd_momentum}.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {value}")
+    if ns_steps < 1:
+        raise ValueError(f"ns_steps must be at least 1, got {ns_steps}")
+    if not 0 < whiten_bias_end_fraction <= 1:
+        raise ValueError(f"whiten_bias_end_fraction must be in (0, 1], got {whiten_bias_end_fraction}")
+    kinds = parameter_kinds(net)
+    groups: list[dict[str, Any]] = [{"kind": "muon", "params": kinds["filters"], "momentum": momentum}]
+    for name, rate in rates.items():
+        decay = weight_decay / rate if rate > 0 else 0.0
+        groups.append(
+            {"kind": "sgd", "params": kinds[name], "lr": rate, "momentum": sgd_momentum, "weight_decay": decay}
+        )
+    groups[-1]["end_fraction"] = whiten_bias_end_fraction
+    return Muon([group for group in groups if group["params"]], lr=lr, ns_steps=ns_steps)
+
+
+def parameter_kinds(net: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Trainable parameters by what they are for.
+
+    A network may say so itself, in a method ``parameter_kinds``; otherwise their ranks decide.
+
+    Returns:
+        ``filters`` of convolutions, ``head``: matrices, ``norm``: biases and the scales of norms, and ``whiten_bias``,
+        the bias of a whitening layer, which no rank tells. Each trainable parameter has one kind.
+    """
+    trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    by_rank = {
+        "filters": [p for p in trainable if p.ndim > 2],
+        "head": [p for p in trainable if p.ndim == 2],
+        "norm": [p for p in trainable if p.ndim < 2],
+        "whiten_bias": [],
+    }
+    if not hasattr(net, "parameter_kinds"):
+        return by_rank
+    kinds = net.parameter_kinds()  # type: ignore[operator]
+    named = [id(parameter) for parameters in kinds.values() for parameter in parameters]
+    assert set(kinds) == set(by_rank), f"parameter_kinds must name {', '.join(by_rank)}, got {', '.join(kinds)}"
+    assert sorted(named) == sorted(map(id, trainable)), "parameter_kinds must hold each trainable parameter once"
+    return kinds
 
 
 def _require_at_least_zero(**hyper_parameters: float) -> None:

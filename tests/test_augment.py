@@ -3,7 +3,17 @@ from collections import Counter
 import pytest
 import torch
 
-from cifar_lightning.augment import CropFlip, random_crop, random_flip
+from cifar_lightning.augment import (
+    CropFlip,
+    FlipTranslateCutout,
+    alternating_flip,
+    cutout,
+    downscale,
+    flip_coins,
+    random_crop,
+    random_flip,
+    translate,
+)
 
 
 @pytest.fixture
@@ -68,3 +78,191 @@ def test_bad_padding(images):
         random_crop(images, seeded(), padding=8, mode="constant")
     with pytest.raises(ValueError, match="padding must be at least 0, got -1"):
         CropFlip(padding=-1)
+
+
+# Alternating flip
+
+
+def coin_by_loop(image: torch.Tensor) -> bool:
+    data = bytes(image.flatten().tolist())
+    data += bytes(-len(data) % 8)
+    words = [int.from_bytes(data[start : start + 8], "little") for start in range(0, len(data), 8)]
+    golden = 0x9E3779B97F4A7C15
+    return sum((2 * index + 1) * golden * word for index, word in enumerate(words)) % 2**64 >= 2**63
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("height", [8, 7])  # of 7x11 pixels, the last word is not full
+def test_coins_equal_a_loop_in_pythons_integers(images, channels, height):
+    images = images[:, :channels, :height]
+    assert flip_coins(images).tolist() == [coin_by_loop(image) for image in images]
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2, 7])
+def test_alternating_flip_equals_a_loop(images, epoch):
+    flipped = alternating_flip(images, epoch)
+    for image, coin, new in zip(images, flip_coins(images).tolist(), flipped, strict=True):
+        assert torch.equal(new, image.flip(-1) if (coin + epoch) % 2 == 1 else image)
+
+
+def test_two_consecutive_epochs_show_each_image_in_both_orientations(images):
+    for epoch in range(4):
+        one, next_one = alternating_flip(images, epoch), alternating_flip(images, epoch + 1)
+        assert torch.equal(next_one, one.flip(-1))
+        assert not any(torch.equal(a, b) for a, b in zip(one, next_one, strict=True))
+
+
+def noise(levels: int) -> torch.Tensor:
+    """2,000 images of so many different pixel values."""
+    return torch.randint(levels, (2000, 3, 32, 32), generator=seeded()).mul(255 // (levels - 1)).to(torch.uint8)
+
+
+def nearly_equal() -> torch.Tensor:
+    """2,000 copies of one image, each with another pixel one brighter."""
+    copies = torch.full((2000, 3, 32, 32), 17, dtype=torch.uint8)
+    copies.flatten(1)[torch.arange(2000), torch.arange(2000)] += 1
+    return copies
+
+
+def uniform() -> torch.Tensor:
+    """2,000 images of one colour each."""
+    return torch.randint(256, (2000, 3, 1, 1), dtype=torch.uint8, generator=seeded()).expand(-1, -1, 32, 32)
+
+
+@pytest.mark.parametrize("some", [noise(256), noise(16), noise(2), nearly_equal(), uniform()])
+def test_coins_are_fair_and_independent_of_the_neighbour(some):
+    coins = flip_coins(some)
+    five_sigma = 5 * 0.5 * 2000**0.5
+    assert abs(int(coins.sum()) - 1000) < five_sigma
+    assert abs(int((coins == coins.roll(1)).sum()) - 1000) < five_sigma
+
+
+def test_coins_do_not_depend_on_batch_order_or_layout(images):
+    coins = flip_coins(images)
+    order = torch.randperm(len(images), generator=seeded())
+    assert torch.equal(flip_coins(images[order]), coins[order])
+    assert torch.equal(torch.cat([flip_coins(part) for part in images.split(7)]), coins)
+    assert torch.equal(flip_coins(images.contiguous(memory_format=torch.channels_last)), coins)
+
+
+# Translation, cutout, downscaling
+
+
+@pytest.mark.parametrize(("dy", "dx"), [(0, 0), (1, 0), (0, -3), (-2, 3), (3, 3)])
+def test_translate_moves_down_and_right(images, dy, dx):
+    moved = translate(images, dy=dy, dx=dx)
+    for image, new in zip(images[:20], moved, strict=False):
+        assert torch.equal(new, shifted_by_loop(image, -dy, -dx, "reflect"))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_cutout_paints_one_square_inside_each_image(images, channels, size):
+    images = images[:, :channels]
+    fill = [0, 7, 255][:channels] if size == 3 else [0]
+    painted = cutout(images, seeded(), size=size, fill=fill)
+    value = torch.tensor((fill * 3)[:channels], dtype=torch.uint8)[:, None, None]
+    places = Counter()
+    for image, new in zip(images, painted, strict=True):
+        matching = []
+        for top in range(8 - size + 1):
+            for left in range(11 - size + 1):
+                expected = image.clone()
+                expected[:, top : top + size, left : left + size] = value
+                if torch.equal(new, expected):
+                    matching.append((top, left))
+        assert len(matching) == 1  # the images hold no 0, so that every square shows
+        places[matching[0]] += 1
+    num_places = (8 - size + 1) * (11 - size + 1)
+    mean = 300 / num_places
+    assert len(places) > 0.9 * min(num_places, 300 * (1 - 1 / 2.718))
+    assert max(places.values()) < mean + 6 * mean**0.5 + 1
+    assert painted.dtype == torch.uint8
+
+
+def test_cutout_leaves_its_input_alone(images):
+    before = images.clone()
+    cutout(images, seeded(), size=4, fill=[0])
+    assert torch.equal(images, before)
+
+
+def test_cutout_of_size_zero_changes_and_draws_nothing(images):
+    generator = seeded()
+    assert torch.equal(cutout(images, generator, size=0, fill=[0]), images)
+    assert torch.equal(generator.get_state(), seeded().get_state())
+
+
+def test_bad_cutout(images):
+    with pytest.raises(ValueError, match=r"size must be in \[0, 8\], got 9"):
+        cutout(images, seeded(), size=9, fill=[0])
+    with pytest.raises(ValueError, match=r"fill must have 1 or 3 numbers, got \[1, 2\]"):
+        cutout(images, seeded(), size=3, fill=[1, 2])
+
+
+@pytest.mark.parametrize(("size", "old"), [(8, 32), (16, 32), (24, 32), (31, 32)])
+def test_downscale_is_interpolation_rounded_to_nearest(size, old):
+    images = torch.randint(256, (20, 3, old, old), dtype=torch.uint8, generator=seeded())
+    exact = torch.nn.functional.interpolate(images.double(), (size, size), mode="bilinear", antialias=True)
+    small = downscale(images, size)
+    assert small.dtype == torch.uint8
+    assert (small.double() - exact).abs().max() <= 0.5 + 1e-3
+
+
+def test_downscale_keeps_flat_areas_full_size_and_the_mean():
+    extremes = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(2, 3, 32, 32)
+    assert torch.equal(downscale(extremes, 24), extremes[:, :, :24, :24])
+    images = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8, generator=seeded())
+    assert torch.equal(downscale(images, 32), images)
+    area = torch.nn.functional.interpolate(images.float(), (16, 16), mode="area")
+    assert abs(downscale(images, 16).float().mean() - area.mean()) < 0.5
+    with pytest.raises(ValueError, match=r"size must be in \[1, 32\], got 33"):
+        downscale(images, 33)
+
+
+# What speedruns use
+
+
+def test_flip_translate_cutout_are_its_parts_from_one_stream(images):
+    augment = FlipTranslateCutout(padding=2, cutout_size=3, mean=[0.5, 0.2, 1.0])
+    for epoch in (0, 1):
+        generator = seeded(7)
+        moved = random_crop(alternating_flip(images, epoch), generator, padding=2, mode="reflect")
+        expected = cutout(moved, generator, size=3, fill=[128, 51, 255])
+        assert torch.equal(augment(images, epoch, seeded(7)), expected)
+
+
+def test_flips_other_than_alternating_do_not_know_the_epoch(images):
+    none = FlipTranslateCutout(flip="none", padding=0)
+    assert torch.equal(none(images, 1, seeded()), images)
+    generator = seeded(7)
+    expected = random_crop(random_flip(images, generator), generator, padding=2, mode="reflect")
+    for epoch in (0, 1):
+        assert torch.equal(FlipTranslateCutout(flip="random")(images, epoch, seeded(7)), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"padding": -1}, "padding must be at least 0, got -1"),
+        ({"cutout_size": -2}, "cutout_size must be at least 0, got -2"),
+        ({"mean": [1.5]}, r"mean must be in \[0, 1\] per channel, got \[1\.5\]"),
+        ({"mean": []}, "mean must be in"),
+    ],
+)
+def test_bad_flip_translate_cutout(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        FlipTranslateCutout(**arguments)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_augmentation_waits_for_no_gpu_and_coins_are_those_of_the_cpu(images):
+    on_gpu, generator = images.cuda(), torch.Generator("cuda").manual_seed(0)
+    augment = FlipTranslateCutout(cutout_size=3, mean=[0.1, 0.2, 0.3])
+    augment(on_gpu, 0, generator)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        downscale(augment(on_gpu, 1, generator), 6)
+        flipped = alternating_flip(on_gpu, 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(flipped.cpu(), alternating_flip(images, 1))

@@ -1,3 +1,5 @@
+import itertools
+
 import lightning as L
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torchvision.transforms.v2.functional import normalize, to_dtype
 from cifar_lightning import models
 from cifar_lightning.classifier import ImageClassifier, RunningMetrics
 from cifar_lightning.data import Arrays, Batches
-from cifar_lightning.optim import sgd, triangular
+from cifar_lightning.optim import adamw, muon, sgd, triangular
 
 
 def make_classifier(**arguments) -> ImageClassifier:
@@ -85,6 +87,45 @@ def test_schedule_follows_max_steps_where_set(tmp_path):
     trainer = make_trainer(tmp_path, max_epochs=-1, max_steps=4)
     trainer.fit(classifier, make_batches(), make_batches())
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01)  # after the last step
+
+
+def with_early_head(build, **arguments):
+    """An optimizer builder whose last layer's group is done after half of the steps."""
+
+    def build_groups(net: nn.Module) -> torch.optim.Optimizer:
+        optimizer = build(nn.Sequential(net.conv1, net.conv2, net.fc1, net.fc2), **arguments)
+        for group in build(net.fc3, **arguments).param_groups:
+            optimizer.add_param_group({**group, "end_fraction": 0.5})
+        return optimizer
+
+    return build_groups
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        with_early_head(sgd, lr=0.01, momentum=0.9, weight_decay=0.1),
+        with_early_head(adamw, lr=0.01, weight_decay=0.1),
+        with_early_head(muon, lr=0.01, head_lr=0.01, norm_lr=0.01, weight_decay=0.1),
+    ],
+    ids=["sgd", "adamw", "muon"],
+)
+def test_a_group_may_end_early_and_then_rests(tmp_path, optimizer):
+    rates, weights = [], []
+
+    class Record(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, *args):
+            groups = trainer.optimizers[0].param_groups
+            rates.append((groups[0]["lr"], groups[-1]["lr"]))
+            weights.append([p.detach().clone() for p in (*pl_module.net.fc3.parameters(), pl_module.net.fc2.weight)])
+
+    classifier = make_classifier(optimizer=optimizer, schedule=triangular(warmup_fraction=0.0))
+    make_trainer(tmp_path, max_epochs=2, callbacks=[Record()]).fit(classifier, make_batches(), make_batches())
+    assert [rate for rate, _ in rates] == pytest.approx([0.01 * (1 - step / 10) for step in range(10)])
+    assert [rate for _, rate in rates] == pytest.approx([0.01 * (1 - step / 5) for step in range(5)] + [0] * 5)
+    for step, (before, after) in enumerate(itertools.pairwise(weights)):
+        moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+        assert moved == ([True, True, True] if step < 5 else [False, False, True])
 
 
 def test_test_metrics_are_exact_over_an_unequal_last_batch(tmp_path):

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from cifar_lightning.evaluation import evaluate, write_predictions
+from cifar_lightning.evaluation import augmented_logits, evaluate, write_predictions
 
 
 @pytest.fixture
@@ -98,3 +98,34 @@ def test_predictions_file_has_a_line_per_image(logits, tmp_path):
     assert [row["pred"] for row in rows] == ["cat", "big, dog", "cat", "ship"]
     assert [row["correct"] for row in rows] == ["1", "1", "0", "0"]
     assert {row["confidence"] for row in rows} == {"0.500000"}
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_augmented_logits_equal_a_loop_over_views(level):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    weight = torch.randn(3 * 8 * 8, 5, generator=generator)
+
+    def classify(some: torch.Tensor) -> torch.Tensor:  # not linear, so that averaging images would show
+        return torch.tanh(some.flatten(1).float() @ weight / 1000)
+
+    views = {0: [(1.0, 1, 1, False)], 1: [(1 / 2, 1, 1, flip) for flip in (False, True)]}
+    views[2] = [(1 / 4, 1, 1, flip) for flip in (False, True)]
+    views[2] += [(1 / 8, offset, offset, flip) for offset in (0, 2) for flip in (False, True)]
+    padded = torch.nn.functional.pad(images.float(), (1, 1, 1, 1), mode="reflect").to(torch.uint8)
+    expected = torch.zeros(4, 5)
+    for share, top, left, flip in views[level]:
+        view = padded[:, :, top : top + 8, left : left + 8]
+        expected += share * classify(view.flip(-1) if flip else view)
+    torch.testing.assert_close(augmented_logits(classify, images, level=level), expected)
+
+
+def test_augmented_logits_average_in_float32_and_leave_no_graph():
+    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    bias = torch.tensor([1.0, 0.0], requires_grad=True)
+    logits = augmented_logits(lambda some: bias.expand(len(some), 2).bfloat16(), images, level=2)
+    assert logits.dtype == torch.float32
+    assert not logits.requires_grad
+    assert torch.equal(logits, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    with pytest.raises(ValueError, match="level must be 0, 1 or 2, got 3"):
+        augmented_logits(lambda some: some, images, level=3)
