@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "cifar_lightning"
-PURE = {"augment", "models", "optim", "evaluation", "figures"}
+PURE = {"augment", "models", "optim", "evaluation", "figures", "hints"}
 PIECES = {"data", "classifier"}
 GLUE = {"config", "entry", "devices", "loggers", "callbacks", "records", "progress", "checkpoint", "explain"}
 OUTSIDE = {"torch", "torchmetrics", "numpy", "matplotlib", "jaxtyping"}
