@@ -120,9 +120,13 @@ class ImageClassifier(L.LightningModule):
         else:
             super().__setattr__(name, value)
 
+    def normalized(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Raw uint8 images as the network gets them."""
+        return torch.addcmul(self.shift, images.to(self.scale.dtype), self.scale)
+
     def forward(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """Logits of raw uint8 images."""
-        return self.net(torch.addcmul(self.shift, images.to(self.scale.dtype), self.scale))
+        return self.net(self.normalized(images))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, targets = batch

@@ -2,21 +2,21 @@
 
 import difflib
 import inspect
-import math
-import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from cifar_lightning.hints import fits, words
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -156,7 +156,7 @@ def _check_arguments(node: Mapping[str, Any], key: str) -> None:
         if isinstance(value, Mapping) and "_target_" in value:
             _check_arguments(value, f"{key}.{name}")
         elif name in hints and not fits(value, hints[name]):
-            raise UserError(f"{key}.{name} must be {_words(hints[name])}, got {value!r}")
+            raise UserError(f"{key}.{name} must be {words(hints[name])}, got {value!r}")
 
 
 def _type_hints(target: Any) -> dict[str, Any]:
@@ -164,58 +164,6 @@ def _type_hints(target: Any) -> dict[str, Any]:
         return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except (NameError, TypeError, AttributeError):  # hints that only a type checker can read
         return {}
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value fits a type hint; numbers must be finite, and True is no number.
-
-    >>> fits(1, float), fits("1", float), fits(True, int), fits([1, 2], tuple[int, int]), fits(None, int | None)
-    (True, False, False, True, True)
-    """
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(fits(value, argument) for argument in arguments)
-    if origin is Literal:
-        return any(type(value) is type(argument) and value == argument for argument in arguments)
-    if origin in (list, tuple, Sequence):
-        if not isinstance(value, list | tuple):
-            return False
-        if origin is tuple and Ellipsis not in arguments:
-            return len(value) == len(arguments) and all(map(fits, value, arguments))
-        return all(fits(item, arguments[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, dict)
-    if hint is None or hint is type(None):
-        return value is None
-    if hint in (int, float):
-        numbers = (int, float) if hint is float else (int,)
-        return isinstance(value, numbers) and not isinstance(value, bool) and math.isfinite(value)
-    if hint in (str, bool):
-        return isinstance(value, hint)
-    # Classes that no config can hold are left to a union's other members; anything else is the target's to judge.
-    return not inspect.isclass(hint) or isinstance(value, hint)
-
-
-def _words(hint: Any) -> str:
-    """A type hint in words."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        plain_ones = [argument for argument in arguments if typing.get_origin(argument) or argument in _WORDS]
-        return " or ".join(dict.fromkeys(_words(argument) for argument in plain_ones))
-    if origin is Literal:
-        return ", ".join(str(argument) for argument in arguments)
-    if origin in (list, tuple, Sequence):
-        return "a list"
-    return _WORDS.get(hint, "a mapping" if origin is dict else str(hint))
-
-
-_WORDS = {
-    int: "a whole number",
-    float: "a finite number",
-    str: "text",
-    bool: "true or false",
-    type(None): "null",
-}
 
 
 def nearest(name: str, valid: typing.Iterable[str]) -> str:

@@ -26,6 +26,9 @@ from cifar_lightning.trainer import build_trainer, check_length, check_limits, r
 
 log = logging.getLogger(__name__)
 
+NUM_INIT_IMAGES = 5_000
+"""Training images that a network which is set from data sees, at most."""
+
 
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Train and test one classifier as configured; return what metrics.json holds.
@@ -145,6 +148,9 @@ def _build_classifier(config: dict[str, Any], data: CIFAR10DataModule, **hyper_p
             label_smoothing=config["label_smoothing"],
             **hyper_parameters,
         )
+    if hasattr(net, "init_from_data"):
+        some = data.index["train"][:NUM_INIT_IMAGES]
+        net.init_from_data(classifier.normalized(data.arrays("train").images[some]))  # type: ignore[operator]
     classifier.description = checkpoint.describe(config, data.classes)
     if config["compile"]:
         net.compile()  # in place: assigning torch.compile(net) would rename every weight

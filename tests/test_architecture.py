@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "cifar_lightning"
-PURE = {"augment", "models", "muon", "optim", "evaluation", "figures"}
+PURE = {"augment", "hints", "models", "muon", "optim", "evaluation", "figures"}
 PIECES = {"data", "classifier"}
 GLUE = {"config", "entry", "devices", "loggers", "callbacks", "records", "progress", "checkpoint", "explain"}
 OUTSIDE = {"torch", "torchmetrics", "numpy", "matplotlib", "jaxtyping"}

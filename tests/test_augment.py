@@ -231,6 +231,14 @@ def test_flip_translate_cutout_are_its_parts_from_one_stream(images):
         assert torch.equal(augment(images, epoch, seeded(7)), expected)
 
 
+def test_early_epochs_see_smaller_images(images):
+    augment = FlipTranslateCutout(early_epochs=2, early_size=6)
+    full = FlipTranslateCutout()
+    for epoch in (0, 1):
+        assert torch.equal(augment(images, epoch, seeded(7)), downscale(full(images, epoch, seeded(7)), 6))
+    assert torch.equal(augment(images, 2, seeded(7)), full(images, 2, seeded(7)))
+
+
 def test_flips_other_than_alternating_do_not_know_the_epoch(images):
     none = FlipTranslateCutout(flip="none", padding=0)
     assert torch.equal(none(images, 1, seeded()), images)
@@ -247,6 +255,8 @@ def test_flips_other_than_alternating_do_not_know_the_epoch(images):
         ({"cutout_size": -2}, "cutout_size must be at least 0, got -2"),
         ({"mean": [1.5]}, r"mean must be in \[0, 1\] per channel, got \[1\.5\]"),
         ({"mean": []}, "mean must be in"),
+        ({"early_epochs": -1}, "early_epochs must be at least 0, got -1"),
+        ({"early_size": 0}, "early_size must be at least 1, got 0"),
     ],
 )
 def test_bad_flip_translate_cutout(arguments, message):

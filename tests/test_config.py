@@ -79,6 +79,7 @@ def test_a_misspelt_key_in_a_file_is_refused(tmp_path):
         (1, int, True),
         (1.5, int, False),
         (True, int, False),
+        (10**400, int, True),  # beyond what a float can hold
         (1, float, True),
         (float("nan"), float, False),
         (float("inf"), float | None, False),

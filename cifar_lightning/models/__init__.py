@@ -6,13 +6,16 @@ from typing import Any
 
 from torch import nn
 
+from cifar_lightning.hints import fits, words
 from cifar_lightning.models.resnet import ResNet18, ResNet18ImageNet
+from cifar_lightning.models.speedrun import SpeedrunNet
 from cifar_lightning.models.tutorial import TutorialCNN
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "tutorial": TutorialCNN,
     "resnet18": ResNet18,
     "resnet18_imagenet": ResNet18ImageNet,
+    "speedrun": SpeedrunNet,
 }
 """The command line and checkpoints choose from this table, so that no file ever names code to run."""
 
@@ -46,6 +49,7 @@ def build(name: str, *, num_classes: int, in_channels: int, **arguments: Any) ->
         if key not in parameters:
             own = sorted(set(parameters) - set(sizes))
             raise ValueError(f"{key} is not an argument of {name}; it takes {', '.join(own) or 'none'}")
-        if type(value) is not parameters[key].annotation:
-            raise ValueError(f"{key} must be of type {parameters[key].annotation.__name__}, got {value!r}")
+        hint = parameters[key].annotation
+        if not fits(value, hint):
+            raise ValueError(f"{key} must be {words(hint)}, got {value!r}")
     return network(num_classes=num_classes, in_channels=in_channels, **arguments)

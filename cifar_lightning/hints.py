@@ -1,0 +1,60 @@
+"""Plain values, as configs and checkpoints hold them, against type hints."""
+
+import inspect
+import math
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, Literal, Union
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value fits a type hint; numbers must be finite, and True is no number.
+
+    >>> fits(1, float), fits("1", float), fits(True, int), fits([1, 2], tuple[int, int]), fits(None, int | None)
+    (True, False, False, True, True)
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return any(type(value) is type(argument) and value == argument for argument in arguments)
+    if origin in (list, tuple, Sequence):
+        if not isinstance(value, list | tuple):
+            return False
+        if origin is tuple and Ellipsis not in arguments:
+            return len(value) == len(arguments) and all(map(fits, value, arguments))
+        return all(fits(item, arguments[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict)
+    if hint is None or hint is type(None):
+        return value is None
+    if hint in (int, float):
+        # int first: isfinite overflows on the longest ones
+        return type(value) is int or (hint is float and isinstance(value, float) and math.isfinite(value))
+    if hint in (str, bool):
+        return isinstance(value, hint)
+    # Classes that no config can hold are left to a union's other members; anything else is the target's to judge.
+    return not inspect.isclass(hint) or isinstance(value, hint)
+
+
+def words(hint: Any) -> str:
+    """A type hint in words."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        plain_ones = [argument for argument in arguments if typing.get_origin(argument) or argument in _WORDS]
+        return " or ".join(dict.fromkeys(words(argument) for argument in plain_ones))
+    if origin is Literal:
+        return ", ".join(str(argument) for argument in arguments)
+    if origin in (list, tuple, Sequence):
+        return f"a list, each item {words(arguments[0])}"
+    return _WORDS.get(hint, "a mapping" if origin is dict else str(hint))
+
+
+_WORDS = {
+    int: "a whole number",
+    float: "a finite number",
+    str: "text",
+    bool: "true or false",
+    type(None): "null",
+}

@@ -1,0 +1,188 @@
+"""The network of the CIFAR-10 speedruns: a whitened first layer, three groups of convolutions and a linear head."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class SpeedrunNet(nn.Module):
+    """Reaches 94 % on CIFAR-10 within ten epochs; wider and deeper, 95 and 96 %.
+
+    A frozen 2x2 convolution whitens the images' patches, three groups of 3x3 convolutions halve the resolution each,
+    and a linear head reads the maximum of each channel. Call ``init_from_data`` before the first step. Freezing the
+    bias of ``patches`` as well, after a few epochs, makes a step 8 % faster on a CPU: backward then ends one layer
+    earlier.
+
+    1,972,792 parameters for 3 channels and 10 classes, of which 1,971,352 are trained.
+
+    Args:
+        num_classes: Number of outputs.
+        in_channels: Channels of the images, which must be at least 9x9.
+        widths: Channels of the three groups, each in [1, 4096].
+        depth: Convolutions per group; a third one is bypassed by a residual connection.
+        whiten: Whether the first layer's filters are set from the data and frozen; if not, they start as torch's and
+            are trained.
+        zero_bias: Whether the first layer's bias starts at zero instead of as torch's.
+        identity_init: Whether each 3x3 convolution begins by passing its input on, in its first channels.
+        unit_head: Whether the head's weights are scaled to a standard deviation of 1; goes with a ``logit_scale`` of
+            1 / ``widths[2]``.
+        logit_scale: Factor on the logits, in (0, 1].
+        bn_momentum: Weight of the newest batch in batch norm's running statistics, in (0, 1].
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Source: Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv:2404.00498); after Page 2018, "How to
+    train your ResNet", and tysam-code/hlb-CIFAR10.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        widths: Sequence[int] = (64, 256, 256),
+        depth: int = 2,
+        whiten: bool = True,
+        zero_bias: bool = True,
+        identity_init: bool = True,
+        unit_head: bool = False,
+        logit_scale: float = 1 / 9,
+        bn_momentum: float = 0.4,
+    ) -> None:
+        super().__init__()
+        if len(widths) != 3 or not all(1 <= width <= 4096 for width in widths):
+            raise ValueError(f"widths must be three whole numbers in [1, 4096], got {list(widths)}")
+        if depth not in (2, 3):
+            raise ValueError(f"depth must be 2 or 3, got {depth}")
+        for name, value in {"logit_scale": logit_scale, "bn_momentum": bn_momentum}.items():
+            if not 0 < value <= 1:
+                raise ValueError(f"{name} must be in (0, 1], got {value}")
+        self.whiten = whiten
+        self.logit_scale = logit_scale
+        self.patches = PatchConv(in_channels)
+        self.patches.weight.requires_grad_(not whiten)
+        if zero_bias:
+            nn.init.zeros_(self.patches.bias)
+        channels = (self.patches.out_channels, *widths)
+        options: dict[str, Any] = {"depth": depth, "identity_init": identity_init, "bn_momentum": bn_momentum}
+        self.groups = nn.Sequential(*(ConvGroup(*pair, **options) for pair in itertools.pairwise(channels)))
+        self.head = nn.Linear(widths[-1], num_classes, bias=False)
+        if unit_head:
+            with torch.no_grad():
+                self.head.weight /= self.head.weight.std()
+        self.to(memory_format=torch.channels_last)  # see ResNet18
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        features = self.groups(F.gelu(self.patches(images)))  # (N, widths[2], 3, 3) of images of 32x32
+        return self.head(features.amax((2, 3))) * self.logit_scale
+
+    @torch.no_grad()
+    def init_from_data(self, images: Float[Tensor, "n c h w"]) -> None:
+        """Set the first layer's filters from normalised, unaugmented images; a few thousand are enough."""
+        if self.whiten:
+            filters = whitening_filters(images)
+            self.patches.weight.copy_(torch.cat([filters, -filters]))  # both signs, for GELU cuts off one
+
+    def parameter_kinds(self) -> dict[str, list[Tensor]]:
+        """Trainable parameters by their role, for optimizers that treat roles differently.
+
+        Returns:
+            ``whiten_bias`` of the first layer, ``norm``: biases of batch norms, ``filters`` of the convolutions (the
+            first layer's only where it does not whiten) and the ``head``'s matrix. Each parameter has one kind.
+        """
+        convolutions = [module for module in self.modules() if isinstance(module, nn.Conv2d)]
+        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+        kinds: dict[str, list[Tensor]] = {
+            "whiten_bias": [self.patches.bias],
+            "norm": [norm.bias for norm in norms],
+            "filters": [convolution.weight for convolution in convolutions],
+            "head": [self.head.weight],
+        }
+        return {kind: [p for p in parameters if p.requires_grad] for kind, parameters in kinds.items()}
+
+
+class PatchConv(nn.Conv2d):
+    """2x2 convolution with two filters for each value of a patch, computed in fp32 under autocast too.
+
+    On CPUs, 2x2 convolutions in bf16 can be wrong (pytorch/pytorch#163347); this one is 0.2 % of the network's FLOPs.
+
+    Args:
+        in_channels: Channels of the images, C; the output has 8C.
+    """
+
+    bias: nn.Parameter  # never None here
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__(in_channels, 2 * 4 * in_channels, kernel_size=2)
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n f h-1 w-1"]:
+        with torch.autocast(images.device.type, enabled=False):
+            outputs = F.conv2d(images.float(), self.weight.float(), self.bias.float())
+        return outputs.to(images.dtype)
+
+
+class ConvGroup(nn.Module):
+    """Two or three 3x3 convolutions, each with batch norm and GELU; the first one's output is max-pooled to half size.
+
+    Of batch norm only the bias is trained, its scale stays 1 (Page 2018).
+
+    Args:
+        in_channels: Channels of the input.
+        width: Channels of the output.
+        depth: Number of convolutions, 2 or 3. Three have a residual connection around the second and third.
+        identity_init: Whether each convolution begins by passing its input on, in its first channels.
+        bn_momentum: As ``momentum`` of ``nn.BatchNorm2d``.
+    """
+
+    def __init__(self, in_channels: int, width: int, *, depth: int, identity_init: bool, bn_momentum: float) -> None:
+        super().__init__()
+        inputs = (in_channels, width, width)[:depth]
+        convs = [nn.Conv2d(channels, width, 3, padding=1, bias=False) for channels in inputs]
+        norms = [nn.BatchNorm2d(width, eps=1e-12, momentum=bn_momentum) for _ in inputs]
+        for conv, norm in zip(convs, norms, strict=True):
+            norm.weight.requires_grad_(False)
+            if identity_init:
+                nn.init.dirac_(conv.weight[: conv.in_channels])  # the other filters keep torch's init
+        self.convs = nn.ModuleList(convs)
+        self.norms = nn.ModuleList(norms)
+
+    def forward(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n width h//2 w//2"]:
+        # Pooling before the norm: that leaves norm and GELU a quarter of the values.
+        features = F.gelu(self.norms[0](F.max_pool2d(self.convs[0](features), 2)))
+        shortcut = features
+        features = F.gelu(self.norms[1](self.convs[1](features)))
+        if len(self.convs) == 3:
+            features = F.gelu(self.norms[2](self.convs[2](features)) + shortcut)
+        return features
+
+
+def whitening_filters(images: Float[Tensor, "n c h w"], *, eps: float = 5e-4) -> Float[Tensor, "4*c c 2 2"]:
+    """Filters whose outputs on the images' 2x2 patches have the identity as their second moment, but for ``eps``.
+
+    They are the eigenvectors of the patches' second moment (the mean is not subtracted), each divided by the square
+    root of its eigenvalue + ``eps``, in the order of rising eigenvalues.
+
+    Args:
+        images: Normalised images.
+        eps: Keeps directions of hardly any variance from being blown up.
+
+    Returns:
+        The filters on the CPU, the same on every device but for rounding.
+    """
+    if images.device.type == "mps":  # has no float64
+        images = images.cpu()
+    num_patches = len(images) * (images.shape[2] - 1) * (images.shape[3] - 1)
+    # A few images at a time: their patches take eight times their memory.
+    patches = (F.unfold(some.double(), 2) for some in images.split(500))  # each (n, 4C, positions)
+    moment = torch.stack([(some @ some.mT).sum(0) for some in patches]).sum(0) / num_patches
+    eigenvalues, eigenvectors = torch.linalg.eigh(moment.cpu())
+    # LAPACK leaves the sign of an eigenvector open: make the largest component positive, so that machines agree.
+    largest = eigenvectors.gather(0, eigenvectors.abs().argmax(0, keepdim=True))
+    filters = eigenvectors * largest.sign() / (eigenvalues + eps).sqrt()
+    return filters.mT.reshape(-1, images.shape[1], 2, 2).float()
