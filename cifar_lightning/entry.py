@@ -52,7 +52,7 @@ def run(
         print(_help(task, config_name))
         sys.exit(0)
     register()
-    # Lightning 2.6 over torch 2.14; nothing a user could mend.
+    # Lightning 2.6 over torch 2.14 and later; nothing a user could mend.
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on, instead of printing them over several lines
@@ -60,25 +60,7 @@ def run(
     overrides: list[str] = []
 
     def job(cfg: DictConfig) -> float | None:
-        is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-        cfg.output_dir = HydraConfig.get().runtime.output_dir
-        try:
-            result = task(cfg)
-        except Exception as error:
-            if wants_traceback:
-                raise
-            _log_traceback(error)
-            if not is_sweep:
-                # Not handed to Hydra, which would write a line of its own first.
-                raise SystemExit(report(error)) from error
-            jobs.append(_current_job(f"failed: {_describe(error)}", failed=True))
-            print(
-                f"error: job {jobs[-1].number} ({jobs[-1].overrides}): {_describe(error)}", file=sys.stderr, flush=True
-            )
-            raise  # to the sweeper, which goes on with the other jobs
-        if is_sweep:
-            jobs.append(_current_job("done" if result is None else f"done: {result:.4f}", failed=False))
-        return result
+        return _run_job(cfg, task=task, jobs=jobs, wants_traceback=wants_traceback)
 
     try:
         flags, overrides = _split(sys.argv[1:])
@@ -91,7 +73,7 @@ def run(
     except Exception as error:
         if wants_traceback:
             raise
-        if not any(job.failed for job in jobs):
+        if not any(entry.failed for entry in jobs):
             sys.exit(report(explained(error, overrides, config_name)))
         status = 1
     for entry in jobs:
@@ -99,6 +81,30 @@ def run(
             f"job {entry.number}  {entry.overrides}  {entry.outcome}", file=sys.stderr if entry.failed else sys.stdout
         )
     sys.exit(status)
+
+
+def _run_job(
+    cfg: DictConfig, *, task: Callable[[DictConfig], float | None], jobs: list[_Job], wants_traceback: bool
+) -> float | None:
+    """Run the task in the folder that Hydra chose; in a sweep, note how it went."""
+    is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    cfg.output_dir = HydraConfig.get().runtime.output_dir
+    try:
+        result = task(cfg)
+    except Exception as error:
+        if wants_traceback:
+            raise
+        _log_traceback(error)
+        if not is_sweep:
+            # Not handed to Hydra, which would write a line of its own first.
+            raise SystemExit(report(error)) from error
+        job = _current_job(f"failed: {_describe(error)}", failed=True)
+        jobs.append(job)
+        print(f"error: job {job.number} ({job.overrides}): {_describe(error)}", file=sys.stderr, flush=True)
+        raise  # to the sweeper, which goes on with the other jobs
+    if is_sweep:
+        jobs.append(_current_job("done" if result is None else f"done: {result:.4f}", failed=False))
+    return result
 
 
 def _help(task: Callable[[DictConfig], float | None], config_name: str) -> str:

@@ -15,10 +15,11 @@ from torch import nn
 from cifar_lightning import checkpoint, models
 from cifar_lightning.callbacks import TrainingCurves
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.config import UserError, blame, build, build_partial, fits, plain
+from cifar_lightning.config import UserError, blame, build, build_partial, plain
 from cifar_lightning.data import CIFAR10DataModule
 from cifar_lightning.devices import device_name, fast_precision
 from cifar_lightning.entry import refuse_used
+from cifar_lightning.hints import fits
 from cifar_lightning.loggers import TensorBoard
 from cifar_lightning.progress import EpochProgress
 from cifar_lightning.records import argument, log_table, provenance, relative, shown, write_metrics

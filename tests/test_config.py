@@ -6,8 +6,9 @@ import lightning as L
 import pytest
 from omegaconf import OmegaConf
 
-from cifar_lightning.config import CONF, UserError, blame, build, build_partial, fits, nearest, plain
+from cifar_lightning.config import CONF, UserError, blame, build, build_partial, nearest, plain
 from cifar_lightning.explain import OWNED
+from cifar_lightning.hints import fits
 
 GROUPS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
 

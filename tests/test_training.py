@@ -16,6 +16,7 @@ from cifar_lightning.checkpoint import load_classifier, read
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config import UserError
 from cifar_lightning.judging import overrides_from, quoted
+from cifar_lightning.models.speedrun import whitening_filters
 from cifar_lightning.records import argument, write_metrics
 from cifar_lightning.trainer import NoProfiler, build_trainer
 from cifar_lightning.training import resolved, train
@@ -170,6 +171,24 @@ def test_overfitting_repeats_the_same_images(run, monkeypatch):
         run(*BARE, "trainer.overfit_batches=2")
     assert len(seen) == 4
     assert seen[:2] == seen[2:]
+
+
+def test_whitening_is_set_from_normalised_training_images_before_the_first_step(run, monkeypatch):
+    seen = []
+    original = models.NETWORKS["speedrun"].init_from_data
+    monkeypatch.setattr(
+        models.NETWORKS["speedrun"],
+        "init_from_data",
+        lambda self, images: seen.append(images) or original(self, images),
+    )
+    small = ("model=speedrun", "model.widths=[8,8,8]", "normalize=cifar10", "trainer.max_epochs=1", "data.val_size=20")
+    _, folder = run(*BARE, *small)
+    assert [tuple(images.shape) for images in seen] == [(40, 3, 32, 32)]  # without the validation images
+    assert seen[0].mean().abs() < 0.5
+    expected = whitening_filters(seen[0])
+    loaded, _ = load_classifier(folder / "checkpoints" / "last.ckpt")
+    assert len(seen) == 1  # a checkpoint is rebuilt without data
+    assert torch.equal(loaded.net.patches.weight, torch.cat([expected, -expected]))
 
 
 def test_imagenet_weights_are_fetched_for_training_alone(run, monkeypatch):
