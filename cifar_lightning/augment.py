@@ -235,7 +235,7 @@ class FlipTranslateCutout:
         self.early_epochs = early_epochs
         self.early_size = early_size
 
-    def __call__(self, images: Images, epoch: int, generator: Generator) -> Images:
+    def __call__(self, images: Images, epoch: int, generator: Generator) -> UInt8[Tensor, "n c h2 w2"]:
         # The flip comes first: alternating coins are drawn from the unchanged pixels.
         if self.flip == "alternating":
             images = alternating_flip(images, epoch)
