@@ -6,7 +6,7 @@ import lightning as L
 import pytest
 from omegaconf import OmegaConf
 
-from cifar_lightning.config import CONF, UserError, blame, build, build_partial, nearest, plain
+from cifar_lightning.config import CONF, UserError, blame, build, build_partial, nearest, plain, register
 from cifar_lightning.explain import OWNED
 from cifar_lightning.hints import fits
 
@@ -63,10 +63,11 @@ def test_imagenet_model_brings_its_normalisation_unless_told_otherwise(compose):
 
 
 def test_a_misspelt_key_in_a_file_is_refused(tmp_path):
+    register()
     (tmp_path / "train.yaml").write_text("defaults: [train_schema, _self_]\nsed: 3\n")
     with (
         hydra.initialize_config_dir(str(tmp_path), version_base="1.3"),
-        pytest.raises(hydra.errors.ConfigCompositionException),
+        pytest.raises(hydra.errors.ConfigCompositionException, match="'sed' not in 'TrainSchema'"),
     ):
         hydra.compose("train")
 

@@ -6,6 +6,7 @@ import shlex
 import hydra
 import pytest
 from conftest import ROOT
+from omegaconf import OmegaConf
 
 from cifar_lightning.config import CONF, register
 
@@ -30,7 +31,10 @@ def test_commands_compose(arguments):
     register()
     first_values = [argument.partition(",")[0] for argument in arguments if not argument.startswith("-")]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        hydra.compose("train", first_values)
+        cfg = hydra.compose("train", first_values)
+    for key, _, value in (argument.partition("=") for argument in first_values):
+        if not (CONF / key).is_dir():  # a value, no choice of a file
+            assert str(OmegaConf.select(cfg, key)) == value
 
 
 def test_every_choice_is_listed():
