@@ -80,6 +80,7 @@ def tutorial_loop(options: Options) -> Figures:
 def bare_tutorial(options: Options) -> Figures:
     """The tutorial's recipe over uint8 tensors in memory, with fused SGD and nothing else: the floor."""
     started = time.perf_counter()
+    torch.set_num_threads(1)  # as train(cfg) does for steps as small as these
     images, targets = _tensors(options, train=True)
     net = build("tutorial", num_classes=10, in_channels=3)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9, fused=True)

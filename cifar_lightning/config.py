@@ -32,6 +32,7 @@ class TrainSchema:
     name: str = MISSING
     seed: int = MISSING
     output_dir: str | None = None
+    num_threads: int | None = None
     compile: bool = False
     label_smoothing: float = 0.0
     data: Any = MISSING
@@ -52,6 +53,7 @@ class EvaluateSchema:
     ckpt: str = MISSING
     split: str = "test"
     output_dir: str | None = None
+    num_threads: int | None = None
     compile: bool = False
     data: Any = MISSING
     trainer: Any = MISSING

@@ -5,12 +5,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning.checkpoint import load_classifier, read
 from cifar_lightning.config import CONF, UserError, build
 from cifar_lightning.data import CIFAR10DataModule
-from cifar_lightning.devices import device_name
+from cifar_lightning.devices import device_name, threads
 from cifar_lightning.evaluation import Evaluation, write_predictions
 from cifar_lightning.figures import confusion_matrix, prediction_grid
 from cifar_lightning.records import log_table, provenance, relative, shown, write_metrics
@@ -41,6 +42,7 @@ def overrides_from(path: str) -> list[str]:
     assert isinstance(known, dict)
     values = {f"data.{key}": value for key, value in config["data"].items() if key in known and key[0] != "_"}
     values |= {"trainer.precision": config["trainer"].get("precision"), "compile": config.get("compile", False)}
+    values["num_threads"] = min(config.get("num_threads") or torch.get_num_threads(), torch.get_num_threads())
     if config["trainer"].get("accelerator") == "cpu":  # which every machine has; others are chosen anew
         values["trainer.accelerator"] = "cpu"
     return [f"data={name}", *(f"{key}={quoted(value)}" for key, value in values.items() if not isinstance(value, dict))]
@@ -75,10 +77,11 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         classifier.net.compile()
     log.info("model     %s, seed %s, from %s", trained_on["model"]["name"], trained_on["seed"], config["ckpt"])
     log.info("data      %s%s: %s %s images", data.name, note, f"{len(data.index[split]):,}", split)
-    log.info("device    %s, precision %s", device_name(trainer.strategy.root_device), trainer.precision)
 
     judge = trainer.validate if split == "val" else trainer.test
-    judge(classifier, data, verbose=False)
+    with threads(config["num_threads"]):
+        log.info("device    %s, precision %s", device_name(trainer.strategy.root_device), trainer.precision)
+        judge(classifier, data, verbose=False)
 
     evaluation = classifier.evaluations[split]
     output_dir = Path(config["output_dir"])

@@ -17,7 +17,7 @@ from cifar_lightning.callbacks import TrainingCurves
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config import UserError, blame, build, build_partial, plain
 from cifar_lightning.data import CIFAR10DataModule
-from cifar_lightning.devices import device_name, fast_precision
+from cifar_lightning.devices import device_name, fast_precision, forward_flops, sensible_threads, threads
 from cifar_lightning.entry import refuse_used
 from cifar_lightning.hints import fits
 from cifar_lightning.loggers import TensorBoard
@@ -59,19 +59,22 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     read_data(data, config)
     check_limits(trainer, data)
     classifier = _build_classifier(config, data, optimizer=optimizer, schedule=schedule)
-    _announce(config, data, classifier, trainer)
+    flops = forward_flops(classifier.net, classifier.normalized(data.arrays("train").images[:1]))
+    if config["num_threads"] is None:
+        config["num_threads"] = sensible_threads(flops * data.batch_size)
+    if config["compile"]:
+        classifier.net.compile()  # in place: assigning torch.compile(net) would rename every weight
 
     for logger in trainer.loggers:
         logger.log_hyperparams(_hyper_parameters(config))
-    with refusals():
-        trainer.fit(classifier, data)
-    if trainer.global_step == 0:
-        raise UserError("trainer: nothing was trained; max_time must leave a step to do")
-    if _has_val(config) and classifier.judged_at.get("val") != trainer.global_step:
-        trainer.validate(classifier, data, verbose=False)  # the last weights, where training ended between validations
-    trainer.test(classifier, data, verbose=False)
-
-    metrics = _metrics(config, data, classifier, trainer, curves, seconds=time.perf_counter() - started)
+    with threads(config["num_threads"]):
+        _announce(config, data, classifier, trainer, flops)
+        _fit_and_test(trainer, classifier, data, has_val=_has_val(config))
+        metrics = {
+            **_metrics(config, data, classifier, trainer, curves),
+            "flops_per_image": flops,
+            "seconds": time.perf_counter() - started,
+        }
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoard):
             logger.end_session()
@@ -79,9 +82,21 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     return metrics
 
 
+def _fit_and_test(trainer: L.Trainer, classifier: ImageClassifier, data: CIFAR10DataModule, *, has_val: bool) -> None:
+    with refusals():
+        trainer.fit(classifier, data)
+    if trainer.global_step == 0:
+        raise UserError("trainer: nothing was trained; max_time must leave a step to do")
+    if has_val and classifier.judged_at.get("val") != trainer.global_step:
+        trainer.validate(classifier, data, verbose=False)  # the last weights, where training ended between validations
+    trainer.test(classifier, data, verbose=False)
+
+
 def resolved(cfg: DictConfig) -> dict[str, Any]:
     """The plain config, with ``trainer.precision=auto`` replaced by what it stands for on this machine."""
     config = plain(cfg)
+    if config["num_threads"] is not None and config["num_threads"] < 1:
+        raise UserError(f"num_threads must be at least 1, or null for a sensible number, got {config['num_threads']}")
     if config["trainer"]["precision"] == "auto":
         config["trainer"]["precision"] = fast_precision(config["trainer"]["accelerator"])
     return config
@@ -153,8 +168,6 @@ def _build_classifier(config: dict[str, Any], data: CIFAR10DataModule, **hyper_p
         some = data.index["train"][:NUM_INIT_IMAGES]
         net.init_from_data(classifier.normalized(data.arrays("train").images[some]))  # type: ignore[operator]
     classifier.description = checkpoint.describe(config, data.classes)
-    if config["compile"]:
-        net.compile()  # in place: assigning torch.compile(net) would rename every weight
     return classifier
 
 
@@ -162,13 +175,16 @@ def _choice(node: dict[str, Any]) -> str:
     return node.get("_target_", "constant").rpartition(".")[2]
 
 
-def _announce(config: dict[str, Any], data: CIFAR10DataModule, classifier: ImageClassifier, trainer: L.Trainer) -> None:
+def _announce(
+    config: dict[str, Any], data: CIFAR10DataModule, classifier: ImageClassifier, trainer: L.Trainer, flops: int
+) -> None:
     sizes = ", ".join(f"{len(index):,} {split}" for split, index in data.index.items() if len(index))
     shape = "x".join(str(size) for size in data.arrays("train").images.shape[1:])
     note = f" ({data.note})" if data.note else ""
     log.info("data      %s%s: %s images of %s, %d classes", data.name, note, sizes, shape, len(data.classes))
     num_parameters = sum(parameter.numel() for parameter in classifier.net.parameters())
-    log.info("model     %s: %s parameters", config["model"]["name"], f"{num_parameters:,}")
+    size = f"{num_parameters:,} parameters, {flops / 1e6:,.1f} MFLOP an image"
+    log.info("model     %s: %s", config["model"]["name"], size)
     recipe = [_choice(config["optimizer"]), f"lr {config['optimizer']['lr']:g}", _choice(config["schedule"] or {})]
     log.info("recipe    %s, batch %d", " ".join(recipe), data.batch_size)
     device = device_name(trainer.strategy.root_device)
@@ -206,8 +222,6 @@ def _metrics(
     classifier: ImageClassifier,
     trainer: L.Trainer,
     curves: TrainingCurves,
-    *,
-    seconds: float,
 ) -> dict[str, Any]:
     metrics: dict[str, Any] = {name: value for name, value in curves.epoch.items() if name != "images_per_second"}
     for split, evaluation in classifier.evaluations.items():
@@ -221,7 +235,6 @@ def _metrics(
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "train_seconds": curves.seconds,
-        "seconds": seconds,
         "images_per_second": curves.num_images / curves.seconds,
         "device": device_name(trainer.strategy.root_device),
         "precision": str(trainer.precision),

@@ -141,6 +141,20 @@ def test_an_epoch_shows_each_image_once_with_its_target(arrays):
     assert all(torch.equal(images[:, 0, 0, 0].long(), targets) for images, targets in parts)
 
 
+@pytest.mark.parametrize("batch_size", [4, 100, 1024, 1500])
+def test_a_batch_is_that_part_of_the_order_however_images_are_gathered(batch_size):
+    num_images = 2_501  # more than two gathers, and a rest
+    images = torch.randint(256, (num_images, 3, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    arrays = Arrays(images, torch.arange(num_images), tuple(CLASSES))
+    batches = Batches(arrays, torch.arange(num_images), batch_size=batch_size, seed=0)
+    order = batches.sampler.order().split(batch_size)
+    parts = list(batches)
+    assert len(parts) == len(batches) == len(order)
+    for (images_, targets), chosen in zip(parts, order, strict=True):
+        assert torch.equal(targets, chosen)
+        assert torch.equal(images_, images[chosen])
+
+
 def test_order_depends_on_seed_and_epoch_alone(arrays):
     batches = Batches(arrays, torch.arange(10), batch_size=4, seed=5)
     first = seen(batches)

@@ -44,6 +44,7 @@ def test_help_lists_the_choices_without_importing_torch():
         (["trainer.logger=false"], "trainer.logger=false: this argument of the Trainer is the project's own"),
         (["seed=one"], "seed: Value 'one' of type 'str' could not be converted to Integer"),
         (["seed="], "seed: Value '' of type 'str' could not be converted to Integer"),
+        (["num_threads=0"], "num_threads must be at least 1, or null for a sensible number, got 0"),
         (["compile=3.5"], "compile: Value '3.5' is not a valid bool"),
         (["+typo=1"], "+typo=1: no key can be added; write typo=1"),
         (["++optimizer.typo=1"], "++optimizer.typo=1: no key can be added"),

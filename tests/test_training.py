@@ -15,6 +15,7 @@ from cifar_lightning import models
 from cifar_lightning.checkpoint import load_classifier, read
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config import UserError
+from cifar_lightning.devices import forward_flops, threads
 from cifar_lightning.judging import overrides_from, quoted
 from cifar_lightning.models.speedrun import whitening_filters
 from cifar_lightning.records import argument, write_metrics
@@ -222,6 +223,37 @@ def test_precision_auto_is_resolved_and_stored(compose, run, monkeypatch):
     metrics, folder = run("trainer.precision=auto", *BARE)
     assert metrics["precision"] == "bf16-mixed"
     assert read(folder / "checkpoints" / "last.ckpt")["config"]["trainer"]["precision"] == "bf16-mixed"
+
+
+def test_small_steps_run_on_one_thread_and_the_process_gets_its_threads_back(run, monkeypatch):
+    before = torch.get_num_threads()
+    used = []
+    original = ImageClassifier.training_step
+    spy = lambda self, *args: used.append(torch.get_num_threads()) or original(self, *args)  # noqa: E731
+    monkeypatch.setattr(ImageClassifier, "training_step", spy)
+    with threads(3):
+        for overrides, expected in (((), 1), (("data.batch_size=8",), 3), (("num_threads=2",), 2)):
+            used.clear()
+            metrics, folder = run("trainer.max_steps=1", *overrides, *BARE)
+            assert used == [expected]
+            assert read(folder / "checkpoints" / "last.ckpt")["config"]["num_threads"] == expected
+            assert metrics["device"].endswith(f"({expected} thread{'s' * (expected > 1)})")
+            assert torch.get_num_threads() == 3
+            assert f"num_threads={expected}" in overrides_from(str(folder / "checkpoints" / "last.ckpt"))
+    assert torch.get_num_threads() == before
+    with threads(2):  # evaluate.py, where there are fewer
+        assert f"num_threads={min(2, expected)}" in overrides_from(str(folder / "checkpoints" / "last.ckpt"))
+
+
+def test_flops_are_counted_without_a_trace(run):
+    net = models.build("resnet18", num_classes=10, in_channels=3)
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    assert forward_flops(net, torch.randn(1, 3, 32, 32)) == 1_110_845_440
+    assert net.training
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+    metrics, _ = run("trainer.max_steps=1", *BARE)
+    convolutions = 28 * 28 * 6 * 3 * 25 + 10 * 10 * 16 * 6 * 25
+    assert metrics["flops_per_image"] == 2 * (convolutions + 400 * 120 + 120 * 84 + 84 * 10)
 
 
 def test_compiled_network_is_asked_for_in_place(run, monkeypatch):

@@ -51,11 +51,15 @@ class EpochSampler:
         return self.index[torch.randperm(len(self.index), generator=generator)]
 
 
+_IMAGES_PER_GATHER = 1024
+
+
 class Batches:
     """Iterable over an epoch's ``(images, targets)``, already on the device and augmented.
 
     Takes the place of DataLoader, workers and per-image transforms: 60,000 images are 184 MB, so they stay on the
-    device, and gathering a batch costs microseconds. The last batch holds what is left over.
+    device, and gathering costs microseconds. Small batches are views into a common gather, which spares a step as small
+    as the tutorial's 4 %. The last batch holds what is left over.
 
     Args:
         arrays: Images and targets.
@@ -92,9 +96,14 @@ class Batches:
         epoch = self.sampler.epoch
         device = self.images.device
         generator = torch.Generator(device)
-        for batch, chosen in enumerate(self.sampler.order().to(device).split(self.batch_size)):
-            images = self.images[chosen]
+        for batch, (images, targets) in enumerate(self._gathered(device)):
             if self.augment is not None:
                 generator.manual_seed(stream_seed(self.sampler.seed or 0, epoch, batch))
                 images = self.augment(images, epoch, generator)
-            yield images, self.targets[chosen]
+            yield images, targets
+
+    def _gathered(self, device: torch.device) -> Iterator[tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
+        batches_per_gather = max(1, _IMAGES_PER_GATHER // self.batch_size)
+        for chosen in self.sampler.order().to(device).split(batches_per_gather * self.batch_size):
+            images, targets = self.images[chosen], self.targets[chosen]
+            yield from zip(images.split(self.batch_size), targets.split(self.batch_size), strict=True)
