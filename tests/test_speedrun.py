@@ -51,17 +51,17 @@ def group(in_channels: int = 4, width: int = 8, **arguments: object) -> ConvGrou
 #
 # Half of the norms' parameters are scales, which are not trained, as are the 288 filters of the first layer.
 #
-# A convolution costs 2 FLOPs per weight and position: 31*31 in the first layer and the first convolution of group 1,
-# then, each after a pooling, 15*15, 7*7 and 3*3. For 94 %, the products of weights and positions are
-#     288*961 + 13,824*961 + (36,864 + 147,456)*225 + (589,824 + 589,824)*49 + 589,824*9 + 2,560 = 118,147,360.
+# A convolution costs 2 FLOPs per weight and position: 31*31 in the first layer, then in the groups, before and after
+# their pooling, 30*30 and 15*15, 14*14 and 7*7, 6*6 and 3*3. For 94 %, the products of weights and positions are
+#     288*961 + 13,824*900 + 36,864*225 + 147,456*196 + 589,824*(49 + 36 + 9) + 2,560 = 105,360,160.
 
 
 @pytest.mark.parametrize(
     ("choice", "parameters", "frozen", "flops"),
     [
-        ("speedrun", 1_972_792, 288 + 1_152, 236_294_720),
-        ("speedrun95", 4_606_520, 288 + 1_792, 603_121_728),
-        ("speedrun96", 9_918_776, 288 + 3_072, 903_934_528),
+        ("speedrun", 1_972_792, 288 + 1_152, 210_720_320),
+        ("speedrun95", 4_606_520, 288 + 1_792, 539_586_624),
+        ("speedrun96", 9_918_776, 288 + 3_072, 828_897_856),
     ],
 )
 def test_size_and_cost(choice, parameters, frozen, flops, compose):
@@ -71,6 +71,18 @@ def test_size_and_cost(choice, parameters, frozen, flops, compose):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(torch.randn(1, 3, 32, 32))
     assert counter.get_total_flops() == flops
+
+
+@pytest.mark.parametrize("size", [(15, 15), (14, 14), (7, 10), (10, 7)])
+def test_what_pooling_drops_is_left_out_and_changes_nothing(size):
+    group = ConvGroup(4, 6, depth=2, identity_init=False, bn_momentum=0.4).double()
+    features = torch.randn(2, 4, *size, dtype=torch.float64, requires_grad=True)
+    pooled = group(features)
+    (gradient,) = torch.autograd.grad(pooled.square().sum(), features)
+    whole = F.max_pool2d(F.conv2d(features, group.convs[0].weight, padding=1), 2)
+    expected = F.gelu(group.norms[1](group.convs[1](F.gelu(group.norms[0](whole)))))
+    torch.testing.assert_close(pooled, expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.square().sum(), features)[0])
 
 
 def test_config_of_94_holds_the_defaults(compose):
@@ -97,6 +109,29 @@ def test_filters_are_channels_last():
         for parameter in SpeedrunNet().parameters()
         if parameter.ndim == 4
     )
+
+
+def test_the_records_recipe_is_the_published_one(compose):
+    """Rates for the loss summed over a batch, and the decay per image of a batch, as published."""
+    config = plain(compose("experiment=speedrun_gpu"))
+    batch_size, optimizer = config["data"]["batch_size"], config["optimizer"]
+    assert (batch_size, config["trainer"]["max_epochs"], config["label_smoothing"], config["tta"]) == (2000, 8, 0.2, 2)
+    assert (optimizer["lr"], optimizer["momentum"], optimizer["ns_steps"]) == (0.24, 0.6, 3)
+    assert optimizer["sgd_momentum"] == 0.85
+    summed = {"head_lr": 0.67, "norm_lr": 0.053, "whiten_bias_lr": 0.053, "weight_decay": 2e-6}
+    assert {key: optimizer[key] / batch_size for key in summed} == pytest.approx(summed)
+    assert optimizer["whiten_bias_end_fraction"] * 200 == 75
+    model = config["model"]
+    assert (model["widths"], model["depth"], model["bn_momentum"]) == ([64, 256, 256], 2, 0.4)
+    assert (model["logit_scale"], model["unit_head"], model["zero_bias"]) == (1 / 256, True, False)
+    augment = config["augment"]
+    assert (augment["flip"], augment["padding"], augment["cutout_size"], augment["early_sizes"]) == (
+        "alternating",
+        2,
+        0,
+        [],
+    )
+    assert (config["schedule"]["warmup_fraction"], config["schedule"]["end_factor"]) == (0, 0)
 
 
 # Whitening
@@ -155,7 +190,7 @@ def test_a_frozen_bias_ends_the_backward_pass_before_the_first_layer():
         with FlopCounterMode(display=False) as counter:
             net(torch.randn(1, 3, 32, 32)).sum().backward()
         flops.append(counter.get_total_flops())
-    assert flops[0] - flops[1] == 2 * 24 * 64 * 9 * 31 * 31  # the first 3x3 convolution's gradient of its input
+    assert flops[0] - flops[1] == 2 * 24 * 64 * 9 * 30 * 30  # the first 3x3 convolution's gradient of its input
 
 
 def test_whitening_can_be_switched_off(images):
