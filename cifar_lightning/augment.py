@@ -196,11 +196,11 @@ class FlipTranslateCutout:
         cutout_size: Height and width of the square in pixels, at least 0; see ``cutout``.
         mean: What the square is painted with, per channel, in [0, 1]: the mean of the classifier's normalisation makes
             it 0 to the network, up to rounding. One number serves all channels.
-        early_epochs: Number of epochs, from the first one, whose images are downscaled.
-        early_size: Height and width of those, in pixels, at least 1; see ``downscale``.
+        early_sizes: Height and width of the images of the first epochs, in pixels, one number per epoch, each at least
+            1; see ``downscale``. Later epochs keep their images' size.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of its range; when called, if the images are smaller than an early size.
 
     Source: Jordan 2024 (arXiv:2404.00498) for flip and translation; Page 2019, "How to train your ResNet 8:
     bag of tricks", for all three on batches.
@@ -213,29 +213,29 @@ class FlipTranslateCutout:
         padding: int = 2,
         cutout_size: int = 0,
         mean: Sequence[float] = (0.5,),
-        early_epochs: int = 0,
-        early_size: int = 24,
+        early_sizes: Sequence[int] = (),
     ) -> None:
         if flip not in ("alternating", "random", "none"):
             raise ValueError(f"flip must be one of alternating, random, none, got {flip!r}")
         for name, value, least in (
             ("padding", padding, 0),
             ("cutout_size", cutout_size, 0),
-            ("early_epochs", early_epochs, 0),
-            ("early_size", early_size, 1),
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         if not mean or not all(0 <= value <= 1 for value in mean):
             raise ValueError(f"mean must be in [0, 1] per channel, got {list(mean)}")
+        if not all(size >= 1 for size in early_sizes):
+            raise ValueError(f"early_sizes must be at least 1 each, got {list(early_sizes)}")
         self.flip = flip
         self.padding = padding
         self.cutout_size = cutout_size
         self.fill = [round(255 * value) for value in mean]
-        self.early_epochs = early_epochs
-        self.early_size = early_size
+        self.early_sizes = list(early_sizes)
 
     def __call__(self, images: Images, epoch: int, generator: Generator) -> UInt8[Tensor, "n c h2 w2"]:
+        if self.early_sizes and max(self.early_sizes) > min(images.shape[2:]):
+            raise ValueError(f"early_sizes must be at most {min(images.shape[2:])} each, got {self.early_sizes}")
         # The flip comes first: alternating coins are drawn from the unchanged pixels.
         if self.flip == "alternating":
             images = alternating_flip(images, epoch)
@@ -243,4 +243,4 @@ class FlipTranslateCutout:
             images = random_flip(images, generator)
         images = random_crop(images, generator, padding=self.padding, mode="reflect")
         images = cutout(images, generator, size=self.cutout_size, fill=self.fill)
-        return downscale(images, self.early_size) if epoch < self.early_epochs else images
+        return downscale(images, self.early_sizes[epoch]) if epoch < len(self.early_sizes) else images

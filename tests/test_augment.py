@@ -232,11 +232,13 @@ def test_flip_translate_cutout_are_its_parts_from_one_stream(images):
 
 
 def test_early_epochs_see_smaller_images(images):
-    augment = FlipTranslateCutout(early_epochs=2, early_size=6)
+    augment = FlipTranslateCutout(early_sizes=[5, 6])
     full = FlipTranslateCutout()
-    for epoch in (0, 1):
-        assert torch.equal(augment(images, epoch, seeded(7)), downscale(full(images, epoch, seeded(7)), 6))
+    for epoch, size in enumerate([5, 6]):
+        assert torch.equal(augment(images, epoch, seeded(7)), downscale(full(images, epoch, seeded(7)), size))
     assert torch.equal(augment(images, 2, seeded(7)), full(images, 2, seeded(7)))
+    with pytest.raises(ValueError, match=r"early_sizes must be at most \d+ each, got \[5, 99\]"):
+        FlipTranslateCutout(early_sizes=[5, 99])(images, 0, seeded())
 
 
 def test_flips_other_than_alternating_do_not_know_the_epoch(images):
@@ -255,8 +257,7 @@ def test_flips_other_than_alternating_do_not_know_the_epoch(images):
         ({"cutout_size": -2}, "cutout_size must be at least 0, got -2"),
         ({"mean": [1.5]}, r"mean must be in \[0, 1\] per channel, got \[1\.5\]"),
         ({"mean": []}, "mean must be in"),
-        ({"early_epochs": -1}, "early_epochs must be at least 0, got -1"),
-        ({"early_size": 0}, "early_size must be at least 1, got 0"),
+        ({"early_sizes": [24, 0]}, r"early_sizes must be at least 1 each, got \[24, 0\]"),
     ],
 )
 def test_bad_flip_translate_cutout(arguments, message):
