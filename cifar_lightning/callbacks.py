@@ -12,6 +12,9 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.data import CIFAR10DataModule
 
+MILESTONES = (0.90, 0.92, 0.94)
+"""Validation accuracies whose time is noted."""
+
 
 class TrainingCurves(Callback):
     """Loss, accuracy, learning rate and images per second, every ``trainer.log_every_n_steps`` steps.
@@ -20,12 +23,16 @@ class TrainingCurves(Callback):
     network's whole step; this reads the device only when a point is due.
 
     ``epoch`` holds the means of the epoch that has just ended, and ``seconds`` the time spent in training steps and
-    what surrounds them, validation not included.
+    what surrounds them, validation not included. ``seconds_to`` holds those until a validation first reached each of
+    the ``MILESTONES``, and ``tested_at`` what ``time.perf_counter`` said after the last test image.
     """
 
     def __init__(self) -> None:
         self.epoch: dict[str, float] = {}
         self.seconds = 0.0
+        self.seconds_to: dict[float, float | None] = dict.fromkeys(MILESTONES)
+        self.tested_at = 0.0
+        self._epoch_seconds = 0.0
         self.num_images = 0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -44,17 +51,26 @@ class TrainingCurves(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._since = time.perf_counter()
+        assert isinstance(pl_module, ImageClassifier)
+        if trainer.sanity_checking:
+            return
+        for acc, seconds in self.seconds_to.items():
+            if seconds is None and pl_module.evaluations["val"].acc >= acc:
+                self.seconds_to[acc] = self.seconds + self._epoch_seconds
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._log(trainer, pl_module)
         num_images, loss_sum, num_correct = self._epoch_sums
         self.num_images += num_images
-        self.seconds += self._epoch_seconds
         self.epoch = {
             "train/loss": loss_sum / num_images,
             "train/acc": num_correct / num_images,
             "images_per_second": num_images / self._epoch_seconds,
         }
+        self.seconds, self._epoch_seconds = self.seconds + self._epoch_seconds, 0.0
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.tested_at = time.perf_counter()
 
     def _log(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)

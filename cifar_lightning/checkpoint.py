@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from cifar_lightning import models
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config import UserError, one_line
+from cifar_lightning.hints import fits, words
 
 FORMAT_VERSION = 1
 
@@ -109,6 +110,9 @@ def _check_contents(path: Path, checkpoint: Any) -> None:
     for key in ("model", "normalize", "data", "trainer"):
         if not isinstance(config.get(key), dict):
             raise UserError(f"{foreign}: config.{key} is missing")
+    for key, hint in {"tta": int, "num_threads": int | None}.items():  # which the oldest files lack
+        if key in config and not fits(config[key], hint):
+            raise UserError(f"{foreign}: config.{key} must be {words(hint)}, got {config[key]!r}")
     if not all(isinstance(name, str) for name in checkpoint["classes"]):
         raise UserError(f"{foreign}: classes must be names")
     _check_plain(path, config, "config")

@@ -35,6 +35,7 @@ class TrainSchema:
     num_threads: int | None = None
     compile: bool = False
     label_smoothing: float = 0.0
+    tta: int = 0
     data: Any = MISSING
     normalize: Any = MISSING
     augment: Any = None
@@ -53,6 +54,7 @@ class EvaluateSchema:
     ckpt: str = MISSING
     split: str = "test"
     output_dir: str | None = None
+    tta: int = 0
     num_threads: int | None = None
     compile: bool = False
     data: Any = MISSING

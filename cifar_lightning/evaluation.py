@@ -84,14 +84,19 @@ def write_predictions(path: Path, evaluation: Evaluation, targets: Int64[Tensor,
 
 
 @torch.no_grad()
-def augmented_logits(classify: Callable[[Images], Tensor], images: Images, *, level: int) -> Float[Tensor, "n k"]:
-    """Test-time augmentation: the weighted mean of the logits of several views of each image, in float32.
+def augmented_logits(
+    classify: Callable[[Images], Tensor], images: Images, *, level: int
+) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k"]]:
+    """Test-time augmentation: logits of the images, and the weighted mean of those of several views of each.
 
     Args:
         classify: Raw uint8 images -> logits (N, K), such as an ``ImageClassifier`` in evaluation mode.
         images: Batch of images.
         level: 0 for the images alone; 1 with their mirror images; 2 for six views: these two at weights of 1/4, and at
             1/8 each the same of the images moved by a pixel, up and left or down and right, with reflected borders.
+
+    Returns:
+        Both in float32; at level 0 they are one and the same.
 
     Raises:
         ValueError: If there is no such level.
@@ -101,13 +106,15 @@ def augmented_logits(classify: Callable[[Images], Tensor], images: Images, *, le
     if level not in (0, 1, 2):
         raise ValueError(f"level must be 0, 1 or 2, got {level}")
 
-    def with_mirror_image(view: Images) -> Tensor:
-        return (classify(view).float() + classify(view.flip(-1)).float()) / 2
+    def with_mirror_image(view: Images, logits: Tensor) -> Tensor:
+        return (logits + classify(view.flip(-1)).float()) / 2
 
+    plain = classify(images).float()
     if level == 0:
-        return classify(images).float()
-    centred = with_mirror_image(images)
+        return plain, plain
+    centred = with_mirror_image(images, plain)
     if level == 1:
-        return centred
-    moved = [with_mirror_image(translate(images, dy=shift, dx=shift)) for shift in (-1, 1)]
-    return centred / 2 + (moved[0] + moved[1]) / 4
+        return plain, centred
+    views = [translate(images, dy=shift, dx=shift) for shift in (-1, 1)]
+    moved = [with_mirror_image(view, classify(view).float()) for view in views]
+    return plain, centred / 2 + (moved[0] + moved[1]) / 4

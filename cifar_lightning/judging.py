@@ -25,7 +25,7 @@ NUM_SAMPLES = 32
 
 
 def overrides_from(path: str) -> list[str]:
-    """Command-line overrides that give evaluate.py the data, the precision and the kernels of a checkpoint.
+    """Command-line overrides that give evaluate.py a checkpoint's data, precision, kernels, threads and views.
 
     The data group's file in conf/ is looked up by name; the checkpoint's plain values go on top of it. A class is never
     taken from a file: one given on the command line in training is given again.
@@ -42,7 +42,9 @@ def overrides_from(path: str) -> list[str]:
     assert isinstance(known, dict)
     values = {f"data.{key}": value for key, value in config["data"].items() if key in known and key[0] != "_"}
     values |= {"trainer.precision": config["trainer"].get("precision"), "compile": config.get("compile", False)}
-    values["num_threads"] = min(config.get("num_threads") or torch.get_num_threads(), torch.get_num_threads())
+    values["tta"] = config.get("tta", 0)
+    available = torch.get_num_threads()  # more would wait for each other
+    values["num_threads"] = min(config.get("num_threads") or available, available)
     if config["trainer"].get("accelerator") == "cpu":  # which every machine has; others are chosen anew
         values["trainer.accelerator"] = "cpu"
     return [f"data={name}", *(f"{key}={quoted(value)}" for key, value in values.items() if not isinstance(value, dict))]
@@ -75,18 +77,20 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     note = f" ({data.note})" if data.note else ""
     if config["compile"]:
         classifier.net.compile()
+    classifier.tta = config["tta"]
     log.info("model     %s, seed %s, from %s", trained_on["model"]["name"], trained_on["seed"], config["ckpt"])
     log.info("data      %s%s: %s %s images", data.name, note, f"{len(data.index[split]):,}", split)
 
     judge = trainer.validate if split == "val" else trainer.test
     with threads(config["num_threads"]):
-        log.info("device    %s, precision %s", device_name(trainer.strategy.root_device), trainer.precision)
+        device = device_name(trainer.strategy.root_device)
+        log.info("device    %s, precision %s", device, trainer.precision)
         judge(classifier, data, verbose=False)
 
     evaluation = classifier.evaluations[split]
     output_dir = Path(config["output_dir"])
     metrics = {
-        **{f"{split}/{key}": value for key, value in evaluation.scalars().items()},
+        **classifier.scalars(split),
         f"num_{split}_images": evaluation.num_images,
         f"{split}/class_acc": dict(zip(data.classes, evaluation.class_acc, strict=True)),
         "ckpt": config["ckpt"],
@@ -94,11 +98,11 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         "seed": trained_on["seed"],
         "data": data.name,
         "data_note": data.note,
-        "device": device_name(trainer.strategy.root_device),
+        "device": device,
         "precision": str(trainer.precision),
         **provenance(),
     }
-    rows = {f"{split}/{key}": shown(key, value) for key, value in evaluation.scalars().items()}
+    rows = {name: shown(name, value) for name, value in classifier.scalars(split).items()}
     rows |= {name: shown("acc", acc) for name, acc in zip(data.classes, evaluation.class_acc, strict=True)}
     log_table(f"{trained_on['name']} on {data.name}{note}: {evaluation.num_images:,} {split} images", rows)
     for path in (write_metrics(output_dir, metrics), *_write_details(output_dir, evaluation, data, split)):

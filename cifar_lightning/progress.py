@@ -59,7 +59,7 @@ class EpochProgress(ProgressBar):
         assert isinstance(pl_module, ImageClassifier)
         metrics = dict(self._curves.epoch)
         if pl_module.judged_at.get("val") == trainer.global_step:
-            metrics |= {f"val/{name}": value for name, value in pl_module.evaluations["val"].scalars().items()}
+            metrics |= pl_module.scalars("val")
         numbers = "  ".join(f"{name} {shown(name, value)}" for name, value in metrics.items())
         log.info("%s  %s  %.1f s", self._title(trainer), numbers, time.perf_counter() - self._started)
 

@@ -79,6 +79,6 @@ def argument(key: str, path: Path) -> str:
 
 def shown(name: str, value: float) -> str:
     """A metric as people read it: accuracies in percent."""
-    if name.endswith("acc"):
+    if name.removesuffix("_tta").endswith("acc"):
         return f"{100 * value:.2f} %"
     return f"{value:,.0f}" if name == "images_per_second" else f"{value:.4f}"

@@ -8,14 +8,16 @@ from typing import Any
 
 import lightning as L
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 from torch import nn
 
-from cifar_lightning import checkpoint, models
+from cifar_lightning import STARTED, checkpoint, models
 from cifar_lightning.callbacks import TrainingCurves
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.config import UserError, blame, build, build_partial, plain
+from cifar_lightning.config import UserError, blame, build, build_partial, one_line, plain
 from cifar_lightning.data import CIFAR10DataModule
 from cifar_lightning.devices import device_name, fast_precision, forward_flops, sensible_threads, threads
 from cifar_lightning.entry import refuse_used
@@ -27,6 +29,7 @@ from cifar_lightning.trainer import build_trainer, check_length, check_limits, r
 
 log = logging.getLogger(__name__)
 
+MAX_THREADS = 1024
 NUM_INIT_IMAGES = 5_000
 """Training images that a network which is set from data sees, at most."""
 
@@ -59,9 +62,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     read_data(data, config)
     check_limits(trainer, data)
     classifier = _build_classifier(config, data, optimizer=optimizer, schedule=schedule)
+    _check_sizes(config, data, classifier)
     flops = forward_flops(classifier.net, classifier.normalized(data.arrays("train").images[:1]))
     if config["num_threads"] is None:
         config["num_threads"] = sensible_threads(flops * data.batch_size)
+    classifier.description = checkpoint.describe(config, data.classes)
     if config["compile"]:
         classifier.net.compile()  # in place: assigning torch.compile(net) would rename every weight
 
@@ -69,11 +74,12 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         logger.log_hyperparams(_hyper_parameters(config))
     with threads(config["num_threads"]):
         _announce(config, data, classifier, trainer, flops)
-        _fit_and_test(trainer, classifier, data, has_val=_has_val(config))
-        metrics = {
-            **_metrics(config, data, classifier, trainer, curves),
+        set_up = time.perf_counter()
+        _set_from_data(classifier, data)
+        _fit_and_test(trainer, classifier, data, has_val=_has_val(config), tta=config["tta"])
+        metrics = _metrics(config, data, classifier, trainer, curves) | {
             "flops_per_image": flops,
-            "seconds": time.perf_counter() - started,
+            **_clocks(curves, started=started, set_up=set_up),
         }
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoard):
@@ -82,21 +88,56 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     return metrics
 
 
-def _fit_and_test(trainer: L.Trainer, classifier: ImageClassifier, data: CIFAR10DataModule, *, has_val: bool) -> None:
+def _check_sizes(config: dict[str, Any], data: CIFAR10DataModule, classifier: ImageClassifier) -> None:
+    """Refuse, before a long run, images that an augmentation makes too small for the network in some epoch."""
+    if data.augment is None:
+        return
+    some = data.arrays("train").images[:1]
+    epochs = range(max(1, config["trainer"]["max_epochs"] or 0))
+    views = {view.shape: view for view in (data.augment(some, epoch, torch.Generator()) for epoch in epochs)}
+    for shape, view in views.items():
+        try:
+            forward_flops(classifier.net, classifier.normalized(view))
+        except RuntimeError as error:
+            size = "x".join(map(str, shape[1:]))
+            raise UserError(
+                f"augment: model={config['model']['name']} cannot take the images of {size} that it makes in some "
+                f"epoch: {one_line(error)}"
+            ) from error
+
+
+def _set_from_data(classifier: ImageClassifier, data: CIFAR10DataModule) -> None:
+    if hasattr(classifier.net, "init_from_data"):
+        some = data.index["train"][:NUM_INIT_IMAGES]
+        classifier.net.init_from_data(classifier.normalized(data.arrays("train").images[some]))  # type: ignore[operator]
+
+
+def _fit_and_test(
+    trainer: L.Trainer, classifier: ImageClassifier, data: CIFAR10DataModule, *, has_val: bool, tta: int
+) -> None:
     with refusals():
         trainer.fit(classifier, data)
     if trainer.global_step == 0:
         raise UserError("trainer: nothing was trained; max_time must leave a step to do")
     if has_val and classifier.judged_at.get("val") != trainer.global_step:
         trainer.validate(classifier, data, verbose=False)  # the last weights, where training ended between validations
+    classifier.tta = tta  # not before: the validations of each epoch would take six times as long
     trainer.test(classifier, data, verbose=False)
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """The plain config, with ``trainer.precision=auto`` replaced by what it stands for on this machine."""
+    """The plain config, with ``trainer.precision=auto`` replaced by what it stands for on this machine.
+
+    Raises:
+        UserError: If a key that training and evaluation share is out of its range.
+    """
     config = plain(cfg)
-    if config["num_threads"] is not None and config["num_threads"] < 1:
-        raise UserError(f"num_threads must be at least 1, or null for a sensible number, got {config['num_threads']}")
+    if config["num_threads"] is not None and not 1 <= config["num_threads"] <= MAX_THREADS:
+        raise UserError(
+            f"num_threads must be in [1, {MAX_THREADS}], or null for a sensible number, got {config['num_threads']}"
+        )
+    if config["tta"] not in (0, 1, 2):
+        raise UserError(f"tta must be 0 (none), 1 (mirror images) or 2 (six views), got {config['tta']}")
     if config["trainer"]["precision"] == "auto":
         config["trainer"]["precision"] = fast_precision(config["trainer"]["accelerator"])
     return config
@@ -157,18 +198,13 @@ def _build_classifier(config: dict[str, Any], data: CIFAR10DataModule, **hyper_p
     with blame("normalize", config["normalize"]):
         if len(config["normalize"]["mean"]) not in (1, images.shape[1]):
             raise ValueError(f"mean must have 1 or {images.shape[1]} numbers, got {config['normalize']['mean']}")
-        classifier = ImageClassifier(
+        return ImageClassifier(
             net,
             mean=config["normalize"]["mean"],
             std=config["normalize"]["std"],
             label_smoothing=config["label_smoothing"],
             **hyper_parameters,
         )
-    if hasattr(net, "init_from_data"):
-        some = data.index["train"][:NUM_INIT_IMAGES]
-        net.init_from_data(classifier.normalized(data.arrays("train").images[some]))  # type: ignore[operator]
-    classifier.description = checkpoint.describe(config, data.classes)
-    return classifier
 
 
 def _choice(node: dict[str, Any]) -> str:
@@ -225,8 +261,10 @@ def _metrics(
 ) -> dict[str, Any]:
     metrics: dict[str, Any] = {name: value for name, value in curves.epoch.items() if name != "images_per_second"}
     for split, evaluation in classifier.evaluations.items():
-        metrics |= {f"{split}/{key}": value for key, value in evaluation.scalars().items()}
+        metrics |= classifier.scalars(split)
         metrics[f"num_{split}_images"] = evaluation.num_images
+    if "val" in classifier.evaluations:
+        metrics["seconds_to_val_acc"] = {f"{acc:.2f}": seconds for acc, seconds in curves.seconds_to.items()}
     return metrics | {
         "name": config["name"],
         "data": data.name,
@@ -243,9 +281,22 @@ def _metrics(
     }
 
 
+def _clocks(curves: TrainingCurves, *, started: float, set_up: float) -> dict[str, float | None]:
+    now = time.perf_counter()
+    is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    return {
+        "warm_seconds": curves.tested_at - set_up,
+        "seconds": now - started,
+        "process_seconds": None if is_sweep else now - STARTED,  # the jobs of a sweep share a process
+    }
+
+
 def _report(metrics: dict[str, Any], path: Path) -> None:
     names = [name for name in metrics if "/" in name]
     rows = {name: shown(name, metrics[name]) for name in names}
+    for acc, seconds in metrics.get("seconds_to_val_acc", {}).items():
+        if seconds is not None:
+            rows[f"to val/acc {shown('acc', float(acc))}"] = f"{seconds:.1f} s"
     rows["training"] = f"{metrics['train_seconds']:.1f} s, {metrics['images_per_second']:,.0f} images/s"
     note = f" ({metrics['data_note']})" if metrics["data_note"] else ""
     log_table(f"{metrics['name']} on {metrics['data']}{note}, seed {metrics['seed']}", rows)

@@ -138,6 +138,11 @@ def test_names_that_no_file_can_have(tmp_path):
         (lambda c: c | {"format_version": 99}, "format 99, and this version of the project reads formats up to 1"),
         (lambda c: c | {"classes": [1, 2]}, "classes must be names"),
         (lambda c: c | {"config": config(x=torch.ones(2))}, r"config\.model\.x is a Tensor"),
+        (lambda c: c | {"config": config() | {"tta": {}}}, r"config\.tta must be a whole number, got \{\}"),
+        (
+            lambda c: c | {"config": config() | {"num_threads": "four"}},
+            r"config\.num_threads must be a whole number or null, got 'four'",
+        ),
         (
             lambda c: c | {"config": config(x=[{"y": "${oc.env:HOME}"}])},
             r"config\.model\.x\.0\.y holds an interpolation",

@@ -101,6 +101,23 @@ def with_early_head(build, **arguments):
     return build_groups
 
 
+@pytest.mark.parametrize(("end_factor", "frozen_from"), [(0.0, 1), (0.5, 2)])
+def test_a_group_that_rests_for_good_gets_no_gradients_from_the_next_epoch_on(tmp_path, end_factor, frozen_from):
+    trained = []
+
+    class Record(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            trained.append((trainer.current_epoch, pl_module.net.fc3.weight.requires_grad))
+            assert pl_module.net.fc2.weight.requires_grad
+
+    schedule = triangular(warmup_fraction=0.0, end_factor=end_factor)  # at half its rate a group does not rest
+    classifier = make_classifier(optimizer=with_early_head(sgd, lr=0.01, momentum=0.9), schedule=schedule)
+    make_trainer(tmp_path, max_epochs=2, callbacks=[Record()]).fit(classifier, make_batches(), make_batches())
+    assert len(trained) == 10
+    assert all(requires_grad == (epoch < frozen_from) for epoch, requires_grad in trained)
+    assert all(parameter.requires_grad for parameter in classifier.net.parameters())  # for a training after this one
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [

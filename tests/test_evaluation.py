@@ -117,15 +117,17 @@ def test_augmented_logits_equal_a_loop_over_views(level):
     for share, top, left, flip in views[level]:
         view = padded[:, :, top : top + 8, left : left + 8]
         expected += share * classify(view.flip(-1) if flip else view)
-    torch.testing.assert_close(augmented_logits(classify, images, level=level), expected)
+    plain, augmented = augmented_logits(classify, images, level=level)
+    torch.testing.assert_close(augmented, expected)
+    assert torch.equal(plain, classify(images))
 
 
 def test_augmented_logits_average_in_float32_and_leave_no_graph():
     images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
     bias = torch.tensor([1.0, 0.0], requires_grad=True)
-    logits = augmented_logits(lambda some: bias.expand(len(some), 2).bfloat16(), images, level=2)
-    assert logits.dtype == torch.float32
-    assert not logits.requires_grad
-    assert torch.equal(logits, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    for logits in augmented_logits(lambda some: bias.expand(len(some), 2).bfloat16(), images, level=2):
+        assert logits.dtype == torch.float32
+        assert not logits.requires_grad
+        assert torch.equal(logits, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
     with pytest.raises(ValueError, match="level must be 0, 1 or 2, got 3"):
         augmented_logits(lambda some: some, images, level=3)

@@ -241,8 +241,8 @@ def test_small_steps_run_on_one_thread_and_the_process_gets_its_threads_back(run
             assert torch.get_num_threads() == 3
             assert f"num_threads={expected}" in overrides_from(str(folder / "checkpoints" / "last.ckpt"))
     assert torch.get_num_threads() == before
-    with threads(2):  # evaluate.py, where there are fewer
-        assert f"num_threads={min(2, expected)}" in overrides_from(str(folder / "checkpoints" / "last.ckpt"))
+    with threads(1):  # evaluate.py, where there are fewer
+        assert "num_threads=1" in overrides_from(str(folder / "checkpoints" / "last.ckpt"))
 
 
 def test_flops_are_counted_without_a_trace(run):
@@ -351,6 +351,7 @@ def test_evaluate_gives_exactly_the_numbers_of_train(command, tmp_path, override
             f"num_{split}_images",
             "data",
             "data_note",
+            "device",
             "precision",
         )
         assert [found[name] for name in names] == [trained[name] for name in names]
@@ -361,6 +362,65 @@ def test_evaluate_gives_exactly_the_numbers_of_train(command, tmp_path, override
         assert len(found[f"{split}/class_acc"]) == 10
         assert (judged / "confusion.png").stat().st_size > 10_000
         assert (judged / "samples.png").stat().st_size > 10_000
+
+
+def test_test_time_augmentation_stands_beside_the_plain_figures(command, tmp_path):
+    folders = [tmp_path / "plain", tmp_path / "tta"]
+    quick = (*FAST, *BARE, "experiment=smoke", "trainer.limit_train_batches=20")
+    for folder, tta in zip(folders, (0, 2), strict=True):
+        assert command("train.py", *quick, f"tta={tta}", f"output_dir={folder}").code == 0
+    plain, augmented = (json.loads((folder / "metrics.json").read_text()) for folder in folders)
+    names = [f"test/{name}" for name in ("acc", "loss", "ece")]
+    assert [augmented[name] for name in names] == [plain[name] for name in names]
+    assert augmented["test/loss_tta"] != plain["test/loss"]
+    assert "test/acc_tta" not in plain
+    assert "val/acc_tta" not in augmented  # validation during training costs six times as much with it
+
+    # evaluate.py does as training did, and does otherwise where asked to.
+    ckpts = [f"ckpt={folder}/checkpoints/last.ckpt" for folder in folders]
+    for arguments in ([ckpts[1]], [ckpts[0], "tta=2", f"output_dir={tmp_path}/judged"]):
+        outcome = command("evaluate.py", *arguments)
+        assert outcome.code == 0, outcome.err
+        assert "test/acc_tta" in outcome.out
+    for judged in (folders[1] / "evaluate" / "last", tmp_path / "judged"):
+        found = json.loads((judged / "metrics.json").read_text())
+        for name in names:
+            assert (found[name], found[f"{name}_tta"]) == (plain[name], augmented[f"{name}_tta"])
+
+
+def test_clocks(run, monkeypatch):
+    monkeypatch.setattr("cifar_lightning.callbacks.MILESTONES", (0.0, 2.0))
+    metrics, _ = run("data.val_size=20", *BARE)
+    assert 0 < metrics["train_seconds"] < metrics["warm_seconds"] < metrics["seconds"] < metrics["process_seconds"]
+    reached = metrics["seconds_to_val_acc"]
+    assert set(reached) == {"0.00", "2.00"}
+    assert 0 < reached["0.00"] < metrics["train_seconds"]  # at the end of the first of two epochs
+    assert reached["2.00"] is None
+    metrics, _ = run("data.val_size=20", "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2", *BARE)
+    assert metrics["seconds_to_val_acc"]["0.00"] < metrics["train_seconds"]
+    metrics, _ = run("data.val_size=20", "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=3", *BARE)
+    assert metrics["seconds_to_val_acc"]["0.00"] == pytest.approx(metrics["train_seconds"])
+    metrics, _ = run(*BARE)
+    assert "seconds_to_val_acc" not in metrics
+
+
+def test_images_too_small_for_the_network_are_refused_before_training(run):
+    with pytest.raises(UserError, match=r"^augment: model=speedrun cannot take the images of 3x4x4 that it makes in"):
+        run("model=speedrun", "augment=alternating_flip", "augment.early_sizes=[32,4]", *BARE)
+
+
+def test_evaluate_computes_on_the_checkpoints_threads(command, tmp_path, monkeypatch):
+    used = []
+    original = ImageClassifier.test_step
+    monkeypatch.setattr(
+        ImageClassifier, "test_step", lambda self, *args: used.append(torch.get_num_threads()) or original(self, *args)
+    )
+    with threads(2):
+        quick = (*FAST, *BARE, "experiment=smoke", "trainer.max_steps=1", "data.val_size=0")
+        assert command("train.py", *quick, "data.batch_size=4", f"output_dir={tmp_path / 'run'}").code == 0
+        assert command("evaluate.py", f"ckpt={tmp_path / 'run'}/checkpoints/last.ckpt").code == 0
+        assert set(used) == {1}
+        assert torch.get_num_threads() == 2
 
 
 def test_evaluate_takes_a_class_given_again_and_no_class_from_the_file(command, tmp_path):
