@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 from cifar_lightning.data.sources import to_arrays
 from cifar_lightning.devices import fast_precision
 from cifar_lightning.models import build
+from cifar_lightning.models.speedrun import ConvGroup, SpeedrunNet
 
 Options = argparse.Namespace
 Figures = dict[str, Any]
@@ -47,7 +48,7 @@ def tutorial_loop(options: Options) -> Figures:
 
     train_started = time.perf_counter()
     num_steps = 0
-    for _ in range(options.epochs):
+    for _ in range(options.epochs or 2):
         running_loss = 0.0
         for images, targets in train_loader:
             optimizer.zero_grad()
@@ -87,7 +88,7 @@ def bare_tutorial(options: Options) -> Figures:
 
     train_started = time.perf_counter()
     num_steps = 0
-    for _ in range(options.epochs):
+    for _ in range(options.epochs or 2):
         for chosen in torch.randperm(len(images)).split(4):
             optimizer.zero_grad()
             F.cross_entropy(net(images[chosen].float().div_(127.5).sub_(1)), targets[chosen]).backward()
@@ -123,34 +124,110 @@ def bare_resnet18(options: Options, *, precision: str, layout: torch.memory_form
     return _figures(options.steps, 128, seconds, seconds, None) | {"precision": precision}
 
 
+class PublishedGroup(ConvGroup):
+    """With those rows and columns of the first convolution's output that pooling drops."""
+
+    def _first_conv(self, features: Tensor) -> Tensor:
+        return self.convs[0](features)
+
+
+def bare_speedrun(options: Options, *, experiment: str, as_published: bool = False) -> Figures:
+    """The steps and the test-time augmentation of a speedrun, without log, checkpoint or Trainer."""
+    from cifar_lightning.classifier import ImageClassifier
+    from cifar_lightning.config import build as build_object
+    from cifar_lightning.config import build_partial
+    from cifar_lightning.data import Batches
+    from cifar_lightning.evaluation import augmented_logits
+    from cifar_lightning.training import NUM_INIT_IMAGES, resolved
+
+    config = resolved(_config(options, f"experiment={experiment}", *_epochs(options)))
+    started = time.perf_counter()
+    train_arrays, test_arrays = (to_arrays(options.dataset(root=options.root, train=train)) for train in (True, False))
+    augment = build_object(config["augment"], "augment")
+    index = torch.arange(len(train_arrays.targets))
+    batches = Batches(train_arrays, index, batch_size=config["data"]["batch_size"], seed=0, augment=augment)
+    net = build(**config["model"], num_classes=10, in_channels=3)
+    assert isinstance(net, SpeedrunNet)
+    if as_published:
+        for group in net.groups:
+            group.__class__ = PublishedGroup
+    classifier = ImageClassifier(net, **config["normalize"])
+    optimizer = build_partial(config["optimizer"], "optimizer")(net)
+    schedule = build_object(config["schedule"], "schedule")
+    num_epochs, rates = config["trainer"]["max_epochs"], [group["lr"] for group in optimizer.param_groups]
+    precise = config["trainer"]["precision"] == "32-true"
+
+    net.init_from_data(classifier.normalized(train_arrays.images[:NUM_INIT_IMAGES]))
+    train_started = time.perf_counter()
+    num_steps = 0
+    for epoch in range(num_epochs):
+        batches.sampler.set_epoch(epoch)
+        for images, targets in batches:
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                progress = num_steps / (num_epochs * len(batches)) / group.get("end_fraction", 1)
+                group["lr"] = rate * schedule(min(1.0, progress))
+                for parameter in group["params"]:
+                    parameter.requires_grad_(progress < 1)
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=not precise):
+                logits = classifier(images)
+            F.cross_entropy(logits.float(), targets, label_smoothing=config["label_smoothing"]).backward()
+            optimizer.step()
+            num_steps += 1
+    train_seconds = time.perf_counter() - train_started
+
+    classifier.eval()
+    with torch.autocast("cpu", torch.bfloat16, enabled=not precise):
+        parts = test_arrays.images.split(500)
+        logits = [augmented_logits(classifier, images, level=config["tta"])[1] for images in parts]
+    acc = (torch.cat(logits).argmax(1) == test_arrays.targets).double().mean().item()
+    seconds = time.perf_counter() - started
+    figures = _figures(num_steps, batches.batch_size, train_seconds, seconds, acc)
+    return figures | {"precision": config["trainer"]["precision"]}
+
+
 def project(options: Options, *overrides: str) -> Figures:
     """``train(cfg)``, the function behind train.py, with all that it does by default."""
-    import hydra
-
-    from cifar_lightning.config import CONF, register
     from cifar_lightning.training import train
 
-    register()
-    target = f"{options.dataset.__module__}.{options.dataset.__qualname__}"
-    given = [f"data.root={options.root}", f"data.dataset._target_={target}", "trainer.accelerator=cpu"]
-    with tempfile.TemporaryDirectory() as folder, hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        metrics = train(hydra.compose("train", [*given, *overrides, f"output_dir={folder}/run"]))
+    with tempfile.TemporaryDirectory() as folder:
+        metrics = train(_config(options, *overrides, f"output_dir={folder}/run"))
     batch_size = round(metrics["images_per_second"] * metrics["train_seconds"] / metrics["steps"])
-    found = _figures(
-        metrics["steps"], batch_size, metrics["train_seconds"], metrics["seconds"], metrics.get("test/acc")
-    )
+    acc = metrics.get("test/acc_tta", metrics.get("test/acc"))
+    found = _figures(metrics["steps"], batch_size, metrics["train_seconds"], metrics["seconds"], acc)
     return found | {"precision": metrics["precision"]}
 
 
 def project_tutorial(options: Options) -> Figures:
     """``python train.py``."""
-    return project(options, f"trainer.max_epochs={options.epochs}")
+    return project(options, *_epochs(options))
 
 
 def project_resnet18(options: Options) -> Figures:
     """``python train.py experiment=resnet18``, its first steps."""
     limits = (f"trainer.limit_train_batches={options.steps}", "trainer.max_epochs=1", "trainer.limit_test_batches=0")
     return project(options, "experiment=resnet18", *limits)
+
+
+def project_speedrun(options: Options) -> Figures:
+    """``python train.py experiment=speedrun``."""
+    return project(options, "experiment=speedrun", *_epochs(options))
+
+
+def _config(options: Options, *overrides: str) -> Any:
+    import hydra
+
+    from cifar_lightning.config import CONF, register
+
+    register()
+    target = f"{options.dataset.__module__}.{options.dataset.__qualname__}"
+    given = [f"data.root={options.root}", f"data.dataset._target_={target}", "trainer.accelerator=cpu"]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("train", [*given, *overrides])
+
+
+def _epochs(options: Options) -> list[str]:
+    return [] if options.epochs is None else [f"trainer.max_epochs={options.epochs}"]
 
 
 def _tensors(options: Options, *, train: bool) -> tuple[Tensor, Tensor]:
@@ -185,6 +262,9 @@ CONTENDERS: dict[str, Callable[[Options], Figures]] = {
     "plain_resnet18": partial(bare_resnet18, precision="32-true", layout=torch.contiguous_format),
     "bare_resnet18": partial(bare_resnet18, precision=fast_precision("cpu"), layout=torch.channels_last),
     "project_resnet18": project_resnet18,
+    "reference_speedrun": partial(bare_speedrun, experiment="speedrun_gpu", as_published=True),
+    "bare_speedrun": partial(bare_speedrun, experiment="speedrun"),
+    "project_speedrun": project_speedrun,
 }
 
 
@@ -195,7 +275,7 @@ def arguments() -> argparse.ArgumentParser:
         "--dataset", type=get_class, default="torchvision.datasets.CIFAR10", help="class of the data set"
     )
     parser.add_argument("--root", default="data", help="folder of the data, which must be there")
-    parser.add_argument("--epochs", type=int, default=2, help="of the tutorial's recipe")
+    parser.add_argument("--epochs", type=int, help="the recipe's own number by default")
     parser.add_argument("--steps", type=int, default=20, help="of ResNet-18")
     return parser
 
