@@ -10,6 +10,9 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+MAX_THREADS = 1024
+"""More than a run can use; OpenMP ends the process where it cannot start as many as it is told to."""
+
 SMALL_BATCH_FLOPS = 10_000_000
 """A batch whose forward pass takes less is not worth sharing out between threads.
 

@@ -19,7 +19,7 @@ from cifar_lightning.callbacks import TrainingCurves
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config import UserError, blame, build, build_partial, one_line, plain
 from cifar_lightning.data import CIFAR10DataModule
-from cifar_lightning.devices import device_name, fast_precision, forward_flops, sensible_threads, threads
+from cifar_lightning.devices import MAX_THREADS, device_name, fast_precision, forward_flops, sensible_threads, threads
 from cifar_lightning.entry import refuse_used
 from cifar_lightning.hints import fits
 from cifar_lightning.loggers import TensorBoard
@@ -29,9 +29,11 @@ from cifar_lightning.trainer import build_trainer, check_length, check_limits, r
 
 log = logging.getLogger(__name__)
 
-MAX_THREADS = 1024
 NUM_INIT_IMAGES = 5_000
 """Training images that a network which is set from data sees, at most."""
+
+NUM_CHECKED_EPOCHS = 1_000
+"""Epochs whose augmentation is tried before training, at most: ``trainer.max_epochs`` may stand for "no end"."""
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -93,8 +95,9 @@ def _check_sizes(config: dict[str, Any], data: CIFAR10DataModule, classifier: Im
     if data.augment is None:
         return
     some = data.arrays("train").images[:1]
-    epochs = range(max(1, config["trainer"]["max_epochs"] or 0))
-    views = {view.shape: view for view in (data.augment(some, epoch, torch.Generator()) for epoch in epochs)}
+    max_epochs = config["trainer"]["max_epochs"]
+    num_epochs = min(max_epochs, NUM_CHECKED_EPOCHS) if max_epochs and max_epochs > 0 else NUM_CHECKED_EPOCHS
+    views = {view.shape: view for view in (data.augment(some, e, torch.Generator()) for e in range(num_epochs))}
     for shape, view in views.items():
         try:
             forward_flops(classifier.net, classifier.normalized(view))

@@ -409,6 +409,12 @@ def test_images_too_small_for_the_network_are_refused_before_training(run):
         run("model=speedrun", "augment=alternating_flip", "augment.early_sizes=[32,4]", *BARE)
 
 
+@pytest.mark.parametrize("max_epochs", [-1, 10**9])
+def test_a_run_without_a_planned_end_starts_at_once(run, max_epochs):
+    metrics, _ = run("augment=crop_flip", f"trainer.max_epochs={max_epochs}", "trainer.max_steps=1", *BARE)
+    assert metrics["steps"] == 1
+
+
 def test_evaluate_computes_on_the_checkpoints_threads(command, tmp_path, monkeypatch):
     used = []
     original = ImageClassifier.test_step
