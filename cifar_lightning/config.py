@@ -33,7 +33,7 @@ class TrainSchema:
     seed: int = MISSING
     output_dir: str | None = None
     num_threads: int | None = None
-    compile: bool = False
+    compile: bool | str = False
     label_smoothing: float = 0.0
     tta: int = 0
     data: Any = MISSING
@@ -56,7 +56,7 @@ class EvaluateSchema:
     output_dir: str | None = None
     tta: int = 0
     num_threads: int | None = None
-    compile: bool = False
+    compile: bool | str = False
     data: Any = MISSING
     trainer: Any = MISSING
 

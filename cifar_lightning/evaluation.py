@@ -83,6 +83,11 @@ def write_predictions(path: Path, evaluation: Evaluation, targets: Int64[Tensor,
             writer.writerow([index, classes[target], classes[pred], f"{confidence:.6f}", int(target == pred)])
 
 
+def as_float(logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    """A float32 copy, even where they are in float32: a CUDA graph's next replay overwrites its outputs."""
+    return logits.to(torch.float32, copy=True)
+
+
 @torch.no_grad()
 def augmented_logits(
     classify: Callable[[Images], Tensor], images: Images, *, level: int
@@ -107,14 +112,14 @@ def augmented_logits(
         raise ValueError(f"level must be 0, 1 or 2, got {level}")
 
     def with_mirror_image(view: Images, logits: Tensor) -> Tensor:
-        return (logits + classify(view.flip(-1)).float()) / 2
+        return (logits + as_float(classify(view.flip(-1)))) / 2
 
-    plain = classify(images).float()
+    plain = as_float(classify(images))
     if level == 0:
         return plain, plain
     centred = with_mirror_image(images, plain)
     if level == 1:
         return plain, centred
     views = [translate(images, dy=shift, dx=shift) for shift in (-1, 1)]
-    moved = [with_mirror_image(view, classify(view).float()) for view in views]
+    moved = [with_mirror_image(view, as_float(classify(view))) for view in views]
     return plain, centred / 2 + (moved[0] + moved[1]) / 4

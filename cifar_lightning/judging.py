@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning.checkpoint import load_classifier, read
+from cifar_lightning.compilation import compile_in_place
 from cifar_lightning.config import CONF, UserError, build
 from cifar_lightning.data import CIFAR10DataModule
 from cifar_lightning.devices import device_name, threads
@@ -75,8 +76,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     _check(config, data, checkpoint)
     trained_on = checkpoint["config"]
     note = f" ({data.note})" if data.note else ""
-    if config["compile"]:
-        classifier.net.compile()
+    compile_in_place(classifier.net, config["compile"])
     classifier.tta = config["tta"]
     log.info("model     %s, seed %s, from %s", trained_on["model"]["name"], trained_on["seed"], config["ckpt"])
     log.info("data      %s%s: %s %s images", data.name, note, f"{len(data.index[split]):,}", split)

@@ -17,6 +17,7 @@ from torch import nn
 from cifar_lightning import STARTED, checkpoint, models
 from cifar_lightning.callbacks import TrainingCurves
 from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.compilation import MODES, compile_in_place, warm_up
 from cifar_lightning.config import UserError, blame, build, build_partial, one_line, plain
 from cifar_lightning.data import CIFAR10DataModule
 from cifar_lightning.devices import MAX_THREADS, device_name, fast_precision, forward_flops, sensible_threads, threads
@@ -63,19 +64,21 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     check_length(trainer, has_schedule=schedule is not None)
     read_data(data, config)
     check_limits(trainer, data)
+    shapes = _shapes(config, data)
     classifier = _build_classifier(config, data, optimizer=optimizer, schedule=schedule)
-    _check_sizes(config, data, classifier)
+    _check_sizes(config, classifier, shapes)
     flops = forward_flops(classifier.net, classifier.normalized(data.arrays("train").images[:1]))
     if config["num_threads"] is None:
         config["num_threads"] = sensible_threads(flops * data.batch_size)
     classifier.description = checkpoint.describe(config, data.classes)
-    if config["compile"]:
-        classifier.net.compile()  # in place: assigning torch.compile(net) would rename every weight
+    compile_in_place(classifier.net, config["compile"])
 
     for logger in trainer.loggers:
         logger.log_hyperparams(_hyper_parameters(config))
     with threads(config["num_threads"]):
         _announce(config, data, classifier, trainer, flops)
+        if config["compile"]:
+            warm_up(classifier, trainer, data, shapes)
         set_up = time.perf_counter()
         _set_from_data(classifier, data)
         _fit_and_test(trainer, classifier, data, has_val=_has_val(config), tta=config["tta"])
@@ -90,19 +93,28 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     return metrics
 
 
-def _check_sizes(config: dict[str, Any], data: CIFAR10DataModule, classifier: ImageClassifier) -> None:
-    """Refuse, before a long run, images that an augmentation makes too small for the network in some epoch."""
-    if data.augment is None:
-        return
-    some = data.arrays("train").images[:1]
+def _shapes(config: dict[str, Any], data: CIFAR10DataModule) -> list[torch.Size]:
+    """Shapes (C, H, W) of the augmented images, by epoch; of the first ``NUM_CHECKED_EPOCHS`` at most.
+
+    Raises:
+        UserError: If the augmentation does not fit the images.
+    """
+    image = data.arrays("train").images[:1]
     max_epochs = config["trainer"]["max_epochs"]
     num_epochs = min(max_epochs, NUM_CHECKED_EPOCHS) if max_epochs and max_epochs > 0 else NUM_CHECKED_EPOCHS
-    views = {view.shape: view for view in (data.augment(some, e, torch.Generator()) for e in range(num_epochs))}
-    for shape, view in views.items():
+    if data.augment is None:
+        return [image.shape[1:]] * num_epochs
+    with blame("augment", config["augment"]):
+        return [data.augment(image, epoch, torch.Generator()).shape[1:] for epoch in range(num_epochs)]
+
+
+def _check_sizes(config: dict[str, Any], classifier: ImageClassifier, shapes: list[torch.Size]) -> None:
+    """Refuse, before a long run, images that an augmentation makes too small for the network in some epoch."""
+    for shape in set(shapes):
         try:
-            forward_flops(classifier.net, classifier.normalized(view))
+            forward_flops(classifier.net, torch.zeros(1, *shape))
         except RuntimeError as error:
-            size = "x".join(map(str, shape[1:]))
+            size = "x".join(map(str, shape))
             raise UserError(
                 f"augment: model={config['model']['name']} cannot take the images of {size} that it makes in some "
                 f"epoch: {one_line(error)}"
@@ -141,6 +153,8 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
         )
     if config["tta"] not in (0, 1, 2):
         raise UserError(f"tta must be 0 (none), 1 (mirror images) or 2 (six views), got {config['tta']}")
+    if config["compile"] not in (False, True, *MODES):
+        raise UserError(f"compile must be true, false or one of {', '.join(MODES)}, got {config['compile']}")
     if config["trainer"]["precision"] == "auto":
         config["trainer"]["precision"] = fast_precision(config["trainer"]["accelerator"])
     return config
@@ -180,9 +194,6 @@ def read_data(data: CIFAR10DataModule, config: dict[str, Any]) -> None:
     with blame("data", config["data"]):
         data.prepare_data()
         data.setup()
-    if data.augment is not None:
-        with blame("augment", config["augment"]):  # refuse what does not fit the images before training starts
-            data.augment(data.arrays("train").images[:1], 0, torch.Generator())
 
 
 def _build_classifier(config: dict[str, Any], data: CIFAR10DataModule, **hyper_parameters: Any) -> ImageClassifier:

@@ -1,0 +1,91 @@
+import jaxtyping
+import pytest
+import torch
+from torch import nn
+
+from cifar_lightning import training
+from cifar_lightning.compilation import warm_up
+from cifar_lightning.config import UserError
+from cifar_lightning.training import train
+
+SPEEDRUN = ("experiment=speedrun", "model.widths=[8,8,8]", "trainer.max_epochs=3", "data.batch_size=25", "tta=1")
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The graphs compiled so far, by a backend that runs them as they are; CPUs' own wants a C++ compiler."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # its checks cannot be traced
+    found = []
+
+    def backend(graph, inputs):
+        found.append([tuple(tensor.shape) for tensor in inputs if isinstance(tensor, torch.Tensor)])
+        return graph.forward
+
+    original = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda net, **options: original(net, backend=backend, dynamic=False))
+    yield found
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def small_speedrun(compose, tiny_root):
+    dataset = (f"data.root={tiny_root}", "data.dataset._target_=conftest.TinyCIFAR10")
+    return lambda *overrides: compose(*SPEEDRUN, *dataset, "callbacks=none", "logger=none", *overrides)
+
+
+def test_nothing_is_compiled_after_the_clock_has_started(small_speedrun, graphs, monkeypatch):
+    """Epochs of 24x24, 32x32 and 32x32 again without the first layer's bias; a last batch of 10; 20 test images."""
+    before_the_clock = []
+    original = training._set_from_data
+    monkeypatch.setattr(
+        training, "_set_from_data", lambda *args: before_the_clock.append(len(graphs)) or original(*args)
+    )
+    sizes = ("augment.early_sizes=[24]", "optimizer.whiten_bias_end_fraction=0.5", "data.val_size=0")
+    train(small_speedrun("compile=true", *sizes))
+    assert before_the_clock == [len(graphs)]
+    assert len(graphs) == 3 * 2 + 1
+
+
+def test_the_same_numbers_with_and_without(small_speedrun, graphs, tmp_path):
+    found = [
+        train(small_speedrun(f"compile={choice}", f"output_dir={tmp_path / choice}")) for choice in ("false", "true")
+    ]
+    assert graphs
+    for name in ("train/loss", "test/loss", "test/acc_tta"):
+        assert found[0][name] == found[1][name]
+
+
+def test_warming_up_leaves_no_trace(small_speedrun, monkeypatch):
+    seen = {}
+
+    def look(classifier, trainer, data, shapes):
+        def facts():
+            parameters = dict(classifier.named_parameters())
+            return {
+                "state": {name: value.clone() for name, value in classifier.state_dict().items()},
+                "gradients": [name for name, parameter in parameters.items() if parameter.grad is not None],
+                "trainable": [name for name, parameter in parameters.items() if parameter.requires_grad],
+                "training": [module.training for module in classifier.modules()],
+                "random": torch.get_rng_state().tolist(),
+            }
+
+        seen["before"] = facts()
+        warm_up(classifier, trainer, data, shapes)
+        seen["after"] = facts()
+
+    monkeypatch.setattr(nn.Module, "compile", lambda net, **options: None)
+    monkeypatch.setattr(training, "warm_up", look)
+    train(small_speedrun("compile=true"))
+    states = [seen[when].pop("state") for when in ("before", "after")]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert seen["after"] == seen["before"]
+
+
+def test_modes_are_torchs(small_speedrun, monkeypatch):
+    asked_for = []
+    monkeypatch.setattr(nn.Module, "compile", lambda net, **options: asked_for.append(options["mode"]))
+    train(small_speedrun("compile=max-autotune"))
+    assert asked_for == ["max-autotune"]
+    with pytest.raises(UserError, match=r"compile must be true, false or one of default, .*, got fastest"):
+        train(small_speedrun("compile=fastest"))
