@@ -110,24 +110,79 @@ def muon(
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the groups and the decay as
     in Jordan 2024 (arXiv:2404.00498), after Page 2019, "How to train your ResNet 8: bag of tricks".
     """
-    rates = {"head": head_lr, "norm": norm_lr, "whiten_bias": whiten_bias_lr}
-    _require_at_least_zero(lr=lr, weight_decay=weight_decay, **{f"{name}_lr": rate for name, rate in rates.items()})
-    for name, value in {"momentum": momentum, "sgd_momentum": sgd_momentum}.items():
-        if not 0 <= value < 1:
-            raise ValueError(f"{name} must be in [0, 1), got {value}")
     if ns_steps < 1:
         raise ValueError(f"ns_steps must be at least 1, got {ns_steps}")
+    _require_at_least_zero(lr=lr)
+    _require_momentum(momentum=momentum, sgd_momentum=sgd_momentum)
+    kinds = parameter_kinds(net)
+    groups = _groups_with_own_decay(
+        kinds,
+        {"head": head_lr, "norm": norm_lr, "whiten_bias": whiten_bias_lr},
+        weight_decay=weight_decay,
+        whiten_bias_end_fraction=whiten_bias_end_fraction,
+    )
+    for group in groups:
+        group |= {"kind": "sgd", "momentum": sgd_momentum}
+    groups.insert(0, {"kind": "muon", "params": kinds["filters"], "momentum": momentum})
+    return Muon([group for group in groups if group["params"]], lr=lr, ns_steps=ns_steps)
+
+
+def sgd_by_kind(
+    net: nn.Module,
+    *,
+    lr: float,
+    norm_lr: float,
+    momentum: float = 0.85,
+    whiten_bias_end_fraction: float = 1.0,
+    weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:
+    """Nesterov SGD with a learning rate of its own for biases and norms; what the speedruns used before Muon.
+
+    Learning rates go with the mean loss over a batch: they are a summed-loss recipe's times its batch size.
+
+    Args:
+        net: The network.
+        lr: Learning rate of filters and matrices, and of a whitening layer's bias.
+        norm_lr: Learning rate of biases and norms.
+        momentum: Share of the momentum that each step keeps, in (0, 1).
+        whiten_bias_end_fraction: As in ``muon``.
+        weight_decay: As in ``muon``, but of the filters too.
+
+    Raises:
+        ValueError: If a hyper-parameter is out of its range.
+
+    Source: Jordan 2024 (arXiv:2404.00498), after Page 2019, "How to train your ResNet 8: bag of tricks".
+    """
+    _require_momentum(momentum=momentum)
+    if momentum == 0:
+        raise ValueError("momentum must be above 0, for it is Nesterov's, got 0.0")
+    groups = _groups_with_own_decay(
+        parameter_kinds(net),
+        {"filters": lr, "head": lr, "norm": norm_lr, "whiten_bias": lr},
+        weight_decay=weight_decay,
+        whiten_bias_end_fraction=whiten_bias_end_fraction,
+    )
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=_has_fused_kernels(net))
+
+
+def _groups_with_own_decay(
+    kinds: dict[str, list[nn.Parameter]],
+    rates: dict[str, float],
+    *,
+    weight_decay: float,
+    whiten_bias_end_fraction: float,
+) -> list[dict[str, Any]]:
+    """A group for each kind, whose decay takes the same share off the weights whatever its learning rate."""
+    _require_at_least_zero(weight_decay=weight_decay, **{f"{name}_lr": rate for name, rate in rates.items()})
     if not 0 < whiten_bias_end_fraction <= 1:
         raise ValueError(f"whiten_bias_end_fraction must be in (0, 1], got {whiten_bias_end_fraction}")
-    kinds = parameter_kinds(net)
-    groups: list[dict[str, Any]] = [{"kind": "muon", "params": kinds["filters"], "momentum": momentum}]
-    for name, rate in rates.items():
-        decay = weight_decay / rate if rate > 0 else 0.0
-        groups.append(
-            {"kind": "sgd", "params": kinds[name], "lr": rate, "momentum": sgd_momentum, "weight_decay": decay}
-        )
-    groups[-1]["end_fraction"] = whiten_bias_end_fraction
-    return Muon([group for group in groups if group["params"]], lr=lr, ns_steps=ns_steps)
+    groups: dict[str, dict[str, Any]] = {
+        name: {"params": kinds[name], "lr": rate, "weight_decay": weight_decay / rate if rate > 0 else 0.0}
+        for name, rate in rates.items()
+    }
+    groups["whiten_bias"]["end_fraction"] = whiten_bias_end_fraction
+    return list(groups.values())
 
 
 def parameter_kinds(net: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -155,6 +210,12 @@ def parameter_kinds(net: nn.Module) -> dict[str, list[nn.Parameter]]:
     return kinds
 
 
+def _require_momentum(**momenta: float) -> None:
+    for name, value in momenta.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {value}")
+
+
 def _require_at_least_zero(**hyper_parameters: float) -> None:
     for name, value in hyper_parameters.items():
         if not (math.isfinite(value) and value >= 0):
@@ -176,14 +237,15 @@ def cosine(*, warmup_fraction: float = 0.0, end_factor: float = 0.0) -> Schedule
     >>> [round(cosine(warmup_fraction=0.2)(p), 3) for p in (0.0, 0.1, 0.2, 0.6, 1.0)]
     [0.0, 0.5, 1.0, 0.5, 0.0]
     """
-    return _warmed_up(warmup_fraction, end_factor, lambda done: (1 + math.cos(math.pi * done)) / 2)
+    return _warmed_up(warmup_fraction, 0.0, end_factor, lambda done: (1 + math.cos(math.pi * done)) / 2)
 
 
-def triangular(*, warmup_fraction: float = 0.2, end_factor: float = 0.0) -> Schedule:
-    """Linear warm-up from 0 to 1, then a straight line down to ``end_factor``.
+def triangular(*, warmup_fraction: float = 0.2, start_factor: float = 0.0, end_factor: float = 0.0) -> Schedule:
+    """Linear warm-up from ``start_factor`` to 1, then a straight line down to ``end_factor``.
 
     Args:
         warmup_fraction: Fraction of all steps spent warming up, in [0, 1).
+        start_factor: Factor at the start of the warm-up, in [0, 1].
         end_factor: Factor at the end, in [0, 1].
 
     Raises:
@@ -194,18 +256,19 @@ def triangular(*, warmup_fraction: float = 0.2, end_factor: float = 0.0) -> Sche
     >>> [triangular(warmup_fraction=0.2, end_factor=0.5)(p) for p in (0.0, 0.1, 0.2, 0.6, 1.0)]
     [0.0, 0.5, 1.0, 0.75, 0.5]
     """
-    return _warmed_up(warmup_fraction, end_factor, lambda done: 1 - done)
+    return _warmed_up(warmup_fraction, start_factor, end_factor, lambda done: 1 - done)
 
 
-def _warmed_up(warmup_fraction: float, end_factor: float, fall: Schedule) -> Schedule:
+def _warmed_up(warmup_fraction: float, start_factor: float, end_factor: float, fall: Schedule) -> Schedule:
     if not 0 <= warmup_fraction < 1:
         raise ValueError(f"warmup_fraction must be in [0, 1), got {warmup_fraction}")
-    if not 0 <= end_factor <= 1:
-        raise ValueError(f"end_factor must be in [0, 1], got {end_factor}")
+    for name, value in {"start_factor": start_factor, "end_factor": end_factor}.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {value}")
 
     def factor(progress: float) -> float:
         if progress < warmup_fraction:
-            return progress / warmup_fraction
+            return start_factor + (1 - start_factor) * progress / warmup_fraction
         return end_factor + (1 - end_factor) * fall((progress - warmup_fraction) / (1 - warmup_fraction))
 
     return factor

@@ -1,6 +1,5 @@
 """``train(cfg)``: the function behind train.py, for tests, sweeps and benchmarks alike."""
 
-import inspect
 import logging
 import time
 from pathlib import Path
@@ -8,24 +7,23 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 from torch import nn
 
-from cifar_lightning import STARTED, checkpoint, models
+from cifar_lightning import checkpoint, models
 from cifar_lightning.callbacks import TrainingCurves
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.compilation import MODES, compile_in_place, warm_up
 from cifar_lightning.config import UserError, blame, build, build_partial, one_line, plain
 from cifar_lightning.data import CIFAR10DataModule
-from cifar_lightning.devices import MAX_THREADS, device_name, fast_precision, forward_flops, sensible_threads, threads
+from cifar_lightning.devices import MAX_THREADS, fast_precision, forward_flops, sensible_threads, threads
 from cifar_lightning.entry import refuse_used
 from cifar_lightning.hints import fits
 from cifar_lightning.loggers import TensorBoard
 from cifar_lightning.progress import EpochProgress
-from cifar_lightning.records import argument, log_table, provenance, relative, shown, write_metrics
+from cifar_lightning.records import write_metrics
+from cifar_lightning.reporting import announce, clocks, final_metrics, hyper_parameters, report
 from cifar_lightning.trainer import build_trainer, check_length, check_limits, refusals
 
 log = logging.getLogger(__name__)
@@ -74,22 +72,22 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     compile_in_place(classifier.net, config["compile"])
 
     for logger in trainer.loggers:
-        logger.log_hyperparams(_hyper_parameters(config))
+        logger.log_hyperparams(hyper_parameters(config))
     with threads(config["num_threads"]):
-        _announce(config, data, classifier, trainer, flops)
+        announce(config, data, classifier, trainer, flops)
         if config["compile"]:
             warm_up(classifier, trainer, data, shapes)
         set_up = time.perf_counter()
         _set_from_data(classifier, data)
         _fit_and_test(trainer, classifier, data, has_val=_has_val(config), tta=config["tta"])
-        metrics = _metrics(config, data, classifier, trainer, curves) | {
+        metrics = final_metrics(config, data, classifier, trainer, curves) | {
             "flops_per_image": flops,
-            **_clocks(curves, started=started, set_up=set_up),
+            **clocks(curves, started=started, set_up=set_up),
         }
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoard):
             logger.end_session()
-    _report(metrics, write_metrics(output_dir, metrics))
+    report(metrics, write_metrics(output_dir, metrics))
     return metrics
 
 
@@ -219,103 +217,3 @@ def _build_classifier(config: dict[str, Any], data: CIFAR10DataModule, **hyper_p
             label_smoothing=config["label_smoothing"],
             **hyper_parameters,
         )
-
-
-def _choice(node: dict[str, Any]) -> str:
-    return node.get("_target_", "constant").rpartition(".")[2]
-
-
-def _announce(
-    config: dict[str, Any], data: CIFAR10DataModule, classifier: ImageClassifier, trainer: L.Trainer, flops: int
-) -> None:
-    sizes = ", ".join(f"{len(index):,} {split}" for split, index in data.index.items() if len(index))
-    shape = "x".join(str(size) for size in data.arrays("train").images.shape[1:])
-    note = f" ({data.note})" if data.note else ""
-    log.info("data      %s%s: %s images of %s, %d classes", data.name, note, sizes, shape, len(data.classes))
-    num_parameters = sum(parameter.numel() for parameter in classifier.net.parameters())
-    size = f"{num_parameters:,} parameters, {flops / 1e6:,.1f} MFLOP an image"
-    log.info("model     %s: %s", config["model"]["name"], size)
-    recipe = [_choice(config["optimizer"]), f"lr {config['optimizer']['lr']:g}", _choice(config["schedule"] or {})]
-    log.info("recipe    %s, batch %d", " ".join(recipe), data.batch_size)
-    device = device_name(trainer.strategy.root_device)
-    log.info("device    %s: %s, precision %s", trainer.strategy.root_device.type, device, trainer.precision)
-    log.info("folder    %s", relative(Path(config["output_dir"])))
-
-
-def _hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
-    """What the HPARAMS tab compares: the config's plain values; of the Trainer's those that are not Lightning's own."""
-    defaults = inspect.signature(L.Trainer.__init__).parameters
-    differs = {
-        key: value for key, value in config["trainer"].items() if key in defaults and value != defaults[key].default
-    }
-    return _flattened({**config, "trainer": differs})
-
-
-def _flattened(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and plain values; of a class only its name is shown, in place of its ``_target_``."""
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if prefix + key in ("logger", "callbacks", "output_dir", "data.root", "data.dataset") or value is None:
-            continue
-        if isinstance(value, dict):
-            flat |= _flattened(value, f"{prefix}{key}.")
-        elif key == "_target_":
-            flat[prefix.removesuffix(".")] = value.rpartition(".")[2]
-        elif not key.startswith("_"):
-            flat[prefix + key] = value if isinstance(value, str | int | float) else str(value)
-    return flat
-
-
-def _metrics(
-    config: dict[str, Any],
-    data: CIFAR10DataModule,
-    classifier: ImageClassifier,
-    trainer: L.Trainer,
-    curves: TrainingCurves,
-) -> dict[str, Any]:
-    metrics: dict[str, Any] = {name: value for name, value in curves.epoch.items() if name != "images_per_second"}
-    for split, evaluation in classifier.evaluations.items():
-        metrics |= classifier.scalars(split)
-        metrics[f"num_{split}_images"] = evaluation.num_images
-    if "val" in classifier.evaluations:
-        metrics["seconds_to_val_acc"] = {f"{acc:.2f}": seconds for acc, seconds in curves.seconds_to.items()}
-    return metrics | {
-        "name": config["name"],
-        "data": data.name,
-        "data_note": data.note,
-        "seed": config["seed"],
-        "epochs": trainer.current_epoch,
-        "steps": trainer.global_step,
-        "train_seconds": curves.seconds,
-        "images_per_second": curves.num_images / curves.seconds,
-        "device": device_name(trainer.strategy.root_device),
-        "precision": str(trainer.precision),
-        "output_dir": config["output_dir"],
-        **provenance(),
-    }
-
-
-def _clocks(curves: TrainingCurves, *, started: float, set_up: float) -> dict[str, float | None]:
-    now = time.perf_counter()
-    is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    return {
-        "warm_seconds": curves.tested_at - set_up,
-        "seconds": now - started,
-        "process_seconds": None if is_sweep else now - STARTED,  # the jobs of a sweep share a process
-    }
-
-
-def _report(metrics: dict[str, Any], path: Path) -> None:
-    names = [name for name in metrics if "/" in name]
-    rows = {name: shown(name, metrics[name]) for name in names}
-    for acc, seconds in metrics.get("seconds_to_val_acc", {}).items():
-        if seconds is not None:
-            rows[f"to val/acc {shown('acc', float(acc))}"] = f"{seconds:.1f} s"
-    rows["training"] = f"{metrics['train_seconds']:.1f} s, {metrics['images_per_second']:,.0f} images/s"
-    note = f" ({metrics['data_note']})" if metrics["data_note"] else ""
-    log_table(f"{metrics['name']} on {metrics['data']}{note}, seed {metrics['seed']}", rows)
-    last = relative(path.parent / "checkpoints" / "last.ckpt")
-    log.info("numbers   %s", relative(path))
-    if last.exists():
-        log.info("judge     python evaluate.py %s", argument("ckpt", last))
-    log.info("watch     tensorboard --logdir logs")

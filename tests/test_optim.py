@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cifar_lightning.optim import adamw, cosine, sgd, triangular
+from cifar_lightning.optim import adamw, cosine, sgd, sgd_by_kind, triangular
 
 
 @pytest.fixture
@@ -63,6 +63,9 @@ def test_steps_equal_torchs_plain_optimizer(ours, reference):
         (sgd, {"lr": 0.1, "nesterov": True}, "nesterov must be false where momentum is 0"),
         (adamw, {"lr": 0.1, "betas": (0.9, 1.0)}, r"betas must be in \[0, 1\)"),
         (adamw, {"lr": 0.1, "weight_decay": -1.0}, "weight_decay must be"),
+        (sgd_by_kind, {"lr": 0.1, "norm_lr": math.inf}, "norm_lr must be a finite number of at least 0, got inf"),
+        (sgd_by_kind, {"lr": 0.1, "norm_lr": 0.1, "momentum": 0.0}, r"momentum must be above 0, for it is Nesterov's"),
+        (sgd_by_kind, {"lr": 0.1, "norm_lr": 0.1, "momentum": 1.0}, r"momentum must be in \[0, 1\), got 1\.0"),
     ],
 )
 def test_bad_hyper_parameters(build, arguments, message, net):
@@ -78,6 +81,7 @@ def test_bad_hyper_parameters(build, arguments, message, net):
         (triangular(warmup_fraction=0.0), [1, 0.75, 0.5, 0.25, 0]),
         (triangular(warmup_fraction=0.25), [0, 1, 2 / 3, 1 / 3, 0]),
         (triangular(warmup_fraction=0.5, end_factor=0.5), [0, 0.5, 1, 0.75, 0.5]),
+        (triangular(warmup_fraction=0.5, start_factor=0.2), [0.2, 0.6, 1, 0.5, 0]),
     ],
 )
 def test_factors(schedule, factors):
@@ -90,3 +94,60 @@ def test_bad_schedules(build):
         build(warmup_fraction=1.0)
     with pytest.raises(ValueError, match=r"end_factor must be in \[0, 1\], got -0\.5"):
         build(end_factor=-0.5)
+
+
+def test_bad_start_of_a_warm_up():
+    with pytest.raises(ValueError, match=r"start_factor must be in \[0, 1\], got 2\.0"):
+        triangular(start_factor=2.0)
+
+
+class Whitened(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 4, 2)
+        self.patches.weight.requires_grad_(False)
+        self.conv = nn.Conv2d(4, 4, 3, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 2, bias=False)
+
+    def parameter_kinds(self) -> dict[str, list[nn.Parameter]]:
+        return {
+            "filters": [self.conv.weight],
+            "head": [self.head.weight],
+            "norm": [self.norm.weight, self.norm.bias],
+            "whiten_bias": [self.patches.bias],
+        }
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.conv(self.patches(images))).amax((2, 3)))
+
+
+def test_sgd_by_kind_is_torchs_sgd_with_rates_and_decay_by_kind():
+    nets = []
+    for ours in (True, False):
+        torch.manual_seed(0)
+        net = Whitened()
+        others = [net.conv.weight, net.head.weight, net.patches.bias]
+        norms = [net.norm.weight, net.norm.bias]
+        by_hand = [
+            {"params": others, "lr": 0.1, "weight_decay": 0.02 / 0.1},
+            {"params": norms, "lr": 0.4, "weight_decay": 0.02 / 0.4},
+        ]
+        optimizer = (
+            sgd_by_kind(net, lr=0.1, norm_lr=0.4, momentum=0.8, weight_decay=0.02)
+            if ours
+            else torch.optim.SGD(by_hand, momentum=0.8, nesterov=True)
+        )
+        for _ in range(5):
+            optimizer.zero_grad()
+            net(torch.linspace(-1, 1, 2 * 3 * 64).reshape(2, 3, 8, 8)).square().sum().backward()
+            optimizer.step()
+        nets.append(net)
+    for name, value in nets[0].state_dict().items():
+        torch.testing.assert_close(value, nets[1].state_dict()[name])
+
+
+def test_sgd_by_kind_ends_the_bias_of_a_whitening_layer_early():
+    groups = sgd_by_kind(Whitened(), lr=0.1, norm_lr=0.4, whiten_bias_end_fraction=0.25).param_groups
+    assert [group.get("end_fraction") for group in groups] == [None, None, None, 0.25]
+    assert [tuple(parameter.shape) for parameter in groups[-1]["params"]] == [(4,)]

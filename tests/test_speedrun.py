@@ -134,6 +134,32 @@ def test_the_records_recipe_is_the_published_one(compose):
     assert (config["schedule"]["warmup_fraction"], config["schedule"]["end_factor"]) == (0, 0)
 
 
+def test_the_recipe_of_96_is_the_published_one(compose):
+    """Jordan 2024's constants, in the units of his script: rates per 1024 images with the momentum's factor."""
+    config = plain(compose("experiment=speedrun96"))
+    scale = 1024 * (1 + 1 / (1 - 0.85))
+    batch_size, optimizer, augment = config["data"]["batch_size"], config["optimizer"], config["augment"]
+    assert optimizer["_target_"].endswith("sgd_by_kind")
+    assert optimizer["momentum"] == 0.85
+    assert optimizer["lr"] / batch_size == pytest.approx(9.0 / scale, rel=1e-5)
+    assert optimizer["norm_lr"] == pytest.approx(64 * optimizer["lr"])
+    assert optimizer["weight_decay"] / batch_size == pytest.approx(0.012 / scale, rel=1e-5)
+    assert optimizer["whiten_bias_end_fraction"] == pytest.approx(3 / 37)
+    assert (config["trainer"]["max_epochs"], config["label_smoothing"], config["tta"]) == (37, 0.2, 2)
+    assert (augment["flip"], augment["padding"], augment["cutout_size"], augment["early_sizes"]) == (
+        "alternating",
+        4,
+        12,
+        [],
+    )
+    model = config["model"]
+    assert (model["widths"], model["depth"], model["bn_momentum"]) == ([128, 384, 512], 3, 0.1)
+    assert (model["logit_scale"], model["unit_head"], model["zero_bias"]) == (1 / 9, False, True)
+    schedule = config["schedule"]
+    assert (schedule["warmup_fraction"], schedule["start_factor"], schedule["end_factor"]) == (0.1, 0.2, 0)
+    assert "lookahead" in config["callbacks"]
+
+
 # Whitening
 
 
