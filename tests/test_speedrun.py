@@ -132,6 +132,7 @@ def test_the_records_recipe_is_the_published_one(compose):
         [],
     )
     assert (config["schedule"]["warmup_fraction"], config["schedule"]["end_factor"]) == (0, 0)
+    assert config["trainer"]["log_every_n_steps"] == 0
 
 
 def test_the_recipe_of_96_is_the_published_one(compose):
