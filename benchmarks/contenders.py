@@ -151,8 +151,9 @@ def bare_speedrun(options: Options, *, experiment: str, as_published: bool = Fal
     if as_published:
         for group in net.groups:
             group.__class__ = PublishedGroup
-    classifier = ImageClassifier(net, **config["normalize"])
-    optimizer = build_partial(config["optimizer"], "optimizer")(net)
+    make_optimizer = build_partial(config["optimizer"], "optimizer")
+    classifier = ImageClassifier(net, **config["normalize"], optimizer=make_optimizer, freeze=config["freeze"])
+    optimizer = classifier.build_optimizer()
     schedule = build_object(config["schedule"], "schedule")
     num_epochs, rates = config["trainer"]["max_epochs"], [group["lr"] for group in optimizer.param_groups]
     precise = config["trainer"]["precision"] == "32-true"

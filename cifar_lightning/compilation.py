@@ -60,8 +60,7 @@ def _steps(
     classifier: ImageClassifier, data: CIFAR10DataModule, shapes: list[torch.Size]
 ) -> list[tuple[torch.Size, int, list[nn.Parameter]]]:
     """Each kind of training step once: image shape, batch size, and the parameters that need no gradients any more."""
-    assert classifier.optimizer is not None
-    groups = classifier.optimizer(classifier.net).param_groups
+    groups = classifier.build_optimizer().param_groups
     kinds: dict[Any, tuple[torch.Size, int, list[nn.Parameter]]] = {}
     for epoch, shape in enumerate(shapes):
         ended = classifier.ended(groups, epoch / len(shapes))

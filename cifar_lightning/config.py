@@ -33,8 +33,9 @@ class TrainSchema:
     seed: int = MISSING
     output_dir: str | None = None
     num_threads: int | None = None
-    compile: bool | str = False
+    compile: Any = False
     label_smoothing: float = 0.0
+    freeze: Any = None
     tta: int = 0
     data: Any = MISSING
     normalize: Any = MISSING
@@ -56,7 +57,7 @@ class EvaluateSchema:
     output_dir: str | None = None
     tta: int = 0
     num_threads: int | None = None
-    compile: bool | str = False
+    compile: Any = False
     data: Any = MISSING
     trainer: Any = MISSING
 

@@ -2,11 +2,12 @@
 
 An optimizer builder takes the module, not its parameters, so that the parameter groups are chosen in one place. A
 schedule maps progress in [0, 1], the fraction of all optimizer steps done, to the factor on the learning rate. A group
-may carry ``end_fraction``: it goes through the whole schedule within that first fraction of all steps.
+may carry ``end_fraction``: it goes through the whole schedule within that first fraction of all steps, and then rests.
 """
 
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -80,7 +81,6 @@ def muon(
     head_lr: float = 0.1,
     norm_lr: float = 0.1,
     whiten_bias_lr: float = 0.1,
-    whiten_bias_end_fraction: float = 1.0,
     sgd_momentum: float = 0.85,
     weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
@@ -97,7 +97,6 @@ def muon(
         head_lr: Learning rate of the matrices.
         norm_lr: Learning rate of biases and norms.
         whiten_bias_lr: Learning rate of a whitening layer's bias.
-        whiten_bias_end_fraction: Fraction of all steps in which that bias goes through the schedule, in (0, 1].
         sgd_momentum: Share of the momentum in the groups of SGD, in [0, 1).
         weight_decay: Share of the weights that decay takes off per step, before momentum makes it
             1 / (1 - ``sgd_momentum``) times as much, in all groups of SGD. Unlike in ``sgd`` it is not multiplied by
@@ -119,7 +118,6 @@ def muon(
         kinds,
         {"head": head_lr, "norm": norm_lr, "whiten_bias": whiten_bias_lr},
         weight_decay=weight_decay,
-        whiten_bias_end_fraction=whiten_bias_end_fraction,
     )
     for group in groups:
         group |= {"kind": "sgd", "momentum": sgd_momentum}
@@ -133,7 +131,6 @@ def sgd_by_kind(
     lr: float,
     norm_lr: float,
     momentum: float = 0.85,
-    whiten_bias_end_fraction: float = 1.0,
     weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
     """Nesterov SGD with a learning rate of its own for biases and norms; what the speedruns used before Muon.
@@ -145,7 +142,6 @@ def sgd_by_kind(
         lr: Learning rate of filters and matrices, and of a whitening layer's bias.
         norm_lr: Learning rate of biases and norms.
         momentum: Share of the momentum that each step keeps, in (0, 1).
-        whiten_bias_end_fraction: As in ``muon``.
         weight_decay: As in ``muon``, but of the filters too.
 
     Raises:
@@ -160,29 +156,59 @@ def sgd_by_kind(
         parameter_kinds(net),
         {"filters": lr, "head": lr, "norm": norm_lr, "whiten_bias": lr},
         weight_decay=weight_decay,
-        whiten_bias_end_fraction=whiten_bias_end_fraction,
     )
     groups = [group for group in groups if group["params"]]
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=_has_fused_kernels(net))
 
 
 def _groups_with_own_decay(
-    kinds: dict[str, list[nn.Parameter]],
-    rates: dict[str, float],
-    *,
-    weight_decay: float,
-    whiten_bias_end_fraction: float,
+    kinds: dict[str, list[nn.Parameter]], rates: dict[str, float], *, weight_decay: float
 ) -> list[dict[str, Any]]:
     """A group for each kind, whose decay takes the same share off the weights whatever its learning rate."""
     _require_at_least_zero(weight_decay=weight_decay, **{f"{name}_lr": rate for name, rate in rates.items()})
-    if not 0 < whiten_bias_end_fraction <= 1:
-        raise ValueError(f"whiten_bias_end_fraction must be in (0, 1], got {whiten_bias_end_fraction}")
-    groups: dict[str, dict[str, Any]] = {
-        name: {"params": kinds[name], "lr": rate, "weight_decay": weight_decay / rate if rate > 0 else 0.0}
+    return [
+        {"params": kinds[name], "lr": rate, "weight_decay": weight_decay / rate if rate > 0 else 0.0}
         for name, rate in rates.items()
-    }
-    groups["whiten_bias"]["end_fraction"] = whiten_bias_end_fraction
-    return list(groups.values())
+    ]
+
+
+def end_early(optimizer: torch.optim.Optimizer, net: nn.Module, ends: Mapping[str, float]) -> None:
+    """Let parts of a network come to the end of the schedule before the others: FreezeOut.
+
+    Splits the optimizer's groups, so that those with a part's parameters carry its ``end_fraction``.
+
+    Args:
+        optimizer: The network's, before its first step.
+        net: The network.
+        ends: Names of modules or parameters, such as ``layer1`` or ``conv1.weight``, and for each the fraction of all
+            steps after which it rests, in (0, 1). Where names overlap the longest one counts.
+
+    Raises:
+        ValueError: If the network has no part of such a name that is trained, or a fraction is out of its range.
+
+    Source: Brock et al. 2017 (arXiv:1706.04983), without their scaled rates.
+    """
+    for part, end in ends.items():
+        if not 0 < end < 1:
+            raise ValueError(f"{part} must be in (0, 1), got {end}")
+    fractions: dict[nn.Parameter, float] = {}
+    for part in sorted(ends, key=len):
+        found = [p for name, p in net.named_parameters() if f"{name}.".startswith(f"{part}.") and p.requires_grad]
+        if not found:
+            names = ", ".join(name for name, _ in net.named_children())
+            raise ValueError(f"{part} must name a part of the network that is trained: {names} or what they hold")
+        fractions |= dict.fromkeys(found, ends[part])
+    groups = []
+    for group in optimizer.param_groups:
+        by_fraction = defaultdict(list)
+        for parameter in group["params"]:
+            by_fraction[fractions.get(parameter)].append(parameter)
+        for fraction, parameters in by_fraction.items():
+            ending: dict[str, Any] = {} if fraction is None else {"end_fraction": fraction}
+            groups.append({**group, "params": parameters, **ending})
+    optimizer.param_groups.clear()
+    for group in sorted(groups, key=lambda group: "end_fraction" in group):  # the first one's rate is the one shown
+        optimizer.add_param_group(group)
 
 
 def parameter_kinds(net: nn.Module) -> dict[str, list[nn.Parameter]]:

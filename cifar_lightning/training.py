@@ -52,6 +52,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     with blame("seed"):
         L.seed_everything(config["seed"], workers=True, verbose=False)
 
+    freeze = config["freeze"] or {}
+    if not fits(freeze, dict) or not all(fits(fraction, float) for fraction in freeze.values()):
+        raise UserError(f"freeze must be null, or fractions by parts of the network as in {{conv1: 0.5}}, got {freeze}")
     data = _build_data(config)
     curves = TrainingCurves()
     trainer = _build_trainer(config, curves)
@@ -59,12 +62,14 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     with blame("optimizer", config["optimizer"]):  # refuse a bad hyper-parameter before the data are fetched
         optimizer(nn.Linear(1, 1))
     schedule = build(config["schedule"], "schedule") if config["schedule"] else None
-    check_length(trainer, has_schedule=schedule is not None)
+    check_length(trainer, has_schedule=schedule is not None or bool(freeze))
     read_data(data, config)
     check_limits(trainer, data)
     shapes = _shapes(config, data)
     classifier = _build_classifier(config, data, optimizer=optimizer, schedule=schedule)
     _check_sizes(config, classifier, shapes)
+    with blame("freeze", config["freeze"]):
+        classifier.build_optimizer()
     flops = forward_flops(classifier.net, classifier.normalized(data.arrays("train").images[:1]))
     if config["num_threads"] is None:
         config["num_threads"] = sensible_threads(flops * data.batch_size)
@@ -151,7 +156,7 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
         )
     if config["tta"] not in (0, 1, 2):
         raise UserError(f"tta must be 0 (none), 1 (mirror images) or 2 (six views), got {config['tta']}")
-    if config["compile"] not in (False, True, *MODES):
+    if not isinstance(config["compile"], bool) and config["compile"] not in MODES:
         raise UserError(f"compile must be true, false or one of {', '.join(MODES)}, got {config['compile']}")
     if config["trainer"]["precision"] == "auto":
         config["trainer"]["precision"] = fast_precision(config["trainer"]["accelerator"])
@@ -214,6 +219,7 @@ def _build_classifier(config: dict[str, Any], data: CIFAR10DataModule, **hyper_p
             net,
             mean=config["normalize"]["mean"],
             std=config["normalize"]["std"],
+            freeze=config["freeze"],
             label_smoothing=config["label_smoothing"],
             **hyper_parameters,
         )

@@ -9,7 +9,19 @@ from conftest import ROOT
 PACKAGE = ROOT / "cifar_lightning"
 PURE = {"augment", "hints", "models", "muon", "optim", "evaluation", "figures"}
 PIECES = {"data", "classifier"}
-GLUE = {"config", "entry", "devices", "loggers", "callbacks", "records", "progress", "checkpoint", "explain"}
+GLUE = {
+    "config",
+    "entry",
+    "devices",
+    "loggers",
+    "callbacks",
+    "records",
+    "progress",
+    "checkpoint",
+    "explain",
+    "lookahead",
+    "compilation",
+}
 OUTSIDE = {"torch", "torchmetrics", "numpy", "matplotlib", "jaxtyping"}
 ALLOWED = {
     **{module: (PURE, OUTSIDE | ({"torchvision"} if module == "models" else set())) for module in PURE},
@@ -39,7 +51,7 @@ def imports(path: Path) -> set[str]:
 
 
 def test_every_module_has_its_layer():
-    commands = {"training", "judging", "trainer"}  # which may import all
+    commands = {"training", "judging", "trainer", "reporting"}  # which may import all
     assert set(modules()) - set(ALLOWED) == {"__init__", *commands}
 
 

@@ -89,20 +89,8 @@ def test_schedule_follows_max_steps_where_set(tmp_path):
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01)  # after the last step
 
 
-def with_early_head(build, **arguments):
-    """An optimizer builder whose last layer's group is done after half of the steps."""
-
-    def build_groups(net: nn.Module) -> torch.optim.Optimizer:
-        optimizer = build(nn.Sequential(net.conv1, net.conv2, net.fc1, net.fc2), **arguments)
-        for group in build(net.fc3, **arguments).param_groups:
-            optimizer.add_param_group({**group, "end_fraction": 0.5})
-        return optimizer
-
-    return build_groups
-
-
-@pytest.mark.parametrize(("end_factor", "frozen_from"), [(0.0, 1), (0.5, 2)])
-def test_a_group_that_rests_for_good_gets_no_gradients_from_the_next_epoch_on(tmp_path, end_factor, frozen_from):
+@pytest.mark.parametrize("schedule", [triangular(warmup_fraction=0.0), triangular(end_factor=0.5), None])
+def test_a_frozen_part_gets_no_gradients_from_the_next_epoch_on(tmp_path, schedule):
     trained = []
 
     class Record(L.Callback):
@@ -110,24 +98,36 @@ def test_a_group_that_rests_for_good_gets_no_gradients_from_the_next_epoch_on(tm
             trained.append((trainer.current_epoch, pl_module.net.fc3.weight.requires_grad))
             assert pl_module.net.fc2.weight.requires_grad
 
-    schedule = triangular(warmup_fraction=0.0, end_factor=end_factor)  # at half its rate a group does not rest
-    classifier = make_classifier(optimizer=with_early_head(sgd, lr=0.01, momentum=0.9), schedule=schedule)
+    classifier = make_classifier(schedule=schedule, freeze={"fc3": 0.5})
     make_trainer(tmp_path, max_epochs=2, callbacks=[Record()]).fit(classifier, make_batches(), make_batches())
     assert len(trained) == 10
-    assert all(requires_grad == (epoch < frozen_from) for epoch, requires_grad in trained)
+    assert all(requires_grad == (epoch < 1) for epoch, requires_grad in trained)
     assert all(parameter.requires_grad for parameter in classifier.net.parameters())  # for a training after this one
 
 
 @pytest.mark.parametrize(
     "optimizer",
     [
-        with_early_head(sgd, lr=0.01, momentum=0.9, weight_decay=0.1),
-        with_early_head(adamw, lr=0.01, weight_decay=0.1),
-        with_early_head(muon, lr=0.01, head_lr=0.01, norm_lr=0.01, weight_decay=0.1),
+        lambda net: sgd(net, lr=0.01, momentum=0.9, weight_decay=0.1),
+        lambda net: adamw(net, lr=0.01, weight_decay=0.1),
+        lambda net: muon(net, lr=0.01, head_lr=0.01, norm_lr=0.01, weight_decay=0.1),
     ],
     ids=["sgd", "adamw", "muon"],
 )
-def test_a_group_may_end_early_and_then_rests(tmp_path, optimizer):
+@pytest.mark.parametrize(
+    ("schedule", "factors", "early"),
+    [
+        (triangular(warmup_fraction=0.0), [1 - step / 10 for step in range(10)], [1, 0.8, 0.6, 0.4, 0.2]),
+        (
+            triangular(warmup_fraction=0.0, end_factor=0.5),
+            [1 - step / 20 for step in range(10)],
+            [1, 0.9, 0.8, 0.7, 0.6],
+        ),
+        (None, [1] * 10, [1] * 5),
+    ],
+    ids=["to zero", "to a half", "constant"],
+)
+def test_a_part_goes_through_the_schedule_early_and_then_rests(tmp_path, optimizer, schedule, factors, early):
     rates, weights = [], []
 
     class Record(L.Callback):
@@ -136,10 +136,10 @@ def test_a_group_may_end_early_and_then_rests(tmp_path, optimizer):
             rates.append((groups[0]["lr"], groups[-1]["lr"]))
             weights.append([p.detach().clone() for p in (*pl_module.net.fc3.parameters(), pl_module.net.fc2.weight)])
 
-    classifier = make_classifier(optimizer=optimizer, schedule=triangular(warmup_fraction=0.0))
+    classifier = make_classifier(optimizer=optimizer, schedule=schedule, freeze={"fc3": 0.5})
     make_trainer(tmp_path, max_epochs=2, callbacks=[Record()]).fit(classifier, make_batches(), make_batches())
-    assert [rate for rate, _ in rates] == pytest.approx([0.01 * (1 - step / 10) for step in range(10)])
-    assert [rate for _, rate in rates] == pytest.approx([0.01 * (1 - step / 5) for step in range(5)] + [0] * 5)
+    assert [rate for rate, _ in rates] == pytest.approx([0.01 * factor for factor in factors])
+    assert [rate for _, rate in rates] == pytest.approx([0.01 * factor for factor in early] + [0] * 5)
     for step, (before, after) in enumerate(itertools.pairwise(weights)):
         moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
         assert moved == ([True, True, True] if step < 5 else [False, False, True])

@@ -279,10 +279,10 @@ class Whitened(nn.Module):
 
 def test_a_network_names_the_kinds_of_its_parameters():
     net = Whitened()
-    groups = muon(net, lr=0.1, whiten_bias_lr=0.4, whiten_bias_end_fraction=0.375).param_groups
+    groups = muon(net, lr=0.1, whiten_bias_lr=0.4).param_groups
     assert [len(group["params"]) for group in groups] == [1, 1, 1]
     assert groups[-1]["params"] == [net.whiten.bias]
-    assert (groups[-1]["lr"], groups[-1]["end_fraction"]) == (0.4, 0.375)
+    assert groups[-1]["lr"] == 0.4
 
 
 @pytest.mark.parametrize("kinds", [{"head": []}, {"filters": []}, {"biases": []}])
@@ -305,7 +305,6 @@ def test_kinds_that_miss_or_repeat_a_parameter_or_are_unknown(kinds):
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1\.0"),
         ({"sgd_momentum": -0.1}, r"sgd_momentum must be in \[0, 1\), got -0\.1"),
         ({"ns_steps": 0}, "ns_steps must be at least 1, got 0"),
-        ({"whiten_bias_end_fraction": 0.0}, r"whiten_bias_end_fraction must be in \(0, 1\], got 0\.0"),
     ],
 )
 def test_bad_hyper_parameters(arguments, message):

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from cifar_lightning.optim import adamw, cosine, sgd, sgd_by_kind, triangular
+from cifar_lightning.models.speedrun import SpeedrunNet
+from cifar_lightning.optim import adamw, cosine, end_early, muon, sgd, sgd_by_kind, triangular
 
 
 @pytest.fixture
@@ -101,34 +102,13 @@ def test_bad_start_of_a_warm_up():
         triangular(start_factor=2.0)
 
 
-class Whitened(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(3, 4, 2)
-        self.patches.weight.requires_grad_(False)
-        self.conv = nn.Conv2d(4, 4, 3, bias=False)
-        self.norm = nn.BatchNorm2d(4)
-        self.head = nn.Linear(4, 2, bias=False)
-
-    def parameter_kinds(self) -> dict[str, list[nn.Parameter]]:
-        return {
-            "filters": [self.conv.weight],
-            "head": [self.head.weight],
-            "norm": [self.norm.weight, self.norm.bias],
-            "whiten_bias": [self.patches.bias],
-        }
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.head(self.norm(self.conv(self.patches(images))).amax((2, 3)))
-
-
 def test_sgd_by_kind_is_torchs_sgd_with_rates_and_decay_by_kind():
     nets = []
     for ours in (True, False):
         torch.manual_seed(0)
-        net = Whitened()
-        others = [net.conv.weight, net.head.weight, net.patches.bias]
-        norms = [net.norm.weight, net.norm.bias]
+        net = SpeedrunNet(widths=(4, 4, 4))
+        norms = net.parameter_kinds()["norm"]
+        others = [p for p in net.parameters() if p.requires_grad and all(p is not norm for norm in norms)]
         by_hand = [
             {"params": others, "lr": 0.1, "weight_decay": 0.02 / 0.1},
             {"params": norms, "lr": 0.4, "weight_decay": 0.02 / 0.4},
@@ -140,14 +120,58 @@ def test_sgd_by_kind_is_torchs_sgd_with_rates_and_decay_by_kind():
         )
         for _ in range(5):
             optimizer.zero_grad()
-            net(torch.linspace(-1, 1, 2 * 3 * 64).reshape(2, 3, 8, 8)).square().sum().backward()
+            net(torch.linspace(-1, 1, 2 * 3 * 256).reshape(2, 3, 16, 16).sin()).square().sum().backward()
             optimizer.step()
         nets.append(net)
     for name, value in nets[0].state_dict().items():
         torch.testing.assert_close(value, nets[1].state_dict()[name])
 
 
-def test_sgd_by_kind_ends_the_bias_of_a_whitening_layer_early():
-    groups = sgd_by_kind(Whitened(), lr=0.1, norm_lr=0.4, whiten_bias_end_fraction=0.25).param_groups
-    assert [group.get("end_fraction") for group in groups] == [None, None, None, 0.25]
-    assert [tuple(parameter.shape) for parameter in groups[-1]["params"]] == [(4,)]
+# FreezeOut
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda net: sgd(net, lr=0.1, momentum=0.9, weight_decay=0.1),
+        lambda net: muon(net, lr=0.1, head_lr=0.2, norm_lr=0.3),
+    ],
+    ids=["sgd", "muon"],
+)
+def test_parts_that_end_early_keep_all_else_of_their_groups(build, net):
+    whole, split = build(net), build(net)
+    end_early(split, net, {"0": 0.5, "0.bias": 0.25, "1": 0.5})
+    settings = {
+        id(parameter): {key: value for key, value in group.items() if key != "params"}
+        for group in whole.param_groups
+        for parameter in group["params"]
+    }
+    ends = {}
+    for group in split.param_groups:
+        for parameter in group["params"]:
+            ends[id(parameter)] = group.get("end_fraction")
+            assert {key: group[key] for key in settings[id(parameter)]} == settings[id(parameter)]
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    assert {names[key]: end for key, end in ends.items()} == {
+        "0.weight": 0.5,
+        "0.bias": 0.25,
+        "1.weight": 0.5,
+        "1.bias": 0.5,
+        "3.weight": None,
+        "3.bias": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("ends", "message"),
+    [
+        ({"0": 0.0}, r"0 must be in \(0, 1\), got 0\.0"),
+        ({"0": math.nan}, r"0 must be in \(0, 1\), got nan"),
+        ({"9": 0.5}, "9 must name a part of the network that is trained: 0, 1, 2, 3 or what they hold"),
+        ({"2": 0.5}, "2 must name a part of the network that is trained"),
+        ({"0.wei": 0.5}, r"0\.wei must name a part of the network that is trained"),
+    ],
+)
+def test_bad_parts(ends, message, net):
+    with pytest.raises(ValueError, match=message):
+        end_early(sgd(net, lr=0.1), net, ends)
