@@ -152,7 +152,7 @@ def bare_speedrun(options: Options, *, experiment: str, as_published: bool = Fal
         for group in net.groups:
             group.__class__ = PublishedGroup
     make_optimizer = build_partial(config["optimizer"], "optimizer")
-    classifier = ImageClassifier(net, **config["normalize"], optimizer=make_optimizer, freeze=config["freeze"])
+    classifier = ImageClassifier(net, **config["normalize"], optimizer=make_optimizer, freeze=dict(config["freeze"]))
     optimizer = classifier.build_optimizer()
     schedule = build_object(config["schedule"], "schedule")
     num_epochs, rates = config["trainer"]["max_epochs"], [group["lr"] for group in optimizer.param_groups]

@@ -35,7 +35,7 @@ class TrainSchema:
     num_threads: int | None = None
     compile: Any = False
     label_smoothing: float = 0.0
-    freeze: Any = None
+    freeze: Any = MISSING
     tta: int = 0
     data: Any = MISSING
     normalize: Any = MISSING

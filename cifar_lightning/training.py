@@ -52,9 +52,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     with blame("seed"):
         L.seed_everything(config["seed"], workers=True, verbose=False)
 
-    freeze = config["freeze"] or {}
-    if not fits(freeze, dict) or not all(fits(fraction, float) for fraction in freeze.values()):
-        raise UserError(f"freeze must be null, or fractions by parts of the network as in {{conv1: 0.5}}, got {freeze}")
+    freeze = config["freeze"]
+    if not fits(freeze, list[tuple[str, float]]):
+        raise UserError(f"freeze must be parts of the network and fractions, as in [[conv1,0.5]], got {freeze}")
     data = _build_data(config)
     curves = TrainingCurves()
     trainer = _build_trainer(config, curves)
@@ -68,7 +68,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     shapes = _shapes(config, data)
     classifier = _build_classifier(config, data, optimizer=optimizer, schedule=schedule)
     _check_sizes(config, classifier, shapes)
-    with blame("freeze", config["freeze"]):
+    with blame("freeze"):
         classifier.build_optimizer()
     flops = forward_flops(classifier.net, classifier.normalized(data.arrays("train").images[:1]))
     if config["num_threads"] is None:
@@ -219,7 +219,7 @@ def _build_classifier(config: dict[str, Any], data: CIFAR10DataModule, **hyper_p
             net,
             mean=config["normalize"]["mean"],
             std=config["normalize"]["std"],
-            freeze=config["freeze"],
+            freeze=dict(config["freeze"]),
             label_smoothing=config["label_smoothing"],
             **hyper_parameters,
         )

@@ -41,7 +41,7 @@ def test_nothing_is_compiled_after_the_clock_has_started(small_speedrun, graphs,
     monkeypatch.setattr(
         training, "_set_from_data", lambda *args: before_the_clock.append(len(graphs)) or original(*args)
     )
-    sizes = ("augment.early_sizes=[24]", "freeze={patches.bias: 0.5}", "data.val_size=0")
+    sizes = ("augment.early_sizes=[24]", "freeze=[[patches.bias,0.5]]", "data.val_size=0")
     train(small_speedrun("compile=true", *sizes))
     assert before_the_clock == [len(graphs)]
     assert len(graphs) == 3 * 2 + 1

@@ -48,10 +48,10 @@ def test_help_lists_the_choices_without_importing_torch():
         (["num_threads=0"], "num_threads must be in [1, 1024], or null for a sensible number, got 0"),
         (["compile=1"], "compile must be true, false or one of default, reduce-overhead, max-autotune, "),
         (
-            ["freeze={conv1: half}"],
-            "freeze must be null, or fractions by parts of the network as in {conv1: 0.5}, got ",
+            ["freeze=[[conv1,half]]"],
+            "freeze must be parts of the network and fractions, as in [[conv1,0.5]], got [['con",
         ),
-        (["freeze=0.5"], "freeze must be null, or fractions by parts of the network as in {conv1: 0.5}, got 0.5"),
+        (["freeze=0.5"], "freeze must be parts of the network and fractions, as in [[conv1,0.5]], got 0.5"),
         (["+typo=1"], "+typo=1: no key can be added; write typo=1"),
         (["++optimizer.typo=1"], "++optimizer.typo=1: no key can be added"),
         (["~callbacks"], "~callbacks: no key can be removed; write callbacks=null"),

@@ -120,7 +120,7 @@ def test_the_records_recipe_is_the_published_one(compose):
     assert optimizer["sgd_momentum"] == 0.85
     summed = {"head_lr": 0.67, "norm_lr": 0.053, "whiten_bias_lr": 0.053, "weight_decay": 2e-6}
     assert {key: optimizer[key] / batch_size for key in summed} == pytest.approx(summed)
-    assert config["freeze"] == {"patches.bias": 75 / 200}
+    assert config["freeze"] == [["patches.bias", 75 / 200]]
     model = config["model"]
     assert (model["widths"], model["depth"], model["bn_momentum"]) == ([64, 256, 256], 2, 0.4)
     assert (model["logit_scale"], model["unit_head"], model["zero_bias"]) == (1 / 256, True, False)
@@ -145,7 +145,7 @@ def test_the_recipe_of_96_is_the_published_one(compose):
     assert optimizer["lr"] / batch_size == pytest.approx(9.0 / scale, rel=1e-5)
     assert optimizer["norm_lr"] == pytest.approx(64 * optimizer["lr"])
     assert optimizer["weight_decay"] / batch_size == pytest.approx(0.012 / scale, rel=1e-5)
-    assert config["freeze"] == {"patches.bias": pytest.approx(3 / 37)}
+    assert config["freeze"] == [["patches.bias", pytest.approx(3 / 37)]]
     assert (config["trainer"]["max_epochs"], config["label_smoothing"], config["tta"]) == (37, 0.2, 2)
     assert (augment["flip"], augment["padding"], augment["cutout_size"], augment["early_sizes"]) == (
         "alternating",

@@ -413,8 +413,8 @@ def test_images_too_small_for_the_network_are_refused_before_training(run):
 @pytest.mark.parametrize(
     ("freeze", "message"),
     [
-        ("{conv9: 0.5}", "freeze.conv9 must name a part of the network that is trained: conv1, conv2, "),
-        ("{conv1: 1}", "freeze.conv1 must be in (0, 1), got 1"),
+        ("[[conv9,0.5]]", "freeze: conv9 must name a part of the network that is trained: conv1, conv2, "),
+        ("[[conv1,1]]", "freeze: conv1 must be in (0, 1), got 1"),
     ],
 )
 def test_parts_to_freeze_are_checked_before_training(run, freeze, message):
@@ -423,8 +423,8 @@ def test_parts_to_freeze_are_checked_before_training(run, freeze, message):
 
 
 def test_frozen_parts_are_in_the_checkpoint_and_stay_as_they_were(run):
-    _, folder = run("freeze={conv1: 0.5, fc1.weight: 0.25}", "callbacks=none", "logger=none")
-    assert read(folder / "checkpoints" / "last.ckpt")["config"]["freeze"] == {"conv1": 0.5, "fc1.weight": 0.25}
+    _, folder = run("freeze=[[conv1,0.5],[fc1.weight,0.25]]", "callbacks=none", "logger=none")
+    assert read(folder / "checkpoints" / "last.ckpt")["config"]["freeze"] == [["conv1", 0.5], ["fc1.weight", 0.25]]
 
 
 @pytest.mark.parametrize("max_epochs", [-1, 10**9])
