@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from torch import Generator, Tensor
 
 Images = UInt8[Tensor, "n c h w"]
@@ -55,35 +55,50 @@ def flip_coins(images: Images) -> Bool[Tensor, " n"]:
     return (words * weights).sum(1) < 0
 
 
-def random_crop(images: Images, generator: Generator, *, padding: int, mode: Literal["constant", "reflect"]) -> Images:
-    """Shift each image by up to ``padding`` pixels in both directions: pad all sides, then crop to the old size.
+def random_crop(
+    images: Images,
+    generator: Generator,
+    *,
+    padding: int,
+    mode: Literal["constant", "reflect"],
+    size: int | None = None,
+) -> UInt8[Tensor, "n c h2 w2"]:
+    """Pad all sides of each image, then crop it at a random place.
 
     Args:
         images: Batch of images.
-        generator: Source of the shifts.
-        padding: Largest shift in pixels, in [0, min(H, W)).
+        generator: Source of the places.
+        padding: Pixels at each side, in [0, min(H, W)).
         mode: What comes in at the border: zeros (``constant``) or the mirrored image (``reflect``).
+        size: Height and width of the crops in pixels, in [1, min(H, W)]; None for those of the images.
 
     Raises:
-        ValueError: If ``padding`` is out of its range.
+        ValueError: If ``padding`` or ``size`` is out of its range.
 
     Source: He et al. 2016 (arXiv:1512.03385, section 4.2), with zeros.
     """
     n, _, height, width = images.shape
     if not 0 <= padding < min(height, width):
         raise ValueError(f"padding must be in [0, {min(height, width)}), got {padding}")
+    if size is not None and not 1 <= size <= min(height, width):
+        raise ValueError(f"size must be in [1, {min(height, width)}], got {size}")
     device = images.device
-    shifts = torch.randint(-padding, padding + 1, (2, n, 1), generator=generator, device=device)
-    rows = torch.arange(height, device=device) + shifts[0]  # (N, H): where each row is taken from
-    columns = torch.arange(width, device=device) + shifts[1]
+
+    def places(length: int) -> Int64[Tensor, "n new_length"]:
+        """Where each row, or column, of the crops is taken from."""
+        new_length = size or length
+        start = torch.randint(-padding, length - new_length + padding + 1, (n, 1), generator=generator, device=device)
+        return torch.arange(new_length, device=device) + start
+
+    rows, columns = places(height), places(width)
     source_rows, source_columns = _reflected(rows, height), _reflected(columns, width)
     # Two gathers of whole rows and of columns: no padded copy, and uint8 needs no padding kernel.
-    shifted = images[torch.arange(n, device=device)[:, None], :, source_rows].transpose(1, 2)  # (N, C, H, W)
-    shifted = shifted.gather(3, source_columns[:, None, None, :].expand(shifted.shape))
+    crops = images[torch.arange(n, device=device)[:, None], :, source_rows].transpose(1, 2)  # (N, C, H2, W)
+    crops = crops.gather(3, source_columns[:, None, None, :].expand(*crops.shape[:3], -1))
     if mode == "constant":
         inside = ((rows == source_rows)[:, :, None] & (columns == source_columns)[:, None, :])[:, None]
-        shifted = shifted * inside
-    return shifted
+        crops = crops * inside
+    return crops
 
 
 def translate(images: Images, *, dy: int, dx: int) -> Images:
@@ -139,24 +154,6 @@ def _random_interval(
     return (start <= index) & (index < start + size)
 
 
-def downscale(images: Images, size: int) -> UInt8[Tensor, "n c {size} {size}"]:
-    """Smaller images, bilinear with antialiasing, rounded to whole pixel values.
-
-    Args:
-        images: Batch of images.
-        size: New height and width in pixels, in [1, min(H, W)].
-
-    Raises:
-        ValueError: If ``size`` is out of its range.
-    """
-    height, width = images.shape[2:]
-    if not 1 <= size <= min(height, width):
-        raise ValueError(f"size must be in [1, {min(height, width)}], got {size}")
-    # In float32, since there are kernels for uint8 on CPUs only.
-    scaled = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
-    return scaled.round().clamp(0, 255).to(torch.uint8)
-
-
 def _reflected(index: Tensor, size: int) -> Tensor:
     """Indices beyond [0, size) reflected back into it, without repeating the border."""
     return (size - 1) - ((size - 1) - index.abs()).abs()
@@ -186,8 +183,8 @@ class CropFlip:
 class FlipTranslateCutout:
     """Mirror image, random translation with reflected borders, and a cut-out square: what CIFAR-10 speedruns use.
 
-    The first epochs may see smaller images: what a network learns there needs no detail, and costs in proportion to the
-    pixels.
+    The first epochs may see only parts of the images, at a cost in proportion to the pixels. Parts keep the scale: what
+    a network learns from images that are scaled down it has to learn anew at full size.
 
     Args:
         flip: ``alternating`` mirrors each image in every other epoch (see ``alternating_flip``), ``random`` with equal
@@ -196,8 +193,8 @@ class FlipTranslateCutout:
         cutout_size: Height and width of the square in pixels, at least 0; see ``cutout``.
         mean: What the square is painted with, per channel, in [0, 1]: the mean of the classifier's normalisation makes
             it 0 to the network, up to rounding. One number serves all channels.
-        early_sizes: Height and width of the images of the first epochs, in pixels, one number per epoch, each at least
-            1; see ``downscale``. Later epochs keep their images' size.
+        early_sizes: Height and width of the parts that the first epochs see, in pixels, one number per epoch, each at
+            least 1; anywhere in the image, so that they are not translated besides.
 
     Raises:
         ValueError: If an argument is out of its range; when called, if the images are smaller than an early size.
@@ -241,6 +238,8 @@ class FlipTranslateCutout:
             images = alternating_flip(images, epoch)
         elif self.flip == "random":
             images = random_flip(images, generator)
-        images = random_crop(images, generator, padding=self.padding, mode="reflect")
-        images = cutout(images, generator, size=self.cutout_size, fill=self.fill)
-        return downscale(images, self.early_sizes[epoch]) if epoch < len(self.early_sizes) else images
+        if epoch < len(self.early_sizes):
+            images = random_crop(images, generator, padding=0, mode="reflect", size=self.early_sizes[epoch])
+        else:
+            images = random_crop(images, generator, padding=self.padding, mode="reflect")
+        return cutout(images, generator, size=self.cutout_size, fill=self.fill)

@@ -8,7 +8,6 @@ from cifar_lightning.augment import (
     FlipTranslateCutout,
     alternating_flip,
     cutout,
-    downscale,
     flip_coins,
     random_crop,
     random_flip,
@@ -44,6 +43,30 @@ def test_crop_is_one_of_the_shifts_of_each_image(images, mode, channels):
     assert len(found) >= 48  # of 49 shifts in 300 draws; 0.1 are missing on average
     assert max(found.values()) <= 18  # 6 on average
     assert cropped.dtype == torch.uint8
+
+
+@pytest.mark.parametrize(("padding", "mode"), [(0, "reflect"), (2, "reflect"), (1, "constant")])
+def test_smaller_crops_come_from_anywhere_in_the_padded_images(images, padding, mode):
+    size = 6
+    crops = random_crop(images, seeded(), padding=padding, mode=mode, size=size)
+    assert crops.shape == (300, 3, size, size)
+    padded = torch.nn.functional.pad(images.float(), (padding,) * 4, mode=mode).to(torch.uint8)
+    found = Counter()
+    for image, crop in zip(padded, crops, strict=True):
+        windows = image.unfold(1, size, 1).unfold(2, size, 1)  # (C, rows, columns, size, size)
+        matching = (windows == crop[:, None, None]).all(dim=(0, 3, 4)).nonzero().tolist()
+        assert len(matching) == 1
+        found[tuple(matching[0])] += 1
+    num_places = (8 + 2 * padding - size + 1) * (11 + 2 * padding - size + 1)
+    assert len(found) > 0.9 * num_places
+    mean = 300 / num_places
+    assert max(found.values()) < mean + 6 * mean**0.5 + 1
+
+
+@pytest.mark.parametrize("size", [0, 9])
+def test_bad_crop_size(images, size):
+    with pytest.raises(ValueError, match=rf"size must be in \[1, 8\], got {size}"):
+        random_crop(images, seeded(), padding=0, mode="reflect", size=size)
 
 
 def test_no_padding_changes_nothing(images):
@@ -145,7 +168,7 @@ def test_coins_do_not_depend_on_batch_order_or_layout(images):
     assert torch.equal(flip_coins(images.contiguous(memory_format=torch.channels_last)), coins)
 
 
-# Translation, cutout, downscaling
+# Translation, cutout
 
 
 @pytest.mark.parametrize(("dy", "dx"), [(0, 0), (1, 0), (0, -3), (-2, 3), (3, 3)])
@@ -199,26 +222,6 @@ def test_bad_cutout(images):
         cutout(images, seeded(), size=3, fill=[1, 2])
 
 
-@pytest.mark.parametrize(("size", "old"), [(8, 32), (16, 32), (24, 32), (31, 32)])
-def test_downscale_is_interpolation_rounded_to_nearest(size, old):
-    images = torch.randint(256, (20, 3, old, old), dtype=torch.uint8, generator=seeded())
-    exact = torch.nn.functional.interpolate(images.double(), (size, size), mode="bilinear", antialias=True)
-    small = downscale(images, size)
-    assert small.dtype == torch.uint8
-    assert (small.double() - exact).abs().max() <= 0.5 + 1e-3
-
-
-def test_downscale_keeps_flat_areas_full_size_and_the_mean():
-    extremes = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(2, 3, 32, 32)
-    assert torch.equal(downscale(extremes, 24), extremes[:, :, :24, :24])
-    images = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8, generator=seeded())
-    assert torch.equal(downscale(images, 32), images)
-    area = torch.nn.functional.interpolate(images.float(), (16, 16), mode="area")
-    assert abs(downscale(images, 16).float().mean() - area.mean()) < 0.5
-    with pytest.raises(ValueError, match=r"size must be in \[1, 32\], got 33"):
-        downscale(images, 33)
-
-
 # What speedruns use
 
 
@@ -231,11 +234,13 @@ def test_flip_translate_cutout_are_its_parts_from_one_stream(images):
         assert torch.equal(augment(images, epoch, seeded(7)), expected)
 
 
-def test_early_epochs_see_smaller_images(images):
-    augment = FlipTranslateCutout(early_sizes=[5, 6])
-    full = FlipTranslateCutout()
+def test_early_epochs_see_parts_of_the_images(images):
+    augment = FlipTranslateCutout(early_sizes=[5, 6], cutout_size=2)
     for epoch, size in enumerate([5, 6]):
-        assert torch.equal(augment(images, epoch, seeded(7)), downscale(full(images, epoch, seeded(7)), size))
+        generator = seeded(7)
+        parts = random_crop(alternating_flip(images, epoch), generator, padding=0, mode="reflect", size=size)
+        assert torch.equal(augment(images, epoch, seeded(7)), cutout(parts, generator, size=2, fill=[128]))
+    full = FlipTranslateCutout(cutout_size=2)
     assert torch.equal(augment(images, 2, seeded(7)), full(images, 2, seeded(7)))
     with pytest.raises(ValueError, match=r"early_sizes must be at most \d+ each, got \[5, 99\]"):
         FlipTranslateCutout(early_sizes=[5, 99])(images, 0, seeded())
@@ -268,11 +273,11 @@ def test_bad_flip_translate_cutout(arguments, message):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_augmentation_waits_for_no_gpu_and_coins_are_those_of_the_cpu(images):
     on_gpu, generator = images.cuda(), torch.Generator("cuda").manual_seed(0)
-    augment = FlipTranslateCutout(cutout_size=3, mean=[0.1, 0.2, 0.3])
+    augment = FlipTranslateCutout(cutout_size=3, mean=[0.1, 0.2, 0.3], early_sizes=[6, 6])
     augment(on_gpu, 0, generator)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        downscale(augment(on_gpu, 1, generator), 6)
+        augment(on_gpu, 1, generator)
         flipped = alternating_flip(on_gpu, 1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
