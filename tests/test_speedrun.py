@@ -165,7 +165,7 @@ def test_the_recipe_of_96_is_the_published_one(compose):
 
 
 def test_outputs_are_white_and_come_in_both_signs(images):
-    net = SpeedrunNet()
+    net = SpeedrunNet(zero_bias=True)
     net.init_from_data(images)
     outputs = net.patches(images)
     positive, negative = outputs.chunk(2, dim=1)
@@ -257,10 +257,10 @@ def test_fewer_outputs_than_inputs_pass_the_first_inputs_on():
 
 
 def test_bias_and_head_start_as_asked():
-    net = SpeedrunNet()
+    net = SpeedrunNet(zero_bias=True, unit_head=False)
     assert not net.patches.bias.any()
     assert net.head.weight.abs().max() <= 1 / 16  # torch's init for 256 inputs
-    net = SpeedrunNet(zero_bias=False, unit_head=True)
+    net = SpeedrunNet()
     assert 0 < net.patches.bias.abs().max() <= 12**-0.5  # torch's init for 12 inputs
     assert net.head.weight.std().item() == pytest.approx(1)
 
@@ -298,7 +298,7 @@ def test_third_convolution_is_added_to_the_shortcut():
 
 
 def test_first_layer_is_computed_in_fp32_under_autocast(images):
-    net = SpeedrunNet(zero_bias=False)
+    net = SpeedrunNet()
     net.init_from_data(images)
     expected = F.conv2d(images, net.patches.weight, net.patches.bias)
     assert torch.equal(net.patches(images), expected)

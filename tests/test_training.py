@@ -411,6 +411,29 @@ def test_images_too_small_for_the_network_are_refused_before_training(run):
 
 
 @pytest.mark.parametrize(
+    "off",
+    [
+        ["model.whiten=false"],
+        ["model.identity_init=false"],
+        ["augment.flip=none"],
+        ["augment.early_sizes=[]"],
+        ["augment=none"],
+        ["optimizer=sgd"],
+        ["schedule=constant"],
+        ["freeze=[]"],
+        ["tta=0"],
+        ["model=resnet18", "freeze=[]"],
+    ],
+    ids=" ".join,
+)
+def test_each_piece_of_a_speedrun_can_be_turned_off_by_its_line(run, tiny_root, off):
+    small = ["model.widths=[8,8,8]"] if off[0] != "model=resnet18" else []
+    tiny = [f"data.root={tiny_root}", "data.dataset._target_=conftest.TinyCIFAR10"]
+    metrics, _ = run("experiment=speedrun", *tiny, "data.batch_size=30", "trainer.max_steps=1", *small, *off, *BARE)
+    assert metrics["steps"] == 1
+
+
+@pytest.mark.parametrize(
     ("freeze", "message"),
     [
         ("[[conv9,0.5]]", "freeze: conv9 must name a part of the network that is trained: conv1, conv2, "),

@@ -49,10 +49,10 @@ class SpeedrunNet(nn.Module):
         widths: Sequence[int] = (64, 256, 256),
         depth: int = 2,
         whiten: bool = True,
-        zero_bias: bool = True,
+        zero_bias: bool = False,
         identity_init: bool = True,
-        unit_head: bool = False,
-        logit_scale: float = 1 / 9,
+        unit_head: bool = True,
+        logit_scale: float = 1 / 256,
         bn_momentum: float = 0.4,
     ) -> None:
         super().__init__()
