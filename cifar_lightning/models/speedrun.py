@@ -53,7 +53,7 @@ class SpeedrunNet(nn.Module):
         identity_init: bool = True,
         unit_head: bool = True,
         logit_scale: float = 1 / 256,
-        bn_momentum: float = 0.4,
+        bn_momentum: float = 0.1,
     ) -> None:
         super().__init__()
         if len(widths) != 3 or not all(1 <= width <= 4096 for width in widths):
