@@ -163,12 +163,12 @@ def bare_speedrun(options: Options, *, experiment: str, as_published: bool = Fal
     num_steps = 0
     for epoch in range(num_epochs):
         batches.sampler.set_epoch(epoch)
+        for parameter in classifier.ended(optimizer.param_groups, epoch / num_epochs):
+            parameter.requires_grad_(False).grad = None
         for images, targets in batches:
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 progress = num_steps / (num_epochs * len(batches)) / group.get("end_fraction", 1)
-                group["lr"] = rate * schedule(min(1.0, progress))
-                for parameter in group["params"]:
-                    parameter.requires_grad_(progress < 1)
+                group["lr"] = rate * schedule(progress) if progress < 1 else 0.0
             optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=not precise):
                 logits = classifier(images)

@@ -224,6 +224,10 @@ class FlipTranslateCutout:
             raise ValueError(f"mean must be in [0, 1] per channel, got {list(mean)}")
         if not all(size >= 1 for size in early_sizes):
             raise ValueError(f"early_sizes must be at least 1 each, got {list(early_sizes)}")
+        if early_sizes and cutout_size > min(early_sizes):
+            raise ValueError(
+                f"cutout_size must be at most the smallest of early_sizes, {min(early_sizes)}, got {cutout_size}"
+            )
         self.flip = flip
         self.padding = padding
         self.cutout_size = cutout_size

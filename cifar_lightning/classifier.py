@@ -171,7 +171,13 @@ class ImageClassifier(L.LightningModule):
         factors = [factor_until(group["end_fraction"]) if "end_fraction" in group else factor for group in groups]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factors), "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        self._rest_ended()  # a run resumed within an epoch has no start of it
+
     def on_train_epoch_start(self) -> None:
+        self._rest_ended()
+
+    def _rest_ended(self) -> None:
         progress = self.trainer.global_step / max(1, self.trainer.estimated_stepping_batches)
         self._rest(self.ended(self.trainer.optimizers[0].param_groups, progress))
 

@@ -1,7 +1,9 @@
 """torch.compile for a network, with the compiling done before the clock starts."""
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+import itertools
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import lightning as L
@@ -23,50 +25,90 @@ def compile_in_place(net: nn.Module, choice: bool | str) -> None:
         net.compile(mode=None if choice is True else choice, dynamic=False)
 
 
-def warm_up(
-    classifier: ImageClassifier, trainer: L.Trainer, data: CIFAR10DataModule, shapes: Iterable[torch.Size]
-) -> None:
-    """Have everything compiled that a run calls, by a step of each kind; the classifier is left as it was.
+_CALLS = 3
+"""Of each kind: where torch records CUDA graphs, it does so at the second call, and the third shows that it has."""
+
+Kind = tuple[torch.Size, int, list[nn.Parameter]]
+"""Shape of the images, batch size, and the parameters at rest."""
+
+
+def warm_up(classifier: ImageClassifier, trainer: L.Trainer, data: CIFAR10DataModule, shapes: list[torch.Size]) -> None:
+    """Have everything compiled that a run calls, by steps of each kind; only the classifier's device may change.
 
     Args:
         classifier: With its network compiled in place.
         trainer: Which will train it.
         data: Which it will be trained on.
-        shapes: Of the training images (C, H, W), one per epoch.
+        shapes: Of the training images (C, H, W), by epoch.
     """
-    device = trainer.strategy.root_device
-    classifier.to(device)
+    device, precision = trainer.strategy.root_device, trainer.precision_plugin
     state = {name: value.clone() for name, value in classifier.state_dict().items()}
-    precision = trainer.precision_plugin
+    training, evaluation = _kinds(classifier, trainer, data, shapes)
+    config = torch._dynamo.config  # beyond its limit, kinds would quietly go uncompiled
+    config.recompile_limit = max(config.recompile_limit, len(training) + len(evaluation))
+    precision.convert_module(classifier.to(device))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        for shape, batch_size, ended in _steps(classifier, data, list(shapes)):
-            for parameter in ended:
-                parameter.requires_grad_(False)
-            with precision.train_step_context():
-                logits = classifier.train()(_blank(batch_size, shape, device)).float()
-                loss = classifier.loss(logits, logits.argmax(1))
-            loss.backward()
-            for parameter in ended:
-                parameter.requires_grad_()
-        for split in ("val", "test"):
-            for batch_size in _batch_sizes(len(data.index[split]), data.eval_batch_size):
-                with precision.test_step_context(), _without_gradients(trainer):
-                    classifier.eval()(_blank(batch_size, data.arrays(split).images.shape[1:], device))
-    classifier.train().zero_grad()
+        for shape, batch_size, at_rest in training:
+            with _resting(at_rest):
+                for _ in range(_CALLS):
+                    with precision.train_step_context():
+                        logits = classifier.train()(_blank(batch_size, shape, device)).float()
+                        loss = classifier.loss(logits, logits.argmax(1))
+                    loss.backward()
+        for shape, batch_size, at_rest in evaluation:
+            # Lightning's inference mode, since compiled code is bound to it.
+            with _resting(at_rest), precision.test_step_context(), _without_gradients(trainer):
+                for _ in range(_CALLS):
+                    classifier.eval()(_blank(batch_size, shape, device))
+    classifier.train().float().zero_grad()
     classifier.load_state_dict(state)
 
 
-def _steps(
-    classifier: ImageClassifier, data: CIFAR10DataModule, shapes: list[torch.Size]
-) -> list[tuple[torch.Size, int, list[nn.Parameter]]]:
-    """Each kind of training step once: image shape, batch size, and the parameters that need no gradients any more."""
+def _kinds(
+    classifier: ImageClassifier, trainer: L.Trainer, data: CIFAR10DataModule, shapes: list[torch.Size]
+) -> tuple[list[Kind], list[Kind]]:
+    """Each kind of training step and of evaluation step once."""
     groups = classifier.build_optimizer().param_groups
-    kinds: dict[Any, tuple[torch.Size, int, list[nn.Parameter]]] = {}
-    for epoch, shape in enumerate(shapes):
-        ended = classifier.ended(groups, epoch / len(shapes))
-        for batch_size in _batch_sizes(len(data.index["train"]), data.batch_size):
-            kinds[shape, batch_size, tuple(map(id, ended))] = (shape, batch_size, ended)
-    return list(kinds.values())
+    planned = zip(shapes, _progress(trainer, data), strict=False)  # in this order: a run may have no planned end
+    epochs = [(shape, classifier.ended(groups, progress)) for shape, progress in planned]
+    full = data.arrays("train").images.shape[1:]
+    training = [
+        (shape, batch_size, ended)
+        for shape, ended in epochs
+        for batch_size in _batch_sizes(len(data.index["train"]), data.batch_size)
+    ]
+    num_val, num_test = (len(data.index[split]) for split in ("val", "test"))
+    evaluation = [
+        (full, batch_size, ended) for _, ended in epochs for batch_size in _batch_sizes(num_val, data.eval_batch_size)
+    ]
+    evaluation += [(full, batch_size, []) for batch_size in _batch_sizes(num_test, data.eval_batch_size)]
+    return _distinct(training), _distinct(evaluation)
+
+
+def _distinct(kinds: list[Kind]) -> list[Kind]:
+    return list({(shape, size, tuple(map(id, ended))): (shape, size, ended) for shape, size, ended in kinds}.values())
+
+
+def _progress(trainer: L.Trainer, data: CIFAR10DataModule) -> Iterator[float]:
+    """Share of all steps done at the start of each epoch, as Lightning will count them."""
+    num_batches, limit = len(data.train_batches()), trainer.limit_train_batches
+    num_batches = min(num_batches, limit) if isinstance(limit, int) else int(num_batches * limit)
+    num_steps = -(-num_batches // trainer.accumulate_grad_batches)
+    max_epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+    all_steps = min(num_steps * max_epochs, math.inf if trainer.max_steps == -1 else trainer.max_steps)
+    for epoch in itertools.count():
+        if epoch * num_steps >= all_steps:
+            return
+        yield epoch * num_steps / all_steps
+
+
+@contextmanager
+def _resting(parameters: list[nn.Parameter]) -> Iterator[None]:
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    yield
+    for parameter in parameters:
+        parameter.requires_grad_()
 
 
 def _batch_sizes(num_images: int, batch_size: int) -> set[int]:
@@ -79,6 +121,4 @@ def _blank(batch_size: int, shape: torch.Size, device: torch.device) -> Tensor:
 
 
 def _without_gradients(trainer: L.Trainer) -> AbstractContextManager[Any]:
-    # What Lightning evaluates in: compiled code is bound to it.
-    inference = trainer.test_loop.inference_mode
-    return torch.inference_mode() if inference else torch.no_grad()
+    return torch.inference_mode() if trainer.test_loop.inference_mode else torch.no_grad()

@@ -15,8 +15,8 @@ class Lookahead(Callback):
 
     The average ("slow weights") takes in the weights every ``every`` steps, and the weights then go on from it:
     slow = a * slow + (1 - a) * weights; weights = slow. The share a = decay**every * progress**power grows with the
-    progress through all steps, so that early weights are soon forgotten. After the last step the weights are the
-    average. It covers all parameters and floating-point buffers, so batch norm's statistics too.
+    progress through all steps, so that early weights are soon forgotten. After the last planned step the weights are
+    the average. It covers all parameters and floating-point buffers, so batch norm's statistics too.
 
     Args:
         every: Optimizer steps between two averages, at least 1.

@@ -149,6 +149,7 @@ def sgd_by_kind(
 
     Source: Jordan 2024 (arXiv:2404.00498), after Page 2019, "How to train your ResNet 8: bag of tricks".
     """
+    _require_at_least_zero(lr=lr)
     _require_momentum(momentum=momentum)
     if momentum == 0:
         raise ValueError("momentum must be above 0, for it is Nesterov's, got 0.0")
@@ -184,7 +185,8 @@ def end_early(optimizer: torch.optim.Optimizer, net: nn.Module, ends: Mapping[st
             steps after which it rests, in (0, 1). Where names overlap the longest one counts.
 
     Raises:
-        ValueError: If the network has no part of such a name that is trained, or a fraction is out of its range.
+        ValueError: If the network has no part of such a name that is trained, a fraction is out of its range, or no
+            part is left that is trained to the end.
 
     Source: Brock et al. 2017 (arXiv:1706.04983), without their scaled rates.
     """
@@ -198,6 +200,9 @@ def end_early(optimizer: torch.optim.Optimizer, net: nn.Module, ends: Mapping[st
             names = ", ".join(name for name, _ in net.named_children())
             raise ValueError(f"{part} must name a part of the network that is trained: {names} or what they hold")
         fractions |= dict.fromkeys(found, ends[part])
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if all(parameter in fractions for parameter in trained):
+        raise ValueError(f"{', '.join(ends)} must leave a part of the network that is trained to the end")
     groups = []
     for group in optimizer.param_groups:
         by_fraction = defaultdict(list)

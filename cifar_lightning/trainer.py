@@ -64,14 +64,14 @@ def refusals() -> Iterator[None]:
         raise UserError(f"trainer: {one_line(error)}") from error
 
 
-def check_length(trainer: L.Trainer, *, has_schedule: bool) -> None:
-    """Refuse a run without a step, and a schedule without an end."""
+def check_length(trainer: L.Trainer, *, planned_by: str | None) -> None:
+    """Refuse a run without a step, and one without an end where the key ``planned_by`` needs to know it."""
     if 0 in (trainer.max_epochs, trainer.max_steps, trainer.limit_train_batches):
         raise UserError("trainer: max_epochs, max_steps and limit_train_batches must leave a step to do")
-    if has_schedule and trainer.max_epochs == trainer.max_steps == -1:
+    if planned_by and trainer.max_epochs == trainer.max_steps == -1:
         raise UserError(
-            "schedule: it runs from the first step to the last; set trainer.max_epochs or trainer.max_steps, which "
-            "trainer.max_time may end sooner"
+            f"{planned_by}: it counts from the first step to the last; set trainer.max_epochs or trainer.max_steps, "
+            "which trainer.max_time may end sooner"
         )
 
 

@@ -62,7 +62,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     with blame("optimizer", config["optimizer"]):  # refuse a bad hyper-parameter before the data are fetched
         optimizer(nn.Linear(1, 1))
     schedule = build(config["schedule"], "schedule") if config["schedule"] else None
-    check_length(trainer, has_schedule=schedule is not None or bool(freeze))
+    check_length(trainer, planned_by="schedule" if schedule else "freeze" if freeze else None)
     read_data(data, config)
     check_limits(trainer, data)
     shapes = _shapes(config, data)
@@ -126,8 +126,9 @@ def _check_sizes(config: dict[str, Any], classifier: ImageClassifier, shapes: li
 
 def _set_from_data(classifier: ImageClassifier, data: CIFAR10DataModule) -> None:
     if hasattr(classifier.net, "init_from_data"):
-        some = data.index["train"][:NUM_INIT_IMAGES]
-        classifier.net.init_from_data(classifier.normalized(data.arrays("train").images[some]))  # type: ignore[operator]
+        images = data.arrays("train").images[data.index["train"][:NUM_INIT_IMAGES]]
+        images = images.to(classifier.device)  # where compiling has taken it
+        classifier.net.init_from_data(classifier.normalized(images))  # type: ignore[operator]
 
 
 def _fit_and_test(

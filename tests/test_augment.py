@@ -262,6 +262,10 @@ def test_flips_other_than_alternating_do_not_know_the_epoch(images):
         ({"cutout_size": -2}, "cutout_size must be at least 0, got -2"),
         ({"mean": [1.5]}, r"mean must be in \[0, 1\] per channel, got \[1\.5\]"),
         ({"mean": []}, "mean must be in"),
+        (
+            {"early_sizes": [24, 10], "cutout_size": 12},
+            "cutout_size must be at most the smallest of early_sizes, 10, got 12",
+        ),
         ({"early_sizes": [24, 0]}, r"early_sizes must be at least 1 each, got \[24, 0\]"),
     ],
 )

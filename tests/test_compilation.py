@@ -34,17 +34,28 @@ def small_speedrun(compose, tiny_root):
     return lambda *overrides: compose(*SPEEDRUN, *dataset, "callbacks=none", "logger=none", *overrides)
 
 
-def test_nothing_is_compiled_after_the_clock_has_started(small_speedrun, graphs, monkeypatch):
-    """Epochs of 24x24, 32x32 and 32x32 again without the first layer's bias; a last batch of 10; 20 test images."""
+@pytest.mark.parametrize(
+    ("overrides", "kinds"),
+    [
+        # 24x24 with the first layer's bias, 32x32 with it and without, each with a last batch of 10; and the test.
+        (["freeze=[[patches.bias,0.5]]"], 3 * 2 + 1),
+        # 24x24 with it and without, 32x32 without, a last batch of 15; validation with it, as the test, and without.
+        (["freeze=[[patches.bias,0.3]]", "augment.early_sizes=[24,24]", "data.val_size=20"], 3 * 2 + 2),
+        # Two epochs: 24x24 with it, 32x32 without.
+        (["freeze=[[patches.bias,0.5]]", "trainer.max_epochs=null", "trainer.max_steps=6"], 2 * 2 + 1),
+        (["freeze=[[patches.bias,0.3]]", "trainer.limit_train_batches=2"], 2 * 2 + 1),
+        (["freeze=[]", "trainer.precision=bf16-true"], 2 * 2 + 1),
+    ],
+)
+def test_nothing_is_compiled_after_the_clock_has_started(small_speedrun, graphs, monkeypatch, overrides, kinds):
     before_the_clock = []
     original = training._set_from_data
     monkeypatch.setattr(
         training, "_set_from_data", lambda *args: before_the_clock.append(len(graphs)) or original(*args)
     )
-    sizes = ("augment.early_sizes=[24]", "freeze=[[patches.bias,0.5]]", "data.val_size=0")
-    train(small_speedrun("compile=true", *sizes))
+    train(small_speedrun("compile=true", "augment.early_sizes=[24]", *overrides))
     assert before_the_clock == [len(graphs)]
-    assert len(graphs) == 3 * 2 + 1
+    assert len(graphs) == kinds
 
 
 def test_the_same_numbers_with_and_without(small_speedrun, graphs, tmp_path):

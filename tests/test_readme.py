@@ -9,6 +9,7 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 
 from cifar_lightning.config import CONF, register
+from cifar_lightning.training import train
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -39,6 +40,31 @@ def test_commands_compose(arguments):
 
 def test_every_choice_is_listed():
     table = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE))
-    for group in ("experiment", "data", "model", "normalize", "augment", "optimizer", "schedule", "logger"):
+    for group in (
+        "experiment",
+        "data",
+        "model",
+        "normalize",
+        "augment",
+        "optimizer",
+        "schedule",
+        "callbacks",
+        "logger",
+    ):
         choices = {file.stem for file in (CONF / group).glob("*.yaml")}
         assert set(re.findall(r"`(\w+)`", table[group])) == choices
+
+
+PIECES = [
+    line.split("|")[3].strip().strip("`").removesuffix("` turns it on")
+    for line in re.search(r"\| piece \| where .*?\n\n", README, re.DOTALL)[0].splitlines()[2:]
+    if line
+]
+
+
+@pytest.mark.parametrize("line", PIECES)
+def test_each_piece_of_a_speedrun_can_be_turned_off_by_its_line(compose, tiny_root, line):
+    data = (f"data.root={tiny_root}", "data.dataset._target_=conftest.TinyCIFAR10", "data.batch_size=60")
+    small = ("model.widths=[8,8,8]", "trainer.max_epochs=2", "callbacks=none", "logger=none")
+    metrics = train(compose("experiment=speedrun", *data, *small, *line.split()))
+    assert metrics["steps"] == 2

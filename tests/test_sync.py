@@ -81,7 +81,7 @@ gpu = pytest.param("gpu", marks=pytest.mark.skipif(not torch.cuda.is_available()
 
 
 @pytest.mark.parametrize("accelerator", ["cpu", gpu])
-@pytest.mark.parametrize("experiment", ["speedrun", "speedrun_gpu"])
+@pytest.mark.parametrize("experiment", ["speedrun", "speedrun_gpu", "speedrun96"])
 def test_steps_do_not_wait_for_the_device(experiment, accelerator, compose, tiny_root, monkeypatch):
     monkeypatch.setattr(NoSync, "entered", 0)
     metrics = train(small_run(compose, tiny_root, experiment, accelerator))
