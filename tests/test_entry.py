@@ -101,7 +101,7 @@ def test_composition_errors_are_one_line_and_exit_2(command, arguments, message)
         (["trainer.max_epochs=-5"], "trainer: `max_epochs` must be a non-negative integer or -1"),
         (
             ["trainer.max_epochs=-1", "schedule=cosine"],
-            "schedule: it runs from the first step to the last; set trainer",
+            "schedule: it counts from the first step to the last; set trainer",
         ),
         (["trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches must be at least 1, got 0"),
         (["trainer.check_val_every_n_epoch=0"], "trainer.check_val_every_n_epoch must be at least 1, got 0"),
