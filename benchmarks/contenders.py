@@ -149,8 +149,8 @@ def bare_speedrun(options: Options, *, experiment: str, as_published: bool = Fal
     net = build(**config["model"], num_classes=10, in_channels=3)
     assert isinstance(net, SpeedrunNet)
     if as_published:
-        for group in net.groups:
-            group.__class__ = PublishedGroup
+        for conv_group in net.groups:
+            conv_group.__class__ = PublishedGroup
     make_optimizer = build_partial(config["optimizer"], "optimizer")
     classifier = ImageClassifier(net, **config["normalize"], optimizer=make_optimizer, freeze=dict(config["freeze"]))
     optimizer = classifier.build_optimizer()
