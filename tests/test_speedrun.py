@@ -361,8 +361,8 @@ def test_state_dict_holds_all_of_it(images):
         ({"widths": [64, 256, "a"]}, r"^widths must be a list, each item a whole number, got \[64, 256, 'a'\]$"),
         ({"widths": [64, 256, True]}, "^widths must be a list, each item a whole number"),
         ({"widths": 64}, "^widths must be a list, each item a whole number, got 64$"),
-        ({"depth": 4}, "^depth must be 2 or 3, got 4$"),
-        ({"depth": 2.0}, "^depth must be a whole number, got 2.0$"),
+        ({"depth": 4}, "^depth must be 2 or 3, or three such numbers, got 4$"),
+        ({"depth": 2.0}, "^depth must be a whole number or a list, each item a whole number, got 2.0$"),
         ({"whiten": 1}, "^whiten must be true or false, got 1$"),
         ({"logit_scale": 0}, r"^logit_scale must be in \(0, 1\], got 0$"),
         ({"logit_scale": 10**400}, r"^logit_scale must be in \(0, 1\], got 1000"),
@@ -374,3 +374,10 @@ def test_state_dict_holds_all_of_it(images):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         build("speedrun", num_classes=10, in_channels=3, **arguments)
+
+
+def test_depth_of_each_group():
+    net = SpeedrunNet(widths=(16, 24, 8), depth=[2, 2, 3])
+    assert [len(group.convs) for group in net.groups] == [2, 2, 3]
+    with pytest.raises(ValueError, match=r"depth must be 2 or 3, or three such numbers, got \[2, 3\]"):
+        SpeedrunNet(depth=[2, 3])
