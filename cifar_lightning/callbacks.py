@@ -32,8 +32,12 @@ class TrainingCurves(Callback):
         self.seconds = 0.0
         self.seconds_to: dict[float, float | None] = dict.fromkeys(MILESTONES)
         self.tested_at = 0.0
-        self._epoch_seconds = 0.0
         self.num_images = 0
+        self._epoch_sums = (0, 0.0, 0)
+        self._epoch_seconds = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._since = time.perf_counter()  # a run resumed within an epoch has no start of it
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch_sums = (0, 0.0, 0)
@@ -72,8 +76,27 @@ class TrainingCurves(Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.tested_at = time.perf_counter()
 
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "seconds_to": list(self.seconds_to.values()),
+            "num_images": self.num_images,
+            "epoch_sums": list(self._epoch_sums),
+            "epoch_seconds": self._epoch_seconds,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epoch = state_dict["epoch"]
+        self.seconds = state_dict["seconds"]
+        self.seconds_to = dict(zip(MILESTONES, state_dict["seconds_to"], strict=True))
+        self.num_images = state_dict["num_images"]
+        self._epoch_sums = tuple(state_dict["epoch_sums"])
+        self._epoch_seconds = state_dict["epoch_seconds"]
+
     def _log(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
+        pl_module.check_finite()
         num_images, loss_sum, num_correct = pl_module.train_metrics.take()
         if num_images == 0:
             return
@@ -108,7 +131,7 @@ class Pictures(Callback):
         self.num_images = num_images
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not _writers(trainer):
+        if not _writers(trainer) or trainer.global_step:  # which a resumed run has had
             return
         from cifar_lightning.figures import image_grid
 

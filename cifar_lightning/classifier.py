@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 import torch
@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from cifar_lightning.evaluation import Evaluation, as_float, augmented_logits, evaluate
+from cifar_lightning.generators import default_generators, set_default_generators
 from cifar_lightning.optim import Schedule, end_early
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss has become NaN or infinite."""
+
 
 Batch = tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]]
 
@@ -57,6 +63,23 @@ class RunningMetrics:
         self._sums, self._num_images = None, 0
         return taken
 
+    def state_dict(self) -> dict[str, Any]:
+        """What has been taken in since the last call of ``take``, as it is: adding up early would round differently."""
+        losses, logits, targets = zip(*self._pending, strict=True) if self._pending else ((), (), ())
+        pending = [torch.stack(losses), torch.cat(logits), torch.cat(targets)] if self._pending else []
+        sizes = [len(target) for target in targets]
+        return {"pending": pending, "sizes": sizes, "sums": self._sums, "num_images": self._num_images}
+
+    def load_state_dict(self, state_dict: dict[str, Any], device: torch.device) -> None:
+        """Go on from a state, on a device."""
+        self._sums = None if state_dict["sums"] is None else state_dict["sums"].to(device)
+        self._num_images = state_dict["num_images"]
+        self._pending = []
+        if state_dict["pending"]:
+            losses, logits, targets = (tensor.to(device) for tensor in state_dict["pending"])
+            sizes = state_dict["sizes"]
+            self._pending = list(zip(losses.unbind(), logits.split(sizes), targets.split(sizes), strict=True))
+
 
 class ImageClassifier(L.LightningModule):
     """A network fed with raw pixels: normalisation is part of it, so that no user of a checkpoint can get it wrong.
@@ -78,6 +101,7 @@ class ImageClassifier(L.LightningModule):
         tta: Level of test-time augmentation; see ``evaluation.augmented_logits``.
         evaluations: The last evaluation of each split, and in ``judged_at`` the optimizer steps done by then.
         augmented: The last evaluation of each split with test-time augmentation.
+        is_training_restored: Whether training has come to its first step, with all that a checkpoint held taken over.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -121,6 +145,10 @@ class ImageClassifier(L.LightningModule):
         self.judged_at: dict[str, int] = {}
         self._collected: list[tuple[Tensor, Tensor, Tensor]] = []
         self._resting: list[nn.Parameter] = []
+        self._epoch_start = 0
+        self._bad_step: Tensor | None = None
+        self._restored: dict[str, Any] | None = None
+        self.is_training_restored = False
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning writes this one some forty times a step; nn.Module's own way, which looks for parameters first,
@@ -142,8 +170,34 @@ class ImageClassifier(L.LightningModule):
         images, targets = batch
         logits = as_float(self(images))
         loss = self.loss(logits, targets)
+        self._watch(loss)
         self.train_metrics.update(loss, logits, targets)
         return loss
+
+    def _watch(self, loss: Float[Tensor, ""]) -> None:
+        if loss.device.type != "cpu":
+            self._note_bad_step(loss)
+        elif not math.isfinite(loss.item()):
+            self._stop_at(self.trainer.global_step)
+
+    def _note_bad_step(self, loss: Float[Tensor, ""]) -> None:
+        """Keep the first step whose loss is not finite, on the device and without waiting for it."""
+        if self._bad_step is None:
+            self._bad_step = torch.full((), math.inf, device=loss.device)
+        step = self._bad_step.clamp(max=self.trainer.global_step)
+        self._bad_step = torch.where(loss.detach().isfinite(), self._bad_step, step)
+
+    def check_finite(self) -> None:
+        """Raise RunError if a loss has not been finite; waits for the device."""
+        if self._bad_step is not None and math.isfinite(step := self._bad_step.item()):
+            self._stop_at(int(step))
+
+    def _stop_at(self, step: int) -> NoReturn:
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        raise NonFiniteLoss(
+            f"the loss of step {step} (epoch {self.trainer.current_epoch}, both from 0) is not finite, at a rate of "
+            f"{rate:g}: try a lower optimizer.lr, trainer.gradient_clip_val=1 or trainer.precision=32-true"
+        )
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         """A new optimizer of the network's parameters."""
@@ -172,13 +226,23 @@ class ImageClassifier(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factors), "interval": "step"}}
 
     def on_train_start(self) -> None:
+        if self._restored is not None:
+            self._epoch_start = self._restored["epoch_start"]
+            self.trainer.should_stop = self._restored["should_stop"]  # which fit() has set to False
+            self.train_metrics.load_state_dict(self._restored["metrics"], self.device)
+            set_default_generators(
+                self._restored["generators"], self.device
+            )  # last, since the callbacks before may have drawn
+            self._restored = None
+        self.is_training_restored = True
         self._rest_ended()  # a run resumed within an epoch has no start of it
 
     def on_train_epoch_start(self) -> None:
+        self._epoch_start = self.trainer.global_step
         self._rest_ended()
 
     def _rest_ended(self) -> None:
-        progress = self.trainer.global_step / max(1, self.trainer.estimated_stepping_batches)
+        progress = self._epoch_start / max(1, self.trainer.estimated_stepping_batches)
         self._rest(self.ended(self.trainer.optimizers[0].param_groups, progress))
 
     @staticmethod
@@ -230,8 +294,12 @@ class ImageClassifier(L.LightningModule):
         self.augmented.pop(split, None)
         if self.tta:
             self.augmented[split] = evaluate(torch.cat(augmented), torch.cat(targets))
-        self.judged_at[split] = self.trainer.global_step
-        self.log_dict(self.scalars(split))
+        self.log_dict(self.scalars(split), logger=False)  # for callbacks; by itself it would log one step too early
+        step = self.trainer.global_step
+        if self.judged_at.get(split) != step:  # a resumed run may judge again what it had judged
+            for logger in self.trainer.loggers:
+                logger.log_metrics(self.scalars(split), step=step)
+        self.judged_at[split] = step
 
     def scalars(self, split: str) -> dict[str, float]:
         """The last figures of a split: ``<split>/acc`` and so on, and ``<split>/acc_tta`` where views were averaged.
@@ -246,3 +314,14 @@ class ImageClassifier(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint.update(self.description)
+        checkpoint["training"] = {
+            "epoch_start": self._epoch_start,
+            "should_stop": self.trainer.should_stop,
+            "judged_at": dict(self.judged_at),
+            "metrics": self.train_metrics.state_dict(),
+            "generators": default_generators(self.device),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._restored = checkpoint["training"]
+        self.judged_at = dict(checkpoint["training"]["judged_at"])

@@ -2,6 +2,8 @@
 
 import difflib
 import inspect
+import re
+import shlex
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +27,10 @@ class UserError(Exception):
     """What the user can mend: one line that names the key or file, what was allowed, what was got, and the fix."""
 
 
+class RunError(Exception):
+    """What went wrong while a run ran, with what is left of it and what to do, in one line."""
+
+
 @dataclass
 class TrainSchema:
     """Top-level keys of conf/train.yaml; below them the constructors' signatures are the schema."""
@@ -32,6 +38,7 @@ class TrainSchema:
     name: str = MISSING
     seed: int = MISSING
     output_dir: str | None = None
+    resume: str | None = None
     num_threads: int | None = None
     compile: Any = False
     label_smoothing: float = 0.0
@@ -45,6 +52,7 @@ class TrainSchema:
     schedule: Any = None
     callbacks: Any = None
     logger: Any = None
+    checkpoint: Any = MISSING
     trainer: Any = MISSING
 
 
@@ -103,6 +111,21 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def quoted(value: str | float | list[Any] | None) -> str:
+    """A plain value in Hydra's override grammar, where backslashes count as such except before quotes."""
+    if isinstance(value, list):
+        return "[" + ",".join(map(quoted, value)) + "]"
+    if isinstance(value, str):
+        escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", r"\'"), value)
+        return f"'{escaped}'"
+    return "null" if value is None else str(value).lower()
+
+
+def argument(key: str, path: Path) -> str:
+    """``key=path`` as it is typed: quoted for the shell and for Hydra, where the path wants it."""
+    return shlex.quote(f'{key}="{path}"') if re.search(r"[^\w./+-]", str(path)) else f"{key}={path}"
+
+
 @contextmanager
 def blame(key: str, node: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Turn the errors that a user's value can cause into a UserError that names its key.
@@ -120,7 +143,7 @@ def blame(key: str, node: Mapping[str, Any] | None = None) -> Iterator[None]:
         raise UserError(f"{key}{separator}{message}") from error
 
 
-def build(node: Mapping[str, Any], key: str, **objects: Any) -> Any:
+def build(node: Any, key: str, **objects: Any) -> Any:
     """Call a node's ``_target_`` with its values and with ``objects``.
 
     Args:
@@ -137,17 +160,19 @@ def build(node: Mapping[str, Any], key: str, **objects: Any) -> Any:
         return factory(**objects)
 
 
-def build_partial(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
+def build_partial(node: Any, key: str) -> Callable[..., Any]:
     """A node's ``_target_`` with its values bound, yet to be called; see ``build``."""
     _check_arguments(node, key)
     with blame(key):
         return instantiate(dict(node), _partial_=True, _convert_="all")
 
 
-def _check_arguments(node: Mapping[str, Any], key: str) -> None:
+def _check_arguments(node: Any, key: str) -> None:
     """Hold a node's values against the signature of its ``_target_``."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise UserError(f"{key} must be one of the choices in conf/{key.replace('.', '/')}, got {node!r}")
+    if not isinstance(node["_target_"], str):
+        raise UserError(f"{key}._target_ must be the dotted name of a class or function, got {node['_target_']!r}")
     with blame(f"{key}._target_"):
         target = get_object(node["_target_"])
         parameters = inspect.signature(target).parameters

@@ -1,6 +1,7 @@
 """What every entry has in common: Hydra runs its task, and each error becomes one line and an exit code.
 
-0 done, 1 failed while running, 2 bad configuration or input. ``HYDRA_FULL_ERROR=1`` shows the traceback as well.
+0 done, 1 failed while running, 2 bad configuration or input, 130 stopped by Ctrl-C, 143 by another signal.
+``HYDRA_FULL_ERROR=1`` shows the traceback as well.
 """
 
 import logging
@@ -10,18 +11,17 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from cifar_lightning.config import CONF, UserError, one_line, register
+from cifar_lightning.config import CONF, RunError, UserError, one_line, register
 from cifar_lightning.explain import explained
+from cifar_lightning.stopping import Stopped, signals
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +63,19 @@ def run(
         return _run_job(cfg, task=task, jobs=jobs, wants_traceback=wants_traceback)
 
     try:
-        flags, overrides = _split(sys.argv[1:])
-        _refuse_additions(overrides)
-        if not {"--hydra-help", "--info", "-i", "--shell-completion", "-sc"} & set(flags):
-            overrides = prepare(overrides)
-        sys.argv[1:] = [*flags, *overrides]
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+        with signals:
+            flags, overrides = _split(sys.argv[1:])
+            _refuse_additions(overrides)
+            if not {"--hydra-help", "--info", "-i", "--shell-completion", "-sc"} & set(flags):
+                overrides = prepare(overrides)
+            sys.argv[1:] = [*flags, *overrides]
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         status = 0
+    except SystemExit as ended:  # report() has said why
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except Stopped as stopped:
+        print(f"{stopped}{stopped.advice}", file=sys.stderr, flush=True)
+        status = stopped.exit_code
     except Exception as error:
         if wants_traceback:
             raise
@@ -87,22 +93,22 @@ def _run_job(
     cfg: DictConfig, *, task: Callable[[DictConfig], float | None], jobs: list[_Job], wants_traceback: bool
 ) -> float | None:
     """Run the task in the folder that Hydra chose; in a sweep, note how it went."""
-    is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     cfg.output_dir = HydraConfig.get().runtime.output_dir
     try:
         result = task(cfg)
     except Exception as error:
         if wants_traceback:
             raise
-        _log_traceback(error)
-        if not is_sweep:
+        if not isinstance(error, UserError):
+            _log_traceback(error)
+        if not is_sweep():
             # Not handed to Hydra, which would write a line of its own first.
             raise SystemExit(report(error)) from error
         job = _current_job(f"failed: {_describe(error)}", failed=True)
         jobs.append(job)
         print(f"error: job {job.number} ({job.overrides}): {_describe(error)}", file=sys.stderr, flush=True)
         raise  # to the sweeper, which goes on with the other jobs
-    if is_sweep:
+    if is_sweep():
         jobs.append(_current_job("done" if result is None else f"done: {result:.4f}", failed=False))
     return result
 
@@ -136,21 +142,26 @@ def _current_job(outcome: str, *, failed: bool) -> _Job:
     return _Job(config.job.num, " ".join(swept or overrides), outcome, failed)
 
 
+def is_sweep() -> bool:
+    """Whether this is one job of several, under Hydra's ``-m``."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 def sweeper_optimises() -> bool:
     """Whether the sweeper chooses jobs by what the task returns; Hydra's own goes through all values."""
-    config = HydraConfig.get()
-    return config.mode == RunMode.MULTIRUN and not config.sweeper._target_.endswith(".BasicSweeper")
+    return is_sweep() and not HydraConfig.get().sweeper._target_.endswith(".BasicSweeper")
 
 
 def _describe(error: BaseException) -> str:
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | RunError):
         return str(error)
     return f"{type(error).__name__}: {one_line(error)} (HYDRA_FULL_ERROR=1 shows where)"
 
 
 def report(error: BaseException) -> int:
     """Write an error as one line; return the exit code."""
-    print(f"error: {_describe(error)}", file=sys.stderr, flush=True)
+    text = "".join(character if character.isprintable() else " " for character in _describe(error))
+    print(f"error: {text}", file=sys.stderr, flush=True)  # a file's own words may hold line breaks and worse
     return 2 if isinstance(error, UserError) else 1
 
 
@@ -177,30 +188,6 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     parser.error = refuse  # type: ignore[method-assign]
     overrides = parser.parse_intermixed_args(arguments).overrides
     return [argument for argument in arguments if argument not in overrides], overrides
-
-
-class FreshFolder(Callback):
-    """Refuse a run's folder before Hydra writes into it, where it holds a run already."""
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self._check(Path(config.hydra.run.dir))
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        folder = Path(config.hydra.sweep.dir)
-        self._check(folder, *folder.glob("*"))
-
-    def _check(self, *folders: Path) -> None:
-        try:
-            for folder in folders:
-                refuse_used(folder)
-        except UserError as error:
-            raise SystemExit(report(error)) from error  # of other exceptions Hydra would make a warning
-
-
-def refuse_used(output_dir: Path) -> None:
-    """Raise UserError if a folder holds a run already."""
-    if (output_dir / "checkpoints").exists():
-        raise UserError(f"output_dir={output_dir} holds a run already: name another folder, so that neither is lost")
 
 
 def _refuse_additions(arguments: list[str]) -> None:

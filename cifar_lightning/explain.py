@@ -46,6 +46,8 @@ def explained(error: Exception, overrides: list[str], config_name: str) -> Excep
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
         key, message = getattr(cause, "full_key", None), str(getattr(cause, "msg", None) or cause)
         return UserError(f"{key}: {message.partition(chr(10))[0]}" if key else " ".join(message.split()))
+    if isinstance(error, ValueError | TypeError):  # Hydra's own, of values it has no better word for
+        return UserError(f"{' '.join(overrides)}: {one_line(error)}")
     if isinstance(error, OSError):  # the task's own errors never come here: this is Hydra making the run's folder
         return UserError(f"output_dir cannot be used: {one_line(error)}")
     return error

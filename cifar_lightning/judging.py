@@ -1,7 +1,6 @@
 """``evaluate(cfg)``: the function behind evaluate.py. A checkpoint is all it needs."""
 
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning.checkpoint import load_classifier, read
 from cifar_lightning.compilation import compile_in_place
-from cifar_lightning.config import CONF, UserError, build
+from cifar_lightning.config import CONF, UserError, build, quoted
 from cifar_lightning.data import CIFAR10DataModule
 from cifar_lightning.devices import device_name, threads
 from cifar_lightning.evaluation import Evaluation, write_predictions
 from cifar_lightning.figures import confusion_matrix, prediction_grid
 from cifar_lightning.records import log_table, provenance, relative, shown, write_metrics
+from cifar_lightning.runs import refuse_used
 from cifar_lightning.trainer import build_trainer
 from cifar_lightning.training import read_data, resolved
 
@@ -51,16 +51,6 @@ def overrides_from(path: str) -> list[str]:
     return [f"data={name}", *(f"{key}={quoted(value)}" for key, value in values.items() if not isinstance(value, dict))]
 
 
-def quoted(value: str | float | list[Any] | None) -> str:
-    """A plain value in Hydra's override grammar, where backslashes count as such except before quotes."""
-    if isinstance(value, list):
-        return "[" + ",".join(map(quoted, value)) + "]"
-    if isinstance(value, str):
-        escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", r"\'"), value)
-        return f"'{escaped}'"
-    return "null" if value is None else str(value).lower()
-
-
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Judge a checkpoint on a split; write metrics.json, predictions.csv and pictures; return what metrics.json holds.
 
@@ -68,6 +58,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         UserError: If the checkpoint, the split or the data cannot be used.
     """
     config = resolved(cfg)
+    refuse_used(Path(config["output_dir"]))
     classifier, checkpoint = load_classifier(config["ckpt"])
     trainer = build_trainer(config, logger=False, callbacks=[])
     data = build(config["data"], "data")

@@ -1,10 +1,20 @@
 """TensorBoard, with an HPARAMS tab that compares all runs under ``logs/``."""
 
-from collections.abc import Mapping
+import csv
+import logging
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from torch.utils.tensorboard.summary import hparams
+
+from cifar_lightning.config import one_line
+from cifar_lightning.saving import write_durably
+
+log = logging.getLogger(__name__)
 
 
 class TensorBoard(TensorBoardLogger):
@@ -21,12 +31,23 @@ class TensorBoard(TensorBoardLogger):
     def __init__(self, *, save_dir: str) -> None:
         super().__init__(save_dir, name="", version="", default_hp_metric=False)
         self._session_end: Any = None
+        self._goes_on = False
+
+    def go_on(self, *, after_step: int) -> None:
+        """Continue the curves of an earlier process; what it wrote after a step is not shown any more.
+
+        Args:
+            after_step: That step; -1 for a run that starts over.
+        """
+        self._goes_on = after_step >= 0
+        self._kwargs["purge_step"] = after_step + 1
 
     def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
         """Start the session with hyper-parameters: a flat dictionary of str, int, float, bool; None is left out."""
         as_text = {key: str(value) if isinstance(value, bool) else value for key, value in params.items()}
         _, session_start, self._session_end = hparams(as_text, {})
-        self.experiment._get_file_writer().add_summary(session_start)
+        if not self._goes_on:
+            self.experiment._get_file_writer().add_summary(session_start)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         # Lightning adds the epoch: a curve that says nothing, and the first column of the HPARAMS tab.
@@ -43,3 +64,59 @@ class TensorBoard(TensorBoardLogger):
 
     def finalize(self, status: str) -> None:
         self.save()  # without closing: fit and test of a run share one file
+
+
+class CSV(CSVLogger):
+    """Lightning's CSV logger, writing metrics.csv into the run folder itself, and going on with it in a resumed run.
+
+    Args:
+        save_dir: The run folder.
+    """
+
+    def __init__(self, *, save_dir: str) -> None:
+        super().__init__(save_dir, name="", version="")
+
+    def go_on(self, *, after_step: int) -> None:
+        """Continue the file of an earlier process, without what it wrote after that step."""
+        path = Path(self.log_dir) / ExperimentWriter.NAME_METRICS_FILE
+        if not path.exists():
+            return
+        try:
+            with path.open(newline="") as file:
+                reader = csv.DictReader(file)
+                rows = [row for row in reader if (row["step"] or "").isdigit() and int(row["step"]) <= after_step]
+            write_durably(path, _as_csv(reader.fieldnames or [], rows))
+        except (ValueError, KeyError, csv.Error) as error:
+            aside = path.with_suffix(".damaged.csv")
+            path.replace(aside)
+            log.warning("%s cannot be continued (%s): it is now %s", path, one_line(error), aside.name)
+
+    @property
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            self._experiment = _Writer(log_dir=self.log_dir)
+        return self._experiment
+
+
+class _Writer(ExperimentWriter):
+    """Appends to a file that is there; Lightning's own deletes it."""
+
+    def _check_log_dir_exists(self) -> None:
+        path = Path(self.metrics_file_path)
+        if path.exists():
+            with path.open(newline="") as file:
+                self.metrics_keys = next(csv.reader(file), [])
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        path = Path(self.metrics_file_path)
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        write_durably(path, _as_csv(fieldnames, rows))
+
+
+def _as_csv(fieldnames: Sequence[str], rows: list[dict[str, str]]) -> bytes:
+    text = StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

@@ -39,7 +39,15 @@ class EpochProgress(ProgressBar):
     def disable(self) -> None:
         raise NotImplementedError("Lightning asks this of all ranks but the first, and a run has one")
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_step:  # a run resumed within an epoch has no start of it
+            self._start(trainer)
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start(trainer)
+
+    def _start(self, trainer: L.Trainer) -> None:
+        self._stop()
         self._started = time.perf_counter()
         if sys.stdout.isatty():
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -3,8 +3,6 @@
 import json
 import logging
 import math
-import re
-import shlex
 import subprocess
 from importlib.metadata import version
 from io import StringIO
@@ -15,6 +13,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 from rich.table import Table
+
+from cifar_lightning.saving import write_durably
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +43,8 @@ def _commit() -> dict[str, Any]:
 
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> Path:
     """Write metrics.json into a folder, with null for what is not finite, as JSON has it; returns its path."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "metrics.json"
-    path.write_text(json.dumps(_finite(metrics), indent=2, allow_nan=False) + "\n")
+    write_durably(path, (json.dumps(_finite(metrics), indent=2, allow_nan=False) + "\n").encode())
     return path
 
 
@@ -70,11 +69,6 @@ def log_table(title: str, rows: dict[str, str]) -> None:
 def relative(path: Path) -> Path:
     """A path as short as it can be given from here."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def argument(key: str, path: Path) -> str:
-    """``key=path`` as it is typed: quoted for the shell and for Hydra, where the path wants it."""
-    return shlex.quote(f'{key}="{path}"') if re.search(r"[^\w./+-]", str(path)) else f"{key}={path}"
 
 
 def shown(name: str, value: float) -> str:

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 
 from cifar_lightning import STARTED
 from cifar_lightning.callbacks import TrainingCurves
 from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.config import argument
 from cifar_lightning.data import CIFAR10DataModule
 from cifar_lightning.devices import device_name
-from cifar_lightning.records import argument, log_table, provenance, relative, shown
+from cifar_lightning.entry import is_sweep
+from cifar_lightning.records import log_table, provenance, relative, shown
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def final_metrics(
         "data": data.name,
         "data_note": data.note,
         "seed": config["seed"],
-        "epochs": trainer.current_epoch,
+        "epochs": _epochs(trainer),
         "steps": trainer.global_step,
         "train_seconds": curves.seconds,
         "images_per_second": curves.num_images / curves.seconds,
@@ -94,6 +94,11 @@ def final_metrics(
         "output_dir": config["output_dir"],
         **provenance(),
     }
+
+
+def _epochs(trainer: L.Trainer) -> int:
+    """Epochs that have ended; ``current_epoch`` lags behind where there was nothing left to train after resuming."""
+    return trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
 
 
 def clocks(curves: TrainingCurves, *, started: float, set_up: float) -> dict[str, float | None]:
@@ -105,11 +110,10 @@ def clocks(curves: TrainingCurves, *, started: float, set_up: float) -> dict[str
         set_up: And when all was ready to train.
     """
     now = time.perf_counter()
-    is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     return {
         "warm_seconds": curves.tested_at - set_up,
         "seconds": now - started,
-        "process_seconds": None if is_sweep else now - STARTED,  # the jobs of a sweep share a process
+        "process_seconds": None if is_sweep() else now - STARTED,  # the jobs of a sweep share a process
     }
 
 

@@ -7,11 +7,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cifar_lightning.config import UserError, blame, build_partial, one_line
 from cifar_lightning.data import CIFAR10DataModule
+from cifar_lightning.saving import DurableIO
 
 _NOTHING = nullcontext()
 
@@ -42,7 +44,7 @@ def build_trainer(config: dict[str, Any], **objects: Any) -> L.Trainer:
             raise UserError(f"trainer.{key} must be at least 1, got {node[key]}")
     try:
         with refusals(), blame("trainer", node):
-            trainer = factory(default_root_dir=config["output_dir"], **objects)
+            trainer = factory(default_root_dir=config["output_dir"], plugins=_plugins(), **objects)
     except (UserError, RuntimeError) as error:
         if not re.search("accelerator|device|cuda|gpu", str(error), re.IGNORECASE):
             raise
@@ -52,7 +54,16 @@ def build_trainer(config: dict[str, Any], **objects: Any) -> L.Trainer:
         ) from error
     if trainer.world_size > 1:
         raise UserError(f"trainer.devices: a run uses 1 device so far, got {trainer.world_size}; set trainer.devices=1")
+    # Where max_steps is set, Lightning takes a checkpoint of an epoch's end for one from within the epoch, and ends it
+    # a second time.
+    trainer.fit_loop._iteration_based_training = lambda: False
     return trainer
+
+
+def _plugins() -> list[Any]:
+    """Durable checkpoints; and under SLURM no requeueing of Lightning's, which would save in the middle of a step."""
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    return [DurableIO(), *slurm]
 
 
 @contextmanager

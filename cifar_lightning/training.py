@@ -11,19 +11,23 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 from torch import nn
 
-from cifar_lightning import checkpoint, models
+from cifar_lightning import models
 from cifar_lightning.callbacks import TrainingCurves
-from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.checkpoint import check_state, describe, read_state
+from cifar_lightning.classifier import ImageClassifier, NonFiniteLoss
 from cifar_lightning.compilation import MODES, compile_in_place, warm_up
-from cifar_lightning.config import UserError, blame, build, build_partial, one_line, plain
+from cifar_lightning.config import RunError, UserError, argument, blame, build, build_partial, one_line, plain
 from cifar_lightning.data import CIFAR10DataModule
 from cifar_lightning.devices import MAX_THREADS, fast_precision, forward_flops, sensible_threads, threads
-from cifar_lightning.entry import refuse_used
+from cifar_lightning.entry import is_sweep
 from cifar_lightning.hints import fits
-from cifar_lightning.loggers import TensorBoard
+from cifar_lightning.loggers import CSV, TensorBoard
 from cifar_lightning.progress import EpochProgress
-from cifar_lightning.records import write_metrics
+from cifar_lightning.records import relative, write_metrics
 from cifar_lightning.reporting import announce, clocks, final_metrics, hyper_parameters, report
+from cifar_lightning.runs import CONFIG, LAST, claimed, finished_metrics, record, refuse_changes, refuse_used
+from cifar_lightning.saving import RunCheckpoints
+from cifar_lightning.stopping import Stopped
 from cifar_lightning.trainer import build_trainer, check_length, check_limits, refusals
 
 log = logging.getLogger(__name__)
@@ -47,8 +51,30 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     config = resolved(cfg)
     if config["output_dir"] is None:
         raise UserError("output_dir must be a folder where train() is called directly, got null")
+    folder = Path(config["output_dir"])
+    try:
+        with claimed(folder):
+            return _train(cfg, config, started=started)
+    except Stopped as stopped:
+        if (folder / LAST).exists():
+            one = f"python train.py {argument('resume', folder)}"
+            all_jobs = f"the same command with {argument('output_dir', folder.parent)}"
+            stopped.advice = f"; go on with: {all_jobs if is_sweep() else one}"
+        raise
+
+
+def _train(cfg: DictConfig, config: dict[str, Any], *, started: float) -> dict[str, Any]:
+    """``train`` in a folder that is held for this process."""
     output_dir = Path(config["output_dir"])
-    refuse_used(output_dir)
+    before = _checkpoint_to_resume(output_dir, config["resume"])
+    if before is not None:
+        if cfg.trainer.precision == "auto":  # as it was resolved when the run started
+            config["trainer"]["precision"] = before["config"]["trainer"].get("precision")
+        refuse_changes(output_dir, before["config"], config)
+        if (metrics := _finished(output_dir, before, config)) is not None:
+            return metrics
+        config["num_threads"] = config["num_threads"] or before["config"].get("num_threads")
+        _check_ranges(config)
     with blame("seed"):
         L.seed_everything(config["seed"], workers=True, verbose=False)
 
@@ -66,25 +92,35 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     read_data(data, config)
     check_limits(trainer, data)
     shapes = _shapes(config, data)
-    classifier = _build_classifier(config, data, optimizer=optimizer, schedule=schedule)
+    pretrained = before is None  # weights that would be replaced at once are not downloaded
+    classifier = _build_classifier(config, data, pretrained=pretrained, optimizer=optimizer, schedule=schedule)
     _check_sizes(config, classifier, shapes)
     with blame("freeze"):
         classifier.build_optimizer()
     flops = forward_flops(classifier.net, classifier.normalized(data.arrays("train").images[:1]))
     if config["num_threads"] is None:
         config["num_threads"] = sensible_threads(flops * data.batch_size)
-    classifier.description = checkpoint.describe(config, data.classes)
+    classifier.description = describe(config, data.classes)
+    if before is not None:
+        check_state(output_dir / LAST, before, classifier)
+    goes_on = (output_dir / CONFIG).exists()  # with a checkpoint, or from the start
+    if before is None:
+        record(output_dir, cfg)
     compile_in_place(classifier.net, config["compile"])
 
     for logger in trainer.loggers:
+        if goes_on and isinstance(logger, TensorBoard | CSV):
+            logger.go_on(after_step=before["global_step"] if before else -1)
         logger.log_hyperparams(hyper_parameters(config))
     with threads(config["num_threads"]):
         announce(config, data, classifier, trainer, flops)
         if config["compile"]:
             warm_up(classifier, trainer, data, shapes)
         set_up = time.perf_counter()
-        _set_from_data(classifier, data)
-        _fit_and_test(trainer, classifier, data, has_val=_has_val(config), tta=config["tta"])
+        ckpt_path = output_dir / LAST if before is not None else None
+        if ckpt_path is None:
+            _set_from_data(classifier, data)
+        _fit_and_test(trainer, classifier, data, has_val=_has_val(config), tta=config["tta"], ckpt_path=ckpt_path)
         metrics = final_metrics(config, data, classifier, trainer, curves) | {
             "flops_per_image": flops,
             **clocks(curves, started=started, set_up=set_up),
@@ -131,15 +167,68 @@ def _set_from_data(classifier: ImageClassifier, data: CIFAR10DataModule) -> None
         classifier.net.init_from_data(classifier.normalized(images))  # type: ignore[operator]
 
 
+def _checkpoint_to_resume(folder: Path, resume: str | None) -> dict[str, Any] | None:
+    """The checkpoint that a run goes on from; None for a run that starts.
+
+    Raises:
+        UserError: If the folder holds a run that is not to be resumed, or none where one is, or a damaged checkpoint.
+    """
+    if resume is None:
+        refuse_used(folder)
+        return None
+    if (folder / LAST).exists():
+        checkpoint = read_state(folder / LAST)
+        log.info("resume    %s, after step %d", relative(folder), checkpoint["global_step"])
+        return checkpoint
+    if resume != "auto":
+        raise UserError(
+            f"resume={folder}: there is no {folder / LAST} to go on from; start over there with resume=auto "
+            f"{argument('output_dir', folder)}"
+        )
+    log.info("resume    nothing in %s to go on from: starting", folder)
+    return None
+
+
+def _finished(folder: Path, checkpoint: dict[str, Any], config: dict[str, Any]) -> dict[str, Any] | None:
+    """The metrics of a run that has nothing left to do, after saying so; None for one that has."""
+    metrics = finished_metrics(folder)
+    if metrics is None or metrics.get("steps") != checkpoint["global_step"]:
+        return None
+    if (config["trainer"]["max_epochs"] or 0) > (checkpoint["config"]["trainer"]["max_epochs"] or 0):
+        return None
+    if config["tta"] != checkpoint["config"].get("tta"):
+        ckpt = argument("ckpt", folder / LAST)
+        raise UserError(
+            f"tta={config['tta']}: the run is finished; python evaluate.py {ckpt} tta={config['tta']} judges it"
+        )
+    done = f"{metrics.get('epochs')} epochs, {metrics['steps']} steps"
+    log.info("resume    already finished: %s; a larger trainer.max_epochs trains on", done)
+    return metrics
+
+
 def _fit_and_test(
-    trainer: L.Trainer, classifier: ImageClassifier, data: CIFAR10DataModule, *, has_val: bool, tta: int
+    trainer: L.Trainer,
+    classifier: ImageClassifier,
+    data: CIFAR10DataModule,
+    *,
+    has_val: bool,
+    tta: int,
+    ckpt_path: Path | None,
 ) -> None:
-    with refusals():
-        trainer.fit(classifier, data)
+    try:
+        with refusals():
+            trainer.fit(classifier, data, ckpt_path=ckpt_path, weights_only=True)
+    except NonFiniteLoss as error:
+        raise RunError(str(error)) from error
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if ckpt_path is None or classifier.is_training_restored or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise UserError(f"{ckpt_path} cannot be resumed from: {one_line(error)}") from error
     if trainer.global_step == 0:
         raise UserError("trainer: nothing was trained; max_time must leave a step to do")
-    if has_val and classifier.judged_at.get("val") != trainer.global_step:
-        trainer.validate(classifier, data, verbose=False)  # the last weights, where training ended between validations
+    is_judged = "val" in classifier.evaluations and classifier.judged_at["val"] == trainer.global_step
+    if has_val and not is_judged:  # training ended between validations, or before a kill
+        trainer.validate(classifier, data, verbose=False)
     classifier.tta = tta  # not before: the validations of each epoch would take six times as long
     trainer.test(classifier, data, verbose=False)
 
@@ -151,6 +240,13 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
         UserError: If a key that training and evaluation share is out of its range.
     """
     config = plain(cfg)
+    _check_ranges(config)
+    if config["trainer"]["precision"] == "auto":
+        config["trainer"]["precision"] = fast_precision(config["trainer"]["accelerator"])
+    return config
+
+
+def _check_ranges(config: dict[str, Any]) -> None:
     if config["num_threads"] is not None and not 1 <= config["num_threads"] <= MAX_THREADS:
         raise UserError(
             f"num_threads must be in [1, {MAX_THREADS}], or null for a sensible number, got {config['num_threads']}"
@@ -159,9 +255,6 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
         raise UserError(f"tta must be 0 (none), 1 (mirror images) or 2 (six views), got {config['tta']}")
     if not isinstance(config["compile"], bool) and config["compile"] not in MODES:
         raise UserError(f"compile must be true, false or one of {', '.join(MODES)}, got {config['compile']}")
-    if config["trainer"]["precision"] == "auto":
-        config["trainer"]["precision"] = fast_precision(config["trainer"]["accelerator"])
-    return config
 
 
 def _has_val(config: dict[str, Any]) -> bool:
@@ -175,8 +268,11 @@ def _build_trainer(config: dict[str, Any], curves: TrainingCurves) -> L.Trainer:
     for name, node in (config["callbacks"] or {}).items():
         if node is not None:
             callbacks.append(build(node, f"callbacks.{name}"))
-    folder = Path(config["output_dir"]) / "checkpoints"
-    callbacks += checkpoint.callbacks(folder, has_val=_has_val(config))
+    every_minutes: Any = config["checkpoint"]["every_minutes"] if isinstance(config["checkpoint"], dict) else None
+    if not fits(every_minutes, float):
+        raise UserError(f"checkpoint.every_minutes must be a finite number, got {every_minutes!r}")
+    with blame("checkpoint", config["checkpoint"]):
+        callbacks.append(RunCheckpoints(Path(config["output_dir"]) / "checkpoints", every_minutes=every_minutes))
     loggers = [build(node, f"logger.{name}") for name, node in (config["logger"] or {}).items() if node is not None]
     trainer = build_trainer(config, callbacks=callbacks, logger=loggers)
     if not _has_val(config):
@@ -200,13 +296,15 @@ def read_data(data: CIFAR10DataModule, config: dict[str, Any]) -> None:
         data.setup()
 
 
-def _build_classifier(config: dict[str, Any], data: CIFAR10DataModule, **hyper_parameters: Any) -> ImageClassifier:
+def _build_classifier(
+    config: dict[str, Any], data: CIFAR10DataModule, *, pretrained: bool, **hyper_parameters: Any
+) -> ImageClassifier:
     images = data.arrays("train").images
     with blame("model", config["model"]):
         # What the data decide goes into the config, so that a checkpoint is complete.
         config["model"] |= {"num_classes": len(data.classes), "in_channels": images.shape[1]}
         net = models.build(**config["model"])
-        if hasattr(net, "load_pretrained"):
+        if pretrained and hasattr(net, "load_pretrained"):
             net.load_pretrained()  # type: ignore[operator]
     if not 0 <= config["label_smoothing"] <= 1:
         raise UserError(f"label_smoothing must be in [0, 1], got {config['label_smoothing']}")

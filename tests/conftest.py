@@ -7,7 +7,7 @@ import pickle
 import runpy
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,11 +15,17 @@ from typing import ClassVar
 import hydra
 import numpy as np
 import pytest
+import torch
+from hydra._internal.hydra import Hydra
 from hydra.utils import get_class
 from omegaconf import DictConfig
 from torchvision.datasets import CIFAR10
 
 from cifar_lightning.config import CONF, register
+from cifar_lightning.data.synthetic import Synthetic
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # a core for each worker
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -64,6 +70,25 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(host, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+DRAW_SYNTHETIC = Synthetic.__init__
+
+
+@pytest.fixture(scope="session", autouse=True)
+def synthetic_is_drawn_once() -> Iterator[None]:
+    """Drawing its 12,000 images takes longer than most tests."""
+    drawn: dict[bool, dict[str, object]] = {}
+
+    def draw(self: Synthetic, root: str | None = None, train: bool = True, download: bool = False) -> None:
+        if train not in drawn:
+            DRAW_SYNTHETIC(self, train=train)
+            drawn[train] = vars(self).copy()
+        vars(self).update(drawn[train])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Synthetic, "__init__", draw)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -116,7 +141,8 @@ class Outcome:
 def command(tmp_path: Path, tiny_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Run an entry in this process as the command line would, in an empty folder; gives exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    # Hydra composes everything once more to look up hydra.mode, which no test sets: a fifth of the tests' time.
+    monkeypatch.setattr(Hydra, "get_mode", lambda self, config_name, overrides: None)
 
     def run(script: str, *arguments: str, tiny: bool = False) -> Outcome:
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")

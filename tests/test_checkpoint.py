@@ -104,15 +104,8 @@ def test_a_flipped_byte_is_found_by_its_checksum(path):
         read(path)
 
 
-def test_damaged_compression_and_encryption(tmp_path):
+def test_encryption(tmp_path):
     file = tmp_path / "x.ckpt"
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("data.pkl", bytes(range(256)) * 100)
-    content = bytearray(file.read_bytes())
-    content[60:80] = b"\xff" * 20
-    file.write_bytes(content)
-    with pytest.raises(UserError, match="truncated or damaged"):
-        read(file)
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("data.pkl", b"secret")
     content = bytearray(file.read_bytes())

@@ -147,7 +147,9 @@ def test_a_part_goes_through_the_schedule_early_and_then_rests(tmp_path, optimiz
 
 def test_test_metrics_are_exact_over_an_unequal_last_batch(tmp_path):
     classifier, batches = make_classifier(label_smoothing=0.5), make_batches(num_images=13, batch_size=5)
-    (metrics,) = make_trainer(tmp_path).test(classifier, batches, verbose=False)
+    trainer = make_trainer(tmp_path)
+    trainer.test(classifier, batches, verbose=False)
+    metrics = trainer.callback_metrics
     with torch.no_grad():
         logits = classifier(batches.images)
     assert metrics["test/acc"] == pytest.approx((logits.argmax(1) == batches.targets).sum().item() / 13)

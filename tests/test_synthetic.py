@@ -3,8 +3,16 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from conftest import DRAW_SYNTHETIC
 
 from cifar_lightning.data.synthetic import SHAPES, Synthetic
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn_anew():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Synthetic, "__init__", DRAW_SYNTHETIC)
+        yield
 
 
 @pytest.fixture(scope="module")

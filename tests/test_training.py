@@ -15,11 +15,11 @@ from torch import nn
 from cifar_lightning import models
 from cifar_lightning.checkpoint import load_classifier, read
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.config import UserError
+from cifar_lightning.config import UserError, argument, quoted
 from cifar_lightning.devices import forward_flops, threads
-from cifar_lightning.judging import overrides_from, quoted
+from cifar_lightning.judging import overrides_from
 from cifar_lightning.models.speedrun import whitening_filters
-from cifar_lightning.records import argument, write_metrics
+from cifar_lightning.records import write_metrics
 from cifar_lightning.trainer import NoProfiler, build_trainer
 from cifar_lightning.training import resolved, train
 
@@ -59,7 +59,7 @@ def test_a_run_leaves_its_numbers_its_curves_and_its_checkpoints(run):
     evaluated = {f"{split}/{name}" for split in ("val", "test") for name in ("acc", "loss", "ece")}
     assert set(tags["scalars"]) == {"train/loss", "train/acc", "lr", "images_per_second"} | evaluated
     assert [point.step for point in logged.Scalars("train/loss")] == [5, 10, 15, 20]
-    assert [point.step for point in logged.Scalars("val/acc")][-1] == 19  # Lightning counts a step when it is done
+    assert [point.step for point in logged.Scalars("val/acc")][-1] == 20  # after all its steps
     assert set(tags["images"]) == {"train/images", "test/predictions", "test/confusion"}
     assert logged.Scalars("test/acc")[-1].value == pytest.approx(metrics["test/acc"])
 
@@ -298,7 +298,7 @@ def test_checkpoints_are_plain_and_describe_themselves(run):
 
 def test_a_folder_that_holds_a_run_is_refused(compose):
     train(compose(*FAST, *BARE))
-    with pytest.raises(UserError, match="holds a run already: name another folder"):
+    with pytest.raises(UserError, match="holds a run already: go on with it by resume="):
         train(compose(*FAST, *BARE))
 
 
@@ -334,14 +334,20 @@ def test_evaluate_takes_device_and_compilation_of_a_cpu_run_along(run):
     assert {"trainer.accelerator='cpu'", "compile=false", "trainer.precision=null"} <= set(overrides)
 
 
-@pytest.mark.parametrize("overrides", [(), ("augment=crop_flip", "normalize=cifar10", "trainer.precision=64-true")])
-def test_evaluate_gives_exactly_the_numbers_of_train(command, tmp_path, overrides):
+@pytest.mark.parametrize(
+    ("tiny", "overrides"),
+    [
+        (False, ("experiment=smoke", "trainer.limit_train_batches=20")),
+        (True, ("augment=crop_flip", "normalize=cifar10", "trainer.precision=64-true", "data.val_size=20")),
+    ],
+)
+def test_evaluate_gives_exactly_the_numbers_of_train(command, tmp_path, tiny, overrides):
     folder = tmp_path / "run a b é"
-    quick = (*FAST, *BARE, "experiment=smoke", "trainer.limit_train_batches=20", f"output_dir='{folder}'", *overrides)
-    assert command("train.py", *quick).code == 0
+    assert command("train.py", *FAST, *BARE, f"output_dir='{folder}'", *overrides, tiny=tiny).code == 0
     trained = json.loads((folder / "metrics.json").read_text())
+    again = ["data.dataset._target_=conftest.TinyCIFAR10"] if tiny else []
     for split in ("test", "val"):
-        outcome = command("evaluate.py", f"ckpt='{folder}/checkpoints/last.ckpt'", f"split={split}")
+        outcome = command("evaluate.py", f"ckpt='{folder}/checkpoints/last.ckpt'", f"split={split}", *again)
         assert outcome.code == 0, outcome.err
         judged = folder / "evaluate" / ("last" if split == "test" else "last-val")
         found = json.loads((judged / "metrics.json").read_text())
@@ -367,9 +373,9 @@ def test_evaluate_gives_exactly_the_numbers_of_train(command, tmp_path, override
 
 def test_test_time_augmentation_stands_beside_the_plain_figures(command, tmp_path):
     folders = [tmp_path / "plain", tmp_path / "tta"]
-    quick = (*FAST, *BARE, "experiment=smoke", "trainer.limit_train_batches=20")
     for folder, tta in zip(folders, (0, 2), strict=True):
-        assert command("train.py", *quick, f"tta={tta}", f"output_dir={folder}").code == 0
+        arguments = (*FAST, *BARE, "data.val_size=20", f"tta={tta}", f"output_dir={folder}")
+        assert command("train.py", *arguments, tiny=True).code == 0
     plain, augmented = (json.loads((folder / "metrics.json").read_text()) for folder in folders)
     names = [f"test/{name}" for name in ("acc", "loss", "ece")]
     assert [augmented[name] for name in names] == [plain[name] for name in names]
@@ -380,7 +386,7 @@ def test_test_time_augmentation_stands_beside_the_plain_figures(command, tmp_pat
     # evaluate.py does as training did, and does otherwise where asked to.
     ckpts = [f"ckpt={folder}/checkpoints/last.ckpt" for folder in folders]
     for arguments in ([ckpts[1]], [ckpts[0], "tta=2", f"output_dir={tmp_path}/judged"]):
-        outcome = command("evaluate.py", *arguments)
+        outcome = command("evaluate.py", *arguments, "data.dataset._target_=conftest.TinyCIFAR10")
         assert outcome.code == 0, outcome.err
         assert "test/acc_tta" in outcome.out
     for judged in (folders[1] / "evaluate" / "last", tmp_path / "judged"):

@@ -1,0 +1,73 @@
+"""Signals that ask a run to stop: at once, or at the next step that it can be resumed from."""
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
+"""Ctrl-C; the schedulers' word that time is up; SLURM's early warning; a terminal that has gone."""
+
+
+class Stopped(BaseException):
+    """A signal has ended the run. No Exception, so that a sweep's other jobs are not run either.
+
+    Args:
+        signum: Number of the signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.exit_code = 130 if signum == signal.SIGINT else 143
+        self.advice = ""
+
+
+class Signals:
+    """Context in which a signal of ``SIGNALS`` ends the run by raising ``Stopped``.
+
+    Where ``deferred`` is true, the signal is only kept in ``requested``, for whoever trains to save first and stop
+    then. A second Ctrl-C ends the process on the spot; files are whole at each moment.
+    """
+
+    def __init__(self) -> None:
+        self.deferred = False
+        self.requested: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers
+            handlers = {signum: signal.getsignal(signum) for signum in SIGNALS}
+            # What is ignored stays so: nohup does that, for a run to outlive its terminal.
+            self._before = {signum: handler for signum, handler in handlers.items() if handler is not signal.SIG_IGN}
+            self.install()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        self.deferred, self.requested, self._before = False, None, {}
+
+    def install(self) -> None:
+        """Take the signals (back): Lightning puts a handler of its own before this one for each fit or test."""
+        if threading.current_thread() is threading.main_thread():
+            for signum in self._before:
+                signal.signal(signum, self._receive)
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        if self.requested is not None:
+            if signum == signal.SIGINT:
+                os._exit(130)  # Lightning ignores Ctrl-C while it cleans up
+            return
+        self.requested = signum
+        if not self.deferred:
+            raise Stopped(signum)
+
+    def stop_if_requested(self) -> None:
+        """Raise ``Stopped`` if a signal has come."""
+        if self.requested is not None:
+            raise Stopped(self.requested)
+
+
+signals = Signals()
+"""Those of this process."""

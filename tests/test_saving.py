@@ -1,0 +1,237 @@
+"""Saving: whatever happens, what stands under a checkpoint's name is whole."""
+
+import errno
+import os
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_resume import last
+from test_runs import SMALL
+
+from cifar_lightning.callbacks import TrainingCurves
+from cifar_lightning.checkpoint import read
+from cifar_lightning.config import RunError
+from cifar_lightning.saving import DurableIO, RunCheckpoints, write_durably
+from cifar_lightning.training import train
+
+# A process that forks children which do nothing but save, and kills each after a random while.
+KILLS = """
+import os, random, signal, sys, time
+import torch
+from cifar_lightning.checkpoint import describe, read
+from cifar_lightning.saving import DurableIO
+torch.set_num_threads(1)  # OpenMP's other threads would be missing in a child
+path, num_kills = sys.argv[1], int(sys.argv[2])
+config = {"model": {"name": "tutorial"}, "normalize": {}, "data": {}, "trainer": {}}
+contents = describe(config, ("a", "b")) | {"global_step": 0, "state_dict": {"weight": torch.zeros(500_000)}}
+DurableIO().save_checkpoint(contents, path)
+random.seed(0)
+for step in range(num_kills):
+    if (child := os.fork()) == 0:
+        while True:
+            contents["global_step"] += 1
+            DurableIO().save_checkpoint(contents, path)
+    time.sleep(random.uniform(0.005, 0.05))
+    while step == 0 and read(path)["global_step"] == 0:  # however slow the disk: it saves
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    contents["global_step"] = read(path)["global_step"]  # whole, or this raises
+print(contents["global_step"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("num_kills", "temporary"),
+    [
+        (10, "/dev/shm"),
+        pytest.param(100, "/dev/shm", marks=pytest.mark.slow),
+        pytest.param(100, None, marks=pytest.mark.slow),
+    ],
+)
+def test_kills_while_saving(num_kills, temporary, tmp_path):
+    """With TMPDIR on another device, and on the same one."""
+    if temporary and not Path(temporary).is_dir():
+        pytest.skip(f"there is no {temporary} here")
+    environment = os.environ | ({"TMPDIR": temporary} if temporary else {})
+    command = [sys.executable, "-c", KILLS, str(tmp_path / "last.ckpt"), str(num_kills)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0  # it was saving all the while
+    read(tmp_path / "last.ckpt")
+
+
+def test_a_file_is_replaced_and_readable_by_others(tmp_path):
+    path = tmp_path / "new folder" / "metrics.json"
+    write_durably(path, b"one")
+    write_durably(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert [found.name for found in path.parent.iterdir()] == ["metrics.json"]
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
+
+
+def test_content_is_on_the_disk_before_the_name_and_the_name_after(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+
+    def syncing(descriptor):
+        calls.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "content")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(os, "replace", lambda *paths: (calls.append("name"), replace(*paths)))
+    write_durably(tmp_path / "x", b"x")
+    assert calls == ["content", "name", "folder"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk(tmp_path, monkeypatch, code):
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    write_durably(path, b"before")
+
+    def full(descriptor):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", full)
+    expected = (
+        rf"last\.ckpt cannot be written: {os.strerror(code)}; it needs 1,000 bytes, [\d,]+ are free; the one before "
+    )
+    with pytest.raises(RunError, match=expected + r"it is whole\. Make room first$"):
+        write_durably(path, bytes(1000))
+    assert path.read_bytes() == b"before"
+    assert [found.name for found in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_a_limit_on_the_size_of_files(tmp_path):
+    """A real error of the system's, in the midst of writing."""
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    write_durably(path, b"before")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"cannot be written: File too large; it needs 1,000 bytes"):
+            write_durably(path, bytes(1000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == b"before"
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "checkpoints").write_text("a file")
+    with pytest.raises(RunError, match=r"last\.ckpt cannot be written: .*File exists"):
+        write_durably(tmp_path / "checkpoints" / "last.ckpt", b"x")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_never_written(tmp_path, value):
+    contents = {"global_step": 7, "state_dict": {"net.weight": torch.tensor([1.0, value]), "count": torch.tensor(1)}}
+    (tmp_path / "last.ckpt").write_text("before")
+    with pytest.raises(
+        RunError, match=r"after step 7 net\.weight holds numbers that are not finite; nothing was saved"
+    ):
+        DurableIO().save_checkpoint(contents, tmp_path / "last.ckpt")
+    assert (tmp_path / "last.ckpt").read_text() == "before"
+
+
+def test_a_checkpoint_is_read_through_the_gate(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "last.ckpt")
+    with pytest.raises(Exception, match="is not a checkpoint of this project: format_version is missing"):
+        DurableIO().load_checkpoint(tmp_path / "last.ckpt", weights_only=False)
+
+
+# In a run
+
+
+@pytest.fixture
+def in_the_second_epoch(monkeypatch):
+    """Have something happen after the seventh step, of twelve."""
+
+    def happen(event):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            original(self, trainer, pl_module, *args)
+            if trainer.global_step == 7:
+                event()
+
+        original = TrainingCurves.on_train_batch_end
+        monkeypatch.setattr(TrainingCurves, "on_train_batch_end", on_train_batch_end)
+
+    return happen
+
+
+def test_a_disk_that_fills_up_ends_the_run_in_one_line(command, tmp_path, monkeypatch, in_the_second_epoch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    in_the_second_epoch(lambda: monkeypatch.setattr(os, "fsync", full))
+    outcome = command("train.py", *SMALL, f"output_dir={tmp_path / 'run'}", tiny=True)
+    assert outcome.code == 1
+    assert outcome.err.startswith(
+        f"error: {tmp_path / 'run' / 'checkpoints' / 'last.ckpt'} cannot be written: No space"
+    )
+    assert outcome.err.endswith(f"Make room first; then go on with resume={tmp_path / 'run'}\n")
+    assert last(tmp_path / "run")["global_step"] == 6
+
+
+def test_a_folder_that_is_removed_is_made_again(compose, tmp_path, in_the_second_epoch):
+    in_the_second_epoch(lambda: shutil.rmtree(tmp_path / "run" / "checkpoints"))
+    train(compose(*SMALL))
+    assert last(tmp_path / "run")["global_step"] == 12
+
+
+def test_the_last_checkpoint_is_of_the_last_epoch_however_bad_it_is(compose, tmp_path, monkeypatch):
+    import cifar_lightning.classifier as module
+
+    accuracies = iter([0.9, 0.8, 0.7, 0.6])
+    original = module.evaluate
+    worse = lambda *args: replace(original(*args), acc=next(accuracies))  # noqa: E731
+    monkeypatch.setattr(module, "evaluate", worse)
+    train(compose(*SMALL, "data.val_size=20", "trainer.max_epochs=3", "trainer.num_sanity_val_steps=0"))
+    assert last(tmp_path / "run")["global_step"] == 12
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["global_step"] == 4
+
+
+def test_a_checkpoint_is_written_every_few_minutes_within_an_epoch(compose, tmp_path, monkeypatch):
+    now = iter(range(0, 10_000, 61))  # a step takes 61 seconds
+    saved = []
+    save = RunCheckpoints._save
+
+    def saving(self, trainer, pl_module):
+        save(self, trainer, pl_module)
+        saved.append(trainer.global_step)
+
+    monkeypatch.setattr(RunCheckpoints, "_save", saving)
+    monkeypatch.setattr("cifar_lightning.saving.time.monotonic", lambda: next(now))
+    train(compose(*SMALL, "data.batch_size=5", "trainer.max_epochs=1", "checkpoint.every_minutes=3"))
+    assert saved == [3, 6, 9, 12]  # saving reads the clock too; the last one is the epoch's end
+
+
+@pytest.mark.parametrize("value", ["-1", "nan", "often", "null"])
+def test_minutes_between_saves(command, value):
+    outcome = command("train.py", *SMALL, f"checkpoint.every_minutes={value}", tiny=True)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: checkpoint.every_minutes must be ")
+
+
+def test_a_checkpoint_holds_nothing_but_plain_values_and_tensors(compose, tmp_path):
+    def kinds(value):
+        if isinstance(value, dict):
+            return {str} | set().union(*(kinds(part) for part in [*value.keys(), *value.values()]))
+        if type(value) in (list, tuple):
+            return set().union(*map(kinds, value))
+        return {type(value)}
+
+    train(compose("experiment=smoke", "data.val_size=20", "callbacks=lookahead"))
+    assert kinds(last(tmp_path / "run")) <= {str, int, float, bool, type(None), torch.Tensor}
