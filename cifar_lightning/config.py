@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from cifar_lightning.hints import fits, words
 
@@ -100,6 +100,8 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     """
     try:
         container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} has no value: set it with {error.full_key}=...") from error
     except OmegaConfBaseException as error:
         raise UserError(one_line(error)) from error
     assert isinstance(container, dict)

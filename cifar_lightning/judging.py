@@ -39,9 +39,9 @@ def overrides_from(path: str) -> list[str]:
     file = CONF / "data" / f"{name}.yaml"
     if name not in {known.stem for known in file.parent.glob("*.yaml")}:
         raise UserError(f"{path} was trained on data={name}, which is not in {file.parent}; choose with data=")
-    known = OmegaConf.to_container(OmegaConf.load(file))
-    assert isinstance(known, dict)
-    values = {f"data.{key}": value for key, value in config["data"].items() if key in known and key[0] != "_"}
+    known = _keys(file)
+    # Nor are addresses to fetch from.
+    values = {f"data.{k}": value for k, value in config["data"].items() if k in known and k[0] != "_" and k != "urls"}
     values |= {"trainer.precision": config["trainer"].get("precision"), "compile": config.get("compile", False)}
     values["tta"] = config.get("tta", 0)
     available = torch.get_num_threads()  # more would wait for each other
@@ -49,6 +49,14 @@ def overrides_from(path: str) -> list[str]:
     if config["trainer"].get("accelerator") == "cpu":  # which every machine has; others are chosen anew
         values["trainer.accelerator"] = "cpu"
     return [f"data={name}", *(f"{key}={quoted(value)}" for key, value in values.items() if not isinstance(value, dict))]
+
+
+def _keys(file: Path) -> set[str]:
+    """Keys of a file of conf/, those of the files beside it that it builds upon among them."""
+    node = OmegaConf.to_container(OmegaConf.load(file))
+    assert isinstance(node, dict)
+    parents = [parent for parent in node.pop("defaults", []) if parent != "_self_"]
+    return {*map(str, node), *(key for parent in parents for key in _keys(file.with_name(f"{parent}.yaml")))}
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:

@@ -29,7 +29,7 @@ METRICS = "metrics.json"
 
 MAY_CHANGE = (
     *("output_dir", "resume", "num_threads", "compile", "tta", "logger", "callbacks.pictures", "checkpoint"),
-    *("data.root", "data.eval_batch_size"),
+    *("data.root", "data.urls", "data.eval_batch_size"),
     *(
         f"trainer.{name}"
         for name in (

@@ -17,7 +17,7 @@ from cifar_lightning.checkpoint import check_state, describe, read_state
 from cifar_lightning.classifier import ImageClassifier, NonFiniteLoss
 from cifar_lightning.compilation import MODES, compile_in_place, warm_up
 from cifar_lightning.config import RunError, UserError, argument, blame, build, build_partial, one_line, plain
-from cifar_lightning.data import CIFAR10DataModule
+from cifar_lightning.data import CIFAR10DataModule, channel_statistics
 from cifar_lightning.devices import MAX_THREADS, fast_precision, forward_flops, sensible_threads, threads
 from cifar_lightning.entry import is_sweep
 from cifar_lightning.hints import fits
@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 
 NUM_INIT_IMAGES = 5_000
 """Training images that a network which is set from data sees, at most."""
+
+AUTO = "auto"
+"""In ``normalize``: measured on the training split."""
 
 NUM_CHECKED_EPOCHS = 1_000
 """Epochs whose augmentation is tried before training, at most: ``trainer.max_epochs`` may stand for "no end"."""
@@ -70,6 +73,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], *, started: float) -> dict[s
     if before is not None:
         if cfg.trainer.precision == "auto":  # as it was resolved when the run started
             config["trainer"]["precision"] = before["config"]["trainer"].get("precision")
+        _take_measured(config, before["config"])
         refuse_changes(output_dir, before["config"], config)
         if (metrics := _finished(output_dir, before, config)) is not None:
             return metrics
@@ -90,6 +94,10 @@ def _train(cfg: DictConfig, config: dict[str, Any], *, started: float) -> dict[s
     schedule = build(config["schedule"], "schedule") if config["schedule"] else None
     check_length(trainer, planned_by="schedule" if schedule else "freeze" if freeze else None)
     read_data(data, config)
+    _measure(config, data)
+    has_val = data.has_val and trainer.limit_val_batches != 0
+    if not has_val:
+        trainer.limit_val_batches = 0  # no validation loop, and no warning about an empty one
     check_limits(trainer, data)
     shapes = _shapes(config, data)
     pretrained = before is None  # weights that would be replaced at once are not downloaded
@@ -120,7 +128,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], *, started: float) -> dict[s
         ckpt_path = output_dir / LAST if before is not None else None
         if ckpt_path is None:
             _set_from_data(classifier, data)
-        _fit_and_test(trainer, classifier, data, has_val=_has_val(config), tta=config["tta"], ckpt_path=ckpt_path)
+        _fit_and_test(trainer, classifier, data, has_val=has_val, tta=config["tta"], ckpt_path=ckpt_path)
         metrics = final_metrics(config, data, classifier, trainer, curves) | {
             "flops_per_image": flops,
             **clocks(curves, started=started, set_up=set_up),
@@ -257,10 +265,6 @@ def _check_ranges(config: dict[str, Any]) -> None:
         raise UserError(f"compile must be true, false or one of {', '.join(MODES)}, got {config['compile']}")
 
 
-def _has_val(config: dict[str, Any]) -> bool:
-    return bool(config["data"]["val_size"]) and config["trainer"]["limit_val_batches"] != 0
-
-
 def _build_trainer(config: dict[str, Any], curves: TrainingCurves) -> L.Trainer:
     callbacks: list[Callback] = [curves]
     if config["trainer"]["enable_progress_bar"] is not False:
@@ -274,15 +278,34 @@ def _build_trainer(config: dict[str, Any], curves: TrainingCurves) -> L.Trainer:
     with blame("checkpoint", config["checkpoint"]):
         callbacks.append(RunCheckpoints(Path(config["output_dir"]) / "checkpoints", every_minutes=every_minutes))
     loggers = [build(node, f"logger.{name}") for name, node in (config["logger"] or {}).items() if node is not None]
-    trainer = build_trainer(config, callbacks=callbacks, logger=loggers)
-    if not _has_val(config):
-        trainer.limit_val_batches = 0  # no validation loop, and no warning about an empty one
-    return trainer
+    return build_trainer(config, callbacks=callbacks, logger=loggers)
 
 
 def _build_data(config: dict[str, Any]) -> CIFAR10DataModule:
-    augment = build(config["augment"], "augment") if config["augment"] else None
-    return build(config["data"], "data", augment=augment, seed=config["seed"])
+    augment = config["augment"]
+    if augment and augment.get("mean") == AUTO:  # to refuse a bad value of another key before the data are read
+        augment = augment | {"mean": [0.5]}
+    return build(config["data"], "data", augment=build(augment, "augment") if augment else None, seed=config["seed"])
+
+
+def _measure(config: dict[str, Any], data: CIFAR10DataModule) -> None:
+    """Put the training images' own mean and standard deviation where ``normalize`` says auto."""
+    if AUTO not in config["normalize"].values():
+        return
+    measured = dict(
+        zip(("mean", "std"), channel_statistics(data.arrays("train").images[data.index["train"]]), strict=True)
+    )
+    _take_measured(config, {"normalize": measured})
+    if config["augment"]:
+        data.augment = build(config["augment"], "augment")
+
+
+def _take_measured(config: dict[str, Any], measured: dict[str, Any]) -> None:
+    """Put figures that have been measured into a config, wherever it says auto for them."""
+    for node in (config["normalize"], config["augment"] or {}):
+        for name, value in measured["normalize"].items():
+            if node.get(name) == AUTO:
+                node[name] = value
 
 
 def read_data(data: CIFAR10DataModule, config: dict[str, Any]) -> None:
@@ -310,7 +333,7 @@ def _build_classifier(
         raise UserError(f"label_smoothing must be in [0, 1], got {config['label_smoothing']}")
     for name, value in config["normalize"].items():
         if not fits(value, list[float]):
-            raise UserError(f"normalize.{name} must be a list of numbers, got {value!r}")
+            raise UserError(f"normalize.{name} must be a list of numbers or auto, got {value!r}")
     with blame("normalize", config["normalize"]):
         if len(config["normalize"]["mean"]) not in (1, images.shape[1]):
             raise ValueError(f"mean must have 1 or {images.shape[1]} numbers, got {config['normalize']['mean']}")

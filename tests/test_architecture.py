@@ -29,7 +29,8 @@ GLUE = {
 OUTSIDE = {"torch", "torchmetrics", "numpy", "matplotlib", "jaxtyping"}
 ALLOWED = {
     **{module: (PURE, OUTSIDE | ({"torchvision"} if module == "models" else set())) for module in PURE},
-    **{module: (PURE | PIECES, OUTSIDE | {"lightning", "torchvision"}) for module in PIECES},
+    "classifier": (PURE | PIECES, OUTSIDE | {"lightning"}),
+    "data": (PURE | PIECES, OUTSIDE | {"lightning", "torchvision", "filelock", "requests", "urllib3", "rich", "PIL"}),
     **{
         module: (PURE | PIECES | GLUE, OUTSIDE | {"lightning", "hydra", "omegaconf", "rich", "filelock", "yaml"})
         for module in GLUE

@@ -56,7 +56,7 @@ def test_grey_images_get_a_channel():
 
 def test_a_file_is_no_data_folder(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="root must be a folder, got a file"):
+    with pytest.raises(ValueError, match="root must be a folder that holds the data, or will, got a file"):
         fetch(TinyCIFAR10, root=tmp_path / "file", train=True)
 
 

@@ -1,7 +1,8 @@
 """Data sets as arrays in memory, their splits, and their batches."""
 
 from cifar_lightning.data.batches import Augment, Batches
+from cifar_lightning.data.cifar import CIFAR10, CIFAR100
 from cifar_lightning.data.datamodule import CIFAR10DataModule
-from cifar_lightning.data.sources import Arrays
+from cifar_lightning.data.sources import Arrays, channel_statistics
 
-__all__ = ["Arrays", "Augment", "Batches", "CIFAR10DataModule"]
+__all__ = ["CIFAR10", "CIFAR100", "Arrays", "Augment", "Batches", "CIFAR10DataModule", "channel_statistics"]

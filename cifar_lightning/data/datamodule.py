@@ -1,5 +1,7 @@
 """The data of a run: splits, placement and batches."""
 
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -8,7 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from cifar_lightning.data.batches import Augment, Batches
-from cifar_lightning.data.sources import Arrays, Dataset, fetch
+from cifar_lightning.data.sources import Arrays, Dataset, fetch, to_arrays
 
 SPLITS = ("train", "val", "test")
 
@@ -49,10 +51,13 @@ class CIFAR10DataModule(L.LightningDataModule):
         name: Name of the data set, as in conf/data.
         dataset: Class of the data set, called as ``dataset(root=..., train=..., download=...)``.
         root: Folder of the data; None for a data set that needs none.
+        urls: Addresses that the data are fetched from where they are absent, for classes that take them.
+        image_size: Height and width that images are resized to, in pixels, for classes that take it.
         note: What a reader of results must know about the data.
         batch_size: Training images per optimizer step.
         eval_batch_size: Images per step where nothing is trained.
-        val_size: Number of training images set aside for validation; 0 trains on all.
+        val_size: Number of training images set aside for validation; 0 trains on all. None for the validation images
+            that the data set brings itself, if it does: its training images' last ``num_val``.
         split_seed: Seed of that choice.
         seed: Seed of the order and of the augmentation.
         augment: Changes each batch of training images.
@@ -67,10 +72,12 @@ class CIFAR10DataModule(L.LightningDataModule):
         name: str,
         dataset: Dataset,
         root: str | None,
+        urls: Sequence[str] | None = None,
+        image_size: int | None = None,
         note: str = "",
         batch_size: int = 4,
         eval_batch_size: int = 500,
-        val_size: int = 0,
+        val_size: int | None = 0,
         split_seed: int = 0,
         seed: int = 0,
         augment: Augment | None = None,
@@ -79,7 +86,7 @@ class CIFAR10DataModule(L.LightningDataModule):
         for key, value, least in (
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
-            ("val_size", val_size, 0),
+            ("val_size", val_size or 0, 0),
             ("split_seed", split_seed, 0),
         ):
             if value < least:
@@ -87,6 +94,12 @@ class CIFAR10DataModule(L.LightningDataModule):
         self.name = name
         self.dataset = dataset
         self.root = root
+        takes = inspect.signature(dataset).parameters
+        self.options = {
+            name: value
+            for name, value in {"urls": urls, "image_size": image_size}.items()
+            if value is not None and name in takes
+        }
         self.note = note
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -95,33 +108,48 @@ class CIFAR10DataModule(L.LightningDataModule):
         self.seed = seed
         self.augment = augment
         self._arrays: dict[bool, Arrays] = {}
+        self._num_val = 0  # that the data set brings itself
         self.index: dict[str, Tensor] = {}
 
     def prepare_data(self) -> None:
-        # The smaller split is enough to have everything downloaded.
-        if not self._arrays:
-            self._arrays[False] = fetch(self.dataset, root=self.root, train=False)
+        if not self._arrays:  # the smaller split is enough to have everything downloaded
+            self._read(train=False)
+
+    def _read(self, *, train: bool) -> None:
+        dataset = fetch(self.dataset, root=self.root, train=train, **self.options)
+        self._arrays[train] = to_arrays(dataset)
+        self._num_val += getattr(dataset, "num_val", 0)
 
     def setup(self, stage: str | None = None) -> None:
         """Read both official splits and choose the validation images.
 
         Raises:
             ValueError: If ``batch_size`` is larger than the training split, or ``val_size`` not below the number of
-                training images.
+                training images or given where the data set brings validation images.
         """
         if self.index:
             return
         for train in (True, False):
             if train not in self._arrays:
-                self._arrays[train] = fetch(self.dataset, root=self.root, train=train)
-        train_index, val_index = stratified_split(
-            self._arrays[True].targets, val_size=self.val_size, seed=self.split_seed
-        )
+                self._read(train=train)
+        train_index, val_index = self._split()
         if self.batch_size > len(train_index):
             raise ValueError(
                 f"batch_size must be at most the {len(train_index)} training images, got {self.batch_size}"
             )
         self.index = {"train": train_index, "val": val_index, "test": torch.arange(len(self.arrays("test").targets))}
+
+    def _split(self) -> tuple[Tensor, Tensor]:
+        targets = self._arrays[True].targets
+        if not self._num_val:
+            return stratified_split(targets, val_size=self.val_size or 0, seed=self.split_seed)
+        if self.val_size is not None:
+            raise ValueError(
+                f"val_size must be null where the data bring validation images of their own, here {self._num_val}, "
+                f"got {self.val_size}"
+            )
+        train_index, val_index = torch.arange(len(targets)).tensor_split([len(targets) - self._num_val])
+        return train_index, val_index
 
     def arrays(self, split: str) -> Arrays:
         """Images and targets that ``index[split]`` points into."""
@@ -130,6 +158,11 @@ class CIFAR10DataModule(L.LightningDataModule):
     def targets(self, split: str) -> Int64[Tensor, " n"]:
         """Targets of a split's images, in the order of ``eval_batches(split)``."""
         return self.arrays(split).targets[self.index[split]]
+
+    @property
+    def has_val(self) -> bool:
+        """Whether there are validation images; known after ``setup``."""
+        return len(self.index["val"]) > 0
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -162,7 +195,7 @@ class CIFAR10DataModule(L.LightningDataModule):
         return self.train_batches(self._device, shuffle=not self.trainer.overfit_batches)  # type: ignore[attr-defined]
 
     def val_dataloader(self) -> Batches | list[Batches]:
-        return self.eval_batches("val", self._device) if self.val_size else []
+        return self.eval_batches("val", self._device) if self.has_val else []
 
     def test_dataloader(self) -> Batches:
         return self.eval_batches("test", self._device)

@@ -1,0 +1,162 @@
+"""CIFAR-10 and CIFAR-100 that arrive: torchvision's classes, with a download that comes through."""
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torchvision import datasets
+from torchvision.datasets.utils import check_integrity, extract_archive
+
+from cifar_lightning.data.download import DownloadError, Patience, RemoteFile, download, one_at_a_time
+
+log = logging.getLogger(__name__)
+
+
+class CIFAR10(datasets.CIFAR10):
+    """torchvision's CIFAR-10, fetched from one of several addresses where it is absent.
+
+    Files are checked by their MD5 before they are read, those of the split that is asked for. What is missing or
+    damaged is unpacked from the archive, and the archive is fetched where there is none.
+
+    Args:
+        root: Folder that holds ``cifar-10-batches-py``, or will; or that folder itself, by whatever name; or a folder
+            with the archive in it.
+        train: The training images, or the test images.
+        download: Whether to unpack, and to fetch, what is not there.
+        urls: Addresses of the archive, tried in this order; the official one by default.
+
+    Raises:
+        RuntimeError: If a file is missing or damaged, and ``download`` is false.
+        OSError: If the archive cannot be fetched or unpacked.
+    """
+
+    archive: ClassVar[RemoteFile] = RemoteFile(
+        name="cifar-10-python.tar.gz",
+        size=170_498_071,
+        md5=datasets.CIFAR10.tgz_md5,
+        sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    )
+    unpacked_bytes: ClassVar[int] = 186_000_000
+    base_folder = datasets.CIFAR10.base_folder  # an instance's own may differ, see _home
+    patience: ClassVar[Patience] = Patience()
+
+    def __init__(
+        self, root: str | Path, train: bool = True, download: bool = False, urls: Sequence[str] | None = None
+    ) -> None:
+        self.train = train  # which _check_integrity needs
+        self.urls = [self.url] if urls is None else list(urls)
+        super().__init__(self._home(Path(root).expanduser()), train=train, download=download)
+
+    def _home(self, root: Path) -> Path:
+        """Where ``base_folder`` is, from what a user may call the data's folder."""
+        if root.name == self.base_folder and not (root / self.base_folder).exists():
+            return root.parent
+        if all((root / name).exists() for name, _ in self._files()):
+            self.base_folder = ""
+        return root
+
+    def _files(self) -> list[list[str]]:
+        """Name and MD5 of each file of the split."""
+        return [*(self.train_list if self.train else self.test_list), [self.meta["filename"], self.meta["md5"]]]
+
+    def _unusable(self) -> dict[str, str]:
+        folder = Path(self.root, self.base_folder)
+        return {
+            name: "damaged" if (folder / name).is_file() else "missing"
+            for name, md5 in self._files()
+            if not check_integrity(folder / name, md5)
+        }
+
+    def _check_integrity(self) -> bool:
+        return not self._unusable()
+
+    def download(self) -> None:
+        """Unpack what is missing or damaged, from the archive, which is fetched where it is not there either.
+
+        Raises:
+            OSError: If there is no room, no address gives the archive, or it cannot be written.
+        """
+        if self._check_integrity():  # torchvision's own convention: nothing is written, the folder may be read-only
+            return
+        home = Path(self.root)
+        home.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(home / f".{self.archive.name}.lock"):
+            unusable = self._unusable()  # but for what the process before us has brought
+            if not unusable:
+                return
+            for name, fault in unusable.items():
+                if fault == "damaged":
+                    log.info("damaged   %s, unpacked anew", home / self.base_folder / name)
+            self._unpack(self._archive(home), home)
+        if unusable := self._unusable():
+            raise OSError(f"{home / self.archive.name} was unpacked, and still: {_listed(unusable)}")
+
+    def _archive(self, home: Path) -> Path:
+        """The archive, whole and right, fetched if need be."""
+        path = home / self.archive.name
+        if path.is_file():
+            if (fault := self.archive.fault(path)) is None:
+                self._require_room(home, self.unpacked_bytes)
+                return path
+            log.info("damaged   %s has %s, fetched anew", path, fault)
+        part = path.with_name(f"{path.name}.part")
+        arrived = part.stat().st_size if part.exists() else 0
+        self._require_room(home, self.archive.size - arrived + self.unpacked_bytes)
+        try:
+            return download(self.archive, self.urls, home, patience=self.patience)
+        except DownloadError as error:
+            raise DownloadError(
+                f"{_listed(self._unusable())} in {home / self.base_folder}, and the archive could not be downloaded: "
+                f"{error}. By hand: get {self.archive.name} ({self.archive.size / 1e6:.0f} MB) from {self.url} and "
+                f"put it into {home.resolve()}, or name the folder that has {self.base_folder or home.name}/"
+                f"{self._files()[0][0]} with data.root=; or try the project with data=synthetic"
+            ) from error
+
+    def _require_room(self, home: Path, needed: int) -> None:
+        if (free := shutil.disk_usage(home).free) < needed:
+            raise OSError(
+                f"{home.resolve()} has {free / 1e6:.0f} MB free, and {needed / 1e6:.0f} MB are needed: make room, or "
+                "name another folder with data.root="
+            )
+
+    def _unpack(self, archive: Path, home: Path) -> None:
+        """Unpack beside the data, then put each file into its place: whoever reads there finds no half ones."""
+        log.info("unpacking %s", archive)
+        beside = home / f".{self.archive.name}.unpacking"
+        shutil.rmtree(beside, ignore_errors=True)  # left by a process that was killed
+        try:
+            extract_archive(str(archive), str(beside))
+            into = home / self.base_folder
+            into.mkdir(exist_ok=True)
+            for path in (beside / type(self).base_folder).iterdir():
+                os.replace(path, into / path.name)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+class CIFAR100(CIFAR10):
+    """torchvision's CIFAR-100 with its 100 fine classes; in all else as ``CIFAR10`` of this module."""
+
+    archive: ClassVar[RemoteFile] = RemoteFile(
+        name="cifar-100-python.tar.gz",
+        size=169_001_437,
+        md5=datasets.CIFAR100.tgz_md5,
+        sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+    )
+    base_folder = datasets.CIFAR100.base_folder
+    url = datasets.CIFAR100.url
+    filename = datasets.CIFAR100.filename
+    tgz_md5 = datasets.CIFAR100.tgz_md5
+    train_list: ClassVar[Any] = datasets.CIFAR100.train_list
+    test_list: ClassVar[Any] = datasets.CIFAR100.test_list
+    meta: ClassVar[Any] = datasets.CIFAR100.meta
+
+
+def _listed(unusable: dict[str, str]) -> str:
+    faults = {fault: [name for name, found in unusable.items() if found == fault] for fault in unusable.values()}
+    return " and ".join(
+        f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} {fault}" for fault, names in faults.items()
+    )
