@@ -10,7 +10,7 @@ from conftest import CLASSES, TinyCIFAR10
 from omegaconf import OmegaConf
 
 from cifar_lightning.config import CONF, build, plain, register
-from cifar_lightning.data import Arrays, Batches, CIFAR10DataModule
+from cifar_lightning.data import CIFAR10, Arrays, Batches, CIFAR10DataModule, channel_statistics
 from cifar_lightning.data.batches import stream_seed
 from cifar_lightning.data.datamodule import stratified_split
 from cifar_lightning.data.sources import fetch, to_arrays
@@ -127,6 +127,52 @@ def test_test_split_is_all_official_test_images_once(tiny_root):
 def test_bad_sizes(arguments, message, tiny_root):
     with pytest.raises(ValueError, match=message):
         make_data(tiny_root, **arguments)
+
+
+class WithVal(TinyCIFAR10):
+    """Of the 60 training images the last 12 are for validation, as the data set itself says."""
+
+    def __init__(self, root, train=True, download=False, *, image_size=32):
+        super().__init__(root, train=train, download=download)
+        self.num_val = 12 if train else 0
+        self.image_size = image_size
+
+
+def with_val(root, **arguments) -> CIFAR10DataModule:
+    data = CIFAR10DataModule(name="tiny", dataset=WithVal, root=str(root), **arguments)
+    data.setup()
+    return data
+
+
+def test_validation_images_that_the_data_set_brings(tiny_root):
+    data = with_val(tiny_root, val_size=None)
+    assert data.index["train"].tolist() == list(range(48))
+    assert data.index["val"].tolist() == list(range(48, 60))
+    assert data.has_val
+    with pytest.raises(ValueError, match=r"val_size must be null where .* of their own, here 12, got 5"):
+        with_val(tiny_root, val_size=5)
+
+
+def test_no_validation_images_where_none_are_brought(tiny_root):
+    data = make_data(tiny_root, val_size=None)
+    assert (len(data.index["train"]), len(data.index["val"]), data.has_val) == (60, 0, False)
+
+
+def test_options_go_to_the_classes_that_take_them(tiny_root):
+    options = {"image_size": 24, "urls": ["https://example.org/x"]}
+    assert with_val(tiny_root, val_size=None, **options).options == {"image_size": 24}
+    assert make_data(tiny_root, **options).options == {}
+    own = CIFAR10DataModule(name="cifar10", dataset=partial(CIFAR10), root="nowhere", **options)
+    assert own.options == {"urls": ["https://example.org/x"]}
+
+
+def test_channel_statistics_are_those_of_the_pixels():
+    images = torch.randint(256, (50, 3, 7, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    mean, std = channel_statistics(images)
+    pixels = images.double() / 255
+    assert mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=5e-7)
+    assert std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist(), abs=5e-7)
+    assert channel_statistics(images.flip(0)) == (mean, std)
 
 
 # Batches

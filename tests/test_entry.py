@@ -81,11 +81,11 @@ def test_composition_errors_are_one_line_and_exit_2(command, arguments, message)
         (["label_smoothing=2"], "label_smoothing must be in [0, 1], got 2.0"),
         (["normalize.std=[0.0]"], "normalize.std must be positive, got [0.0]"),
         (["normalize.mean=[0.5,0.5]"], "normalize.mean must have 1 or 3 numbers, got [0.5, 0.5]"),
-        (["normalize.mean=0.5"], "normalize.mean must be a list of numbers, got 0.5"),
+        (["normalize.mean=0.5"], "normalize.mean must be a list of numbers or auto, got 0.5"),
         (["data.batch_size=0"], "data.batch_size must be at least 1, got 0"),
         (["data.batch_size=61"], "data.batch_size must be at most the 60 training images, got 61"),
         (["data.val_size=60"], "data.val_size must be in [0, 60), got 60"),
-        (["data.root=/dev/null"], "data.root must be a folder, got a file: /dev/null"),
+        (["data.root=/dev/null"], "data.root must be a folder that holds the data, or will, got a file: /dev/null"),
         (["data.dataset._target_=no.such.Class"], "data.dataset._target_: "),
         (["augment=crop_flip", "augment.padding=32"], "augment.padding must be in [0, 32), got 32"),
         (["augment=crop_flip", "augment.mode=mirror"], "augment.mode must be constant, reflect, got 'mirror'"),
@@ -110,8 +110,7 @@ def test_composition_errors_are_one_line_and_exit_2(command, arguments, message)
         (["data.val_size=20", "trainer.limit_val_batches=0.5"], "trainer.limit_val_batches=0.5 leaves none of the 1"),
         (["trainer.limit_train_batches=0.01"], "trainer.limit_train_batches=0.01 leaves none of the 15 batches"),
         (["trainer.fast_dev_run=-1"], "trainer: fast_dev_run=-1 is not a valid configuration"),
-        (["data.val_size=abc"], "data.val_size must be a whole number, got 'abc'"),
-        (["data.val_size=null"], "data.val_size must be a whole number, got None"),
+        (["data.val_size=abc"], "data.val_size must be a whole number or null, got 'abc'"),
     ],
 )
 def test_bad_values_are_one_line_and_exit_2(command, arguments, message):
@@ -251,6 +250,10 @@ def test_an_optimising_sweeper_needs_validation_images(capsys, compose, main, hy
     with pytest.raises(SystemExit, match="2"):
         main(compose())
     assert capsys.readouterr().err.startswith("error: data.val_size must be above 0 for a sweeper that optimises")
+    monkeypatch.setattr("cifar_lightning.training.train", lambda cfg: {"test/acc": 0.9})
+    with pytest.raises(SystemExit, match="2"):
+        main(compose("data.val_size=null"))  # of a data set that might have brought some
+    assert "there are no validation images" in capsys.readouterr().err
 
 
 # evaluate.py

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TinyCIFAR10
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch.profilers import SimpleProfiler
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -15,9 +16,10 @@ from torch import nn
 from cifar_lightning import models
 from cifar_lightning.checkpoint import load_classifier, read
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.config import UserError, argument, quoted
+from cifar_lightning.config import CONF, UserError, argument, quoted
+from cifar_lightning.data import CIFAR10DataModule, channel_statistics
 from cifar_lightning.devices import forward_flops, threads
-from cifar_lightning.judging import overrides_from
+from cifar_lightning.judging import _keys, overrides_from
 from cifar_lightning.models.speedrun import whitening_filters
 from cifar_lightning.records import write_metrics
 from cifar_lightning.trainer import NoProfiler, build_trainer
@@ -449,6 +451,48 @@ def test_a_run_without_a_planned_end_starts_at_once(run, max_epochs):
     assert metrics["steps"] == 1
 
 
+def test_normalisation_is_measured_on_the_training_split_and_stored(run, tiny_root):
+    augment = ("augment=alternating_flip", "augment.cutout_size=8")
+    _, folder = run("normalize=auto", "data.val_size=20", *augment, *BARE)
+    config = read(folder / "checkpoints" / "last.ckpt")["config"]
+    data = CIFAR10DataModule(name="tiny", dataset=TinyCIFAR10, root=str(tiny_root), val_size=20)
+    data.setup()
+    mean, std = channel_statistics(data.arrays("train").images[data.index["train"]])
+    assert config["normalize"] == {"mean": mean, "std": std}
+    assert config["augment"]["mean"] == mean
+    assert mean != channel_statistics(data.arrays("train").images)[0], "validation images have a say"
+
+    classifier, _ = load_classifier(folder / "checkpoints" / "last.ckpt")
+    pixels = classifier.normalized(data.arrays("train").images[data.index["train"]]).double()
+    assert pixels.mean((0, 2, 3)).tolist() == pytest.approx([0, 0, 0], abs=1e-5)
+    assert pixels.std((0, 2, 3), correction=0).tolist() == pytest.approx([1, 1, 1], abs=1e-5)
+
+
+def test_a_run_whose_normalisation_was_measured_goes_on(run, compose):
+    given = ("normalize=auto", "augment=alternating_flip", "augment.cutout_size=8", *BARE)
+    _, whole = run(*given, "trainer.max_epochs=3")
+    _, folder = run(*given)
+    overrides = (f"output_dir={folder}", f"resume={folder}", "trainer.max_epochs=3")
+    train(compose("trainer.log_every_n_steps=5", *given, *overrides))
+    states = [load_classifier(path / "checkpoints" / "last.ckpt")[0].state_dict() for path in (whole, folder)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_validation_images_of_the_data_set_itself_are_judged(run):
+    metrics, folder = run("data.dataset._target_=test_data.WithVal", "data.val_size=null", *BARE)
+    assert metrics["num_val_images"] == 12
+    assert (folder / "checkpoints" / "best.ckpt").exists()
+
+
+def test_evaluate_takes_inherited_keys_and_no_addresses_from_a_checkpoint(run):
+    _, folder = run(*BARE)
+    given = overrides_from(str(folder / "checkpoints" / "last.ckpt"))
+    assert any(override.startswith("data.root=") for override in given)
+    assert not any(override.startswith(("data.urls", "data.dataset")) for override in given)
+    inherited = {"root", "batch_size", "val_size", "split_seed", "dataset", "urls", "name"}
+    assert inherited <= _keys(CONF / "data" / "cifar100.yaml")
+
+
 def test_evaluate_computes_on_the_checkpoints_threads(command, tmp_path, monkeypatch):
     used = []
     original = ImageClassifier.test_step
@@ -473,8 +517,9 @@ def test_evaluate_takes_a_class_given_again_and_no_class_from_the_file(command, 
     expected = json.loads((folder / "metrics.json").read_text())["test/acc"]
     assert json.loads((folder / "evaluate" / "last" / "metrics.json").read_text())["test/acc"] == expected
     without = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", "output_dir=elsewhere")
-    assert without.code == 2  # torchvision's own class refuses these files, and the download is not to be had
-    assert without.err.startswith("error: data: the data are not in")
+    assert without.code == 2  # CIFAR-10's own class refuses these files, and the download is not to be had
+    assert without.err.startswith("error: data: test_batch, batches.meta are damaged in")
+    assert without.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

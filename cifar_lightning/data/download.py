@@ -151,14 +151,11 @@ def _session() -> requests.Session:
 
 @contextmanager
 def _progress(file: RemoteFile) -> Iterator["_Bar"]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    """A bar with throughput and time left, where there is a terminal to draw it on."""
+    console = Console(stderr=True)
+    figures = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), *figures)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield _Bar(progress, file)
 
 
