@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import ssl
 import subprocess
@@ -28,8 +29,13 @@ from filelock import FileLock
 from cifar_lightning.data import cifar
 from cifar_lightning.data.download import DownloadError, Patience, RemoteFile, download, one_at_a_time
 
+
+def described(name: str, content: bytes) -> RemoteFile:
+    return RemoteFile(name, len(content), hashlib.md5(content).hexdigest(), hashlib.sha256(content).hexdigest())
+
+
 CONTENT = random.Random(0).randbytes(300_000)
-FILE = RemoteFile("cargo.tar.gz", len(CONTENT), hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest())
+FILE = described("cargo.tar.gz", CONTENT)
 HASTY = Patience(connect_seconds=1, stall_seconds=0.3, window_seconds=0.3, backoff_seconds=0.01)
 
 
@@ -323,17 +329,25 @@ def _write_certificate(path: Path) -> None:
 # CIFAR-10's own class over it
 
 
+def packed(root: Path, filler: bytes = b"") -> bytes:
+    """The tiny data set's archive, with a file besides that takes its time to unpack."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz", compresslevel=1) as archive:
+        if filler:
+            member = tarfile.TarInfo(f"{TinyCIFAR10.base_folder}/filler")
+            member.size = len(filler)
+            archive.addfile(member, io.BytesIO(filler))
+        archive.add(root / TinyCIFAR10.base_folder, TinyCIFAR10.base_folder)
+    return content.getvalue()
+
+
 @pytest.fixture
 def tiny(tiny_root: Path, server: Server) -> type[cifar.CIFAR10]:
     """The project's class over the tiny data set, whose archive the server has."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        archive.add(tiny_root / TinyCIFAR10.base_folder, TinyCIFAR10.base_folder)
-    server.content = packed.getvalue()
-    sums = {"md5": hashlib.md5(server.content).hexdigest(), "sha256": hashlib.sha256(server.content).hexdigest()}
+    server.content = packed(tiny_root)
 
     class Tiny(cifar.CIFAR10):
-        archive: ClassVar[RemoteFile] = RemoteFile(cifar.CIFAR10.archive.name, len(server.content), **sums)
+        archive: ClassVar[RemoteFile] = described(cifar.CIFAR10.archive.name, server.content)
         unpacked_bytes: ClassVar[int] = 400_000
         patience: ClassVar[Patience] = replace(HASTY, min_bytes_per_second=1000)
         train_list = TinyCIFAR10.train_list
@@ -514,14 +528,16 @@ def child(tiny: type[cifar.CIFAR10], folder: Path, url: str) -> Iterator[subproc
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", ["download", "extraction"])
-def test_ten_kills_lose_nothing(phase, tiny, server, tmp_path):
+def test_ten_kills_lose_nothing(phase, tiny, tiny_root, server, tmp_path):
     chance = random.Random(phase)
     if phase == "download":
         url, longest = server.url("slowly"), 0.4
     else:
-        (tmp_path / tiny.archive.name).write_bytes(server.content)
-        url, longest = server.url("missing"), 0.03
-    sizes = []
+        content = packed(tiny_root, filler=bytes(300_000_000))
+        tiny.archive = described(tiny.archive.name, content)
+        (tmp_path / tiny.archive.name).write_bytes(content)
+        url, longest = server.url("missing"), 0.5  # of a second or so
+    sizes, half_unpacked = [], 0
     part = tmp_path / f"{tiny.archive.name}.part"
     for _ in range(10):
         with child(tiny, tmp_path, url) as process:
@@ -529,6 +545,9 @@ def test_ten_kills_lose_nothing(phase, tiny, server, tmp_path):
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
         sizes.append(part.stat().st_size if part.exists() else 0)
+        half_unpacked += (tmp_path / f".{tiny.archive.name}.unpacking").exists()
+        if phase == "extraction" and (tmp_path / tiny.base_folder).exists():  # it was quick: once more
+            shutil.rmtree(tmp_path / tiny.base_folder)
     with child(tiny, tmp_path, url) as process:
         assert process.wait(60) == 0
     assert len(tiny(tmp_path)) == 60
@@ -537,3 +556,5 @@ def test_ten_kills_lose_nothing(phase, tiny, server, tmp_path):
         assert sizes == sorted(sizes), "a process threw away what another had fetched"
         assert sizes[-1] > 0
         assert all(begin in {0, *sizes} for _, begin in server.requests)
+    else:
+        assert half_unpacked, "no kill came while unpacking"
