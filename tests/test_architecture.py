@@ -29,7 +29,7 @@ GLUE = {
 OUTSIDE = {"torch", "torchmetrics", "numpy", "matplotlib", "jaxtyping"}
 ALLOWED = {
     **{module: (PURE, OUTSIDE | ({"torchvision"} if module == "models" else set())) for module in PURE},
-    **{module: (PURE | PIECES, OUTSIDE | {"lightning", "torchvision"}) for module in PIECES},
+    **{module: (PURE | PIECES, OUTSIDE | {"lightning", "torchvision", "PIL", "rich"}) for module in PIECES},
     **{
         module: (PURE | PIECES | GLUE, OUTSIDE | {"lightning", "hydra", "omegaconf", "rich", "filelock", "yaml"})
         for module in GLUE
