@@ -11,10 +11,13 @@ import os
 import subprocess
 import sys
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from time import monotonic
+from typing import BinaryIO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -39,12 +42,46 @@ def decode(path: str, image_size: int) -> bytes:
     Raises:
         Exception: Of any kind, if the file is damaged: Pillow has no common one.
     """
-    with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
+    with open(path, "rb") as file:
+        pixels = _plain_png(
+            file.read(4 * image_size * image_size + 1_000), image_size
+        )  # more than a plain one can have
+        if pixels is not None:
+            return pixels
+        file.seek(0)
+        return _any_image(file, image_size)
+
+
+def _any_image(file: BinaryIO, image_size: int) -> bytes:
+    with Image.open(file, formats=FORMATS) as image:
         ImageOps.exif_transpose(image, in_place=True)
         rgb = _grey8(image).convert("RGB")
     if rgb.size != (image_size, image_size):
         rgb = ImageOps.fit(rgb, (image_size, image_size), method=Image.Resampling.BILINEAR)
     return rgb.tobytes()
+
+
+def _plain_png(content: bytes, image_size: int) -> bytes | None:
+    """Pixels of a PNG that holds 8-bit RGB of the right size in one piece, and nothing else; None for any other file.
+
+    By Pillow's own decoder, but without the search for what such a file does not hold: two thirds of the time.
+    """
+    end = 41 + int.from_bytes(content[33:37], "big")
+    if not content.startswith(_plain_png_start(image_size)) or content[37:41] != b"IDAT":
+        return None
+    if content[end:] != zlib.crc32(content[37:end]).to_bytes(4, "big") + _PNG_END:
+        return None
+    return Image.frombytes("RGB", (image_size, image_size), content[41:end], "zip", ("RGB", 0)).tobytes()
+
+
+@cache
+def _plain_png_start(image_size: int) -> bytes:
+    side = image_size.to_bytes(4, "big")
+    header = b"IHDR" + side + side + bytes((8, 2, 0, 0, 0))  # bits, RGB, the one compression and filter, not interlaced
+    return b"\x89PNG\r\n\x1a\n\0\0\0\r" + header + zlib.crc32(header).to_bytes(4, "big")
+
+
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def _grey8(image: Image.Image) -> Image.Image:
