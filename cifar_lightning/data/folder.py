@@ -178,8 +178,9 @@ def _pixels(
 
 def _key(files: list[ImageFile], image_size: int) -> str:
     # With Pillow's version, as its decoders and its resizing may come to give other pixels.
-    described = repr((_FORMAT_VERSION, PIL.__version__, image_size, sorted(map(tuple, files))))
-    return hashlib.sha256(described.encode()).hexdigest()[:32]
+    made_of = [f"{_FORMAT_VERSION} {PIL.__version__} {image_size}"]
+    made_of += [f"{path}\0{num_bytes} {mtime_ns}" for path, num_bytes, mtime_ns in files]  # no path holds a \0
+    return hashlib.sha256("\0".join(made_of).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _told(root: Path, problems: Problems) -> str:
