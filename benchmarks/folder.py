@@ -1,0 +1,137 @@
+"""Images in folders beside torchvision's own way: ImageFolder in a DataLoader, our first use, and our use of the cache.
+
+    python benchmarks/folder.py                    # 50,000 smooth images, three rounds
+    python benchmarks/folder.py --root data --dataset torchvision.datasets.CIFAR10
+
+The files are written once, as PNG, into a temporary folder, and read before they are timed: all contenders find them
+in the system's memory. Each runs in a process of its own, and its clock starts after the imports; contenders take
+turns, and ratios are those within a round.
+"""
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import get_class
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from cifar_lightning.data.folder import CACHE_FOLDER, ImageFolder
+from cifar_lightning.devices import device_name
+
+CONTENDERS = ("torchvision", "first use", "from the cache")
+NUM_CLASSES = 10
+SIZE = 32
+
+
+def smooth_images(num_images: int) -> Iterator[np.ndarray]:
+    """Images of a few soft blots with some noise, which PNG packs about as well as photographs."""
+    rng = np.random.default_rng(0)
+    for _ in range(num_images):
+        blots = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+        soft = np.asarray(blots.resize((SIZE, SIZE), Image.Resampling.BICUBIC), np.float32)
+        yield (soft + rng.normal(0, 6, soft.shape)).clip(0, 255).astype(np.uint8)
+
+
+def write(root: Path, options: argparse.Namespace) -> None:
+    """Write the training images, and one of each class to test on, which an ImageFolder must have."""
+    images, targets = smooth_images(options.images), [i % NUM_CLASSES for i in range(options.images)]
+    if options.dataset is not None:
+        dataset = options.dataset(root=options.root, train=True)
+        images, targets = iter(dataset.data[: options.images]), dataset.targets[: options.images]
+    for target in set(targets):
+        for split in ("train", "test"):
+            (root / split / f"class{target}").mkdir(parents=True)
+        Image.new("RGB", (SIZE, SIZE)).save(root / "test" / f"class{target}" / "0.png")
+    for number, (image, target) in enumerate(zip(images, targets, strict=True)):
+        Image.fromarray(image).save(root / "train" / f"class{target}" / f"{number:05}.png")
+
+
+def torchvision_loop(root: Path) -> int:
+    """An epoch of the loop that tutorials show, without a net."""
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder as TorchvisionFolder
+    from torchvision.transforms import ToTensor
+
+    loader = DataLoader(TorchvisionFolder(root / "train", ToTensor()), batch_size=500, num_workers=2)
+    return sum(len(targets) for _, targets in loader)
+
+
+def run(contender: str, root: Path) -> dict[str, Any]:
+    """Figures of a contender, in this process."""
+    if contender == "first use":
+        shutil.rmtree(root / CACHE_FOLDER, ignore_errors=True)
+    started = time.perf_counter()
+    num_images = torchvision_loop(root) if contender == "torchvision" else len(ImageFolder(root).data)
+    seconds = time.perf_counter() - started
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return {
+        "contender": contender,
+        "images": num_images,
+        "seconds": seconds,
+        "cpu_seconds": sum(usage.ru_utime + usage.ru_stime for usage in used),  # with the imports
+        "peak_gib": used[0].ru_maxrss / 2**20,  # KiB on Linux
+    }
+
+
+def measure(contender: str, root: Path) -> dict[str, Any]:
+    """Figures of a contender in a fresh process."""
+    command = [sys.executable, __file__, "--contender", contender, "--root", str(root)]
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def table(rounds: list[dict[str, dict[str, Any]]]) -> Table:
+    """Medians over the rounds, and of torchvision's seconds by those of each."""
+    num_images = rounds[0]["torchvision"]["images"]
+    device = device_name(torch.device("cpu"))
+    shown = Table(title=f"{num_images:,} images, {device}, torch {torch.__version__}, n = {len(rounds)}")
+    shown.add_column("contender")
+    for name in ("s", "from ... to", "CPU s", "peak GiB", "times as fast"):
+        shown.add_column(name, justify="right")
+    for contender in CONTENDERS:
+        runs = [by_name[contender] for by_name in rounds]
+        seconds = [figures["seconds"] for figures in runs]
+        ratio = median(by_name["torchvision"]["seconds"] / by_name[contender]["seconds"] for by_name in rounds)
+        medians = [f"{median(figures[key] for figures in runs):.2f}" for key in ("cpu_seconds", "peak_gib")]
+        spread = f"{min(seconds):.2f} ... {max(seconds):.2f}"
+        shown.add_row(contender, f"{median(seconds):.2f}", spread, *medians, f"{ratio:.2f}")
+    return shown
+
+
+def main() -> None:
+    """Write the files, run the contenders in turn and print their table."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser.add_argument("--images", type=int, default=50_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dataset", type=get_class, help="class of a data set whose training images are written")
+    parser.add_argument("--root", default="data", help="folder of that data set, which must be there")
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.contender:
+        print(json.dumps(run(options.contender, Path(options.root))))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), options)
+        rounds = []
+        for _ in range(options.rounds):  # in this order, as the first use writes the cache
+            rounds.append({contender: measure(contender, Path(folder)) for contender in CONTENDERS})
+            print(*map(json.dumps, rounds[-1].values()), sep="\n", flush=True)
+    Console(width=120).print(table(rounds))
+
+
+if __name__ == "__main__":
+    main()

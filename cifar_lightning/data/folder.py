@@ -1,0 +1,191 @@
+"""One's own images: a folder per split, in it a folder per class."""
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL
+from jaxtyping import UInt8
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from cifar_lightning.data import pixelcache
+from cifar_lightning.data.decoding import decode_all
+
+CACHE_FOLDER = ".cifar-lightning"
+MAX_IMAGE_SIZE = 1024
+NUM_PROBLEMS_SHOWN = 10
+_FORMAT_VERSION = 1
+"""Of the pixels in a cache: raised when files of the same bytes come to give others."""
+
+Problems = dict[str, str]
+"""From a path below the root to what is wrong with it."""
+
+
+class ImageFile(NamedTuple):
+    """An image file, by its path below the root, and what changes when it is written."""
+
+    path: str
+    num_bytes: int
+    mtime_ns: int
+
+
+class ImageFolder:
+    """Images in folders: ``root/train/<class>/*``, ``root/test/<class>/*`` and, if wished, ``root/val/<class>/*``.
+
+    In the form of torchvision's data sets: ``data`` uint8 (N, S, S, 3), ``targets`` and ``classes``, the sorted names
+    of the folders in train/. Images come by class, then by path. Those of val/ follow those of train/, and ``num_val``
+    says how many they are.
+
+    Files of torchvision's extensions are read, in nested folders too, each turned as its EXIF says. An image that is
+    not ``image_size`` squared is resized once, with antialiasing, so that its shorter side fits, and cropped to its
+    centre. Hidden files are passed over; all other files must be images.
+
+    Decoded pixels are kept in ``root/.cifar-lightning``, where that can be written, and used for as long as paths,
+    sizes and times of the files stay the same.
+
+    Args:
+        root: Folder that holds the splits.
+        train: The images of train/ and val/, or those of test/.
+        download: Not used: these images are nobody's to fetch.
+        image_size: Height and width of the images, in pixels, in [1, 1024].
+
+    Raises:
+        ValueError: If ``root`` is not such a folder, ``image_size`` is out of its range, a class has no images or is
+            not one of train/, or a file is not an image or damaged: all of them in one message.
+    """
+
+    def __init__(
+        self, root: str | Path | None, train: bool = True, download: bool = False, *, image_size: int = 32
+    ) -> None:
+        if not 1 <= image_size <= MAX_IMAGE_SIZE:
+            raise ValueError(f"image_size must be in [1, {MAX_IMAGE_SIZE}], got {image_size}")
+        folder = _checked(root)
+        self.classes = _class_names(folder, "train")
+        if not self.classes:
+            raise ValueError(_not_a_root(root, "train/ has no folder in it"))
+        problems: Problems = {}
+        by_split = {
+            split: _find(folder, split, self.classes, problems)
+            for split in (("train", "val") if train else ("test",))
+            if split != "val" or (folder / split).is_dir()
+        }
+        files = [file for found in by_split.values() for members in found for file in members]
+        self.num_val = sum(map(len, by_split.get("val", ())))
+        self.targets: list[int] = [
+            target for found in by_split.values() for target, members in enumerate(found) for _ in members
+        ]
+        self.data = _pixels(folder, "train" if train else "test", files, image_size, problems)
+
+
+def _checked(root: str | Path | None) -> Path:
+    if root is None:
+        raise ValueError(_not_a_root(root, "none is given"))
+    folder = Path(root).expanduser()
+    for needed in (folder, folder / "train", folder / "test"):
+        if not needed.is_dir():
+            raise ValueError(_not_a_root(root, f"{needed.absolute()} is not a folder"))
+    return folder
+
+
+def _not_a_root(root: str | Path | None, reason: str) -> str:
+    return (
+        "root must be a folder of images, train/<class>/* and test/<class>/* with val/<class>/* if wished, "
+        f"got {root}: {reason}"
+    )
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "Thumbs.db"
+
+
+def _class_names(root: Path, split: str) -> list[str]:
+    with os.scandir(root / split) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not _is_hidden(entry.name))
+
+
+def _find(root: Path, split: str, classes: list[str], problems: Problems) -> list[list[ImageFile]]:
+    """Image files of a split, a sorted list per class; what cannot be used goes into ``problems``."""
+    found: dict[str, list[ImageFile]] = {name: [] for name in classes}
+    with os.scandir(root / split) as entries:
+        for entry in entries:
+            path = f"{split}/{entry.name}"
+            if _is_hidden(entry.name):
+                continue
+            if not entry.is_dir():
+                problems[path] = "not in the folder of a class"
+            elif entry.name not in found:
+                problems[path] = "no class of train/"
+            else:
+                _walk(entry.path, path, found[entry.name], problems)
+    if split != "val":
+        problems.update({f"{split}/{name}": "a class without images" for name, files in found.items() if not files})
+    return [sorted(files) for files in found.values()]
+
+
+def _walk(folder: str, shown: str, files: list[ImageFile], problems: Problems) -> None:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = f"{shown}/{entry.name}"
+            if _is_hidden(entry.name):
+                continue
+            if entry.is_dir():
+                _walk(entry.path, path, files, problems)
+            elif not entry.name.lower().endswith(IMG_EXTENSIONS):
+                problems[path] = "not an image by its name"
+            else:
+                _add(entry, path, files, problems)
+
+
+def _add(entry: "os.DirEntry[str]", path: str, files: list[ImageFile], problems: Problems) -> None:
+    try:
+        status = entry.stat()
+    except OSError as error:  # a link to nowhere
+        problems[path] = error.strerror or type(error).__name__
+        return
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        problems[path] = "not a file"
+    elif status.st_size == 0:
+        problems[path] = "empty"
+    else:
+        files.append(ImageFile(path, status.st_size, status.st_mtime_ns))
+
+
+def _pixels(
+    root: Path, split: str, files: list[ImageFile], image_size: int, problems: Problems
+) -> UInt8[np.ndarray, "n s s 3"]:
+    """Pixels of the files, from the cache or decoded.
+
+    Raises:
+        ValueError: If there are problems, those of before or damaged files.
+    """
+    shape = (len(files), image_size, image_size, 3)
+    cache = root / CACHE_FOLDER / f"{split}-{image_size}-{_key(files, image_size)}.pixels"
+    if not problems and (cached := pixelcache.load(cache, shape)) is not None:
+        return cached
+    pixels = np.empty(shape, np.uint8)
+    num_bytes = sum(file.num_bytes for file in files)
+    paths = [os.path.join(root, file.path) for file in files]
+    damaged = decode_all(paths, pixels.reshape(-1).data, image_size=image_size, num_bytes=num_bytes)
+    problems.update({files[index].path: reason for index, reason in damaged.items()})
+    if problems:
+        raise ValueError(_told(root, problems))
+    pixelcache.save(cache, pixels, stale=f"{split}-{image_size}-*")
+    return pixels
+
+
+def _key(files: list[ImageFile], image_size: int) -> str:
+    # With Pillow's version, as its decoders and its resizing may come to give other pixels.
+    made_of = [f"{_FORMAT_VERSION} {PIL.__version__} {image_size}"]
+    made_of += [f"{path}\0{num_bytes} {mtime_ns}" for path, num_bytes, mtime_ns in files]  # no path holds a \0
+    return hashlib.sha256("\0".join(made_of).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _told(root: Path, problems: Problems) -> str:
+    shown = [f"{path}: {problems[path]}" for path in sorted(problems)[:NUM_PROBLEMS_SHOWN]]
+    if len(problems) > len(shown):
+        shown.append(f"and {len(problems) - len(shown)} more")
+    noun = "path" if len(problems) == 1 else "paths"
+    return f"{len(problems)} {noun} in {root} cannot be used, remove or mend them: {'; '.join(shown)}"
