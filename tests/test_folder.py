@@ -16,7 +16,7 @@ from PIL import Image
 from cifar_lightning.data import decoding, folder
 from cifar_lightning.data.decoding import decode
 from cifar_lightning.data.folder import ImageFolder
-from cifar_lightning.data.sources import fetch
+from cifar_lightning.data.sources import fetch, to_arrays
 
 RNG = np.random.default_rng(0)
 
@@ -86,7 +86,7 @@ def test_val_follows_train(root):
 
 
 def test_arrays_of_it_have_channels_first(root):
-    arrays = fetch(ImageFolder, root=root, train=True)
+    arrays = to_arrays(fetch(ImageFolder, root=root, train=True))
     assert arrays.images.shape == (4, 3, 32, 32)
     assert arrays.classes == ("cat", "dog")
 
