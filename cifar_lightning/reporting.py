@@ -55,7 +55,10 @@ def _flattened(node: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted keys and plain values; of a class only its name is shown, in place of its ``_target_``."""
     flat: dict[str, Any] = {}
     for key, value in node.items():
-        if prefix + key in ("logger", "callbacks", "output_dir", "data.root", "data.dataset") or value is None:
+        if (
+            prefix + key in ("logger", "callbacks", "output_dir", "data.root", "data.urls", "data.dataset")
+            or value is None
+        ):
             continue
         if isinstance(value, dict):
             flat |= _flattened(value, f"{prefix}{key}.")

@@ -5,11 +5,13 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import TinyCIFAR10
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch.profilers import SimpleProfiler
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -482,6 +484,57 @@ def test_validation_images_of_the_data_set_itself_are_judged(run):
     metrics, folder = run("data.dataset._target_=test_data.WithVal", "data.val_size=null", *BARE)
     assert metrics["num_val_images"] == 12
     assert (folder / "checkpoints" / "best.ckpt").exists()
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """Three classes of own images, of 40x36 pixels: 8 to train on, 2 to validate, 4 to test, each."""
+    rng = np.random.default_rng(0)
+    for split, num_images in {"train": 8, "val": 2, "test": 4}.items():
+        for name in ("cat", "dog", "a goat"):
+            (tmp_path / "own images" / split / name).mkdir(parents=True)
+            for i in range(num_images):
+                pixels = rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "own images" / split / name / f"{i}.png")
+    return tmp_path / "own images"
+
+
+def test_own_images_are_trained_on_and_judged(command, tmp_path, pictures):
+    folder = tmp_path / "run"
+    given = ("data=folder", f"data.root='{pictures}'", "normalize=auto", "callbacks=none", f"output_dir={folder}")
+    outcome = command("train.py", *FAST, *given)
+    assert outcome.code == 0, outcome.err
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert [metrics[f"num_{split}_images"] for split in ("val", "test")] == [6, 12]
+    checkpoint = read(folder / "checkpoints" / "best.ckpt")
+    assert checkpoint["classes"] == ["a goat", "cat", "dog"]
+    assert checkpoint["config"]["model"]["num_classes"] == 3
+    for split in ("test", "val"):
+        outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", f"split={split}")
+        assert outcome.code == 0, outcome.err
+        place = folder / "evaluate" / ("last" if split == "test" else "last-val")
+        judged = json.loads((place / "metrics.json").read_text())
+        assert [judged[f"{split}/{name}"] for name in ("acc", "loss")] == [
+            metrics[f"{split}/{name}"] for name in ("acc", "loss")
+        ]
+
+
+def test_images_of_other_classes_are_not_judged(command, tmp_path, pictures):
+    folder = tmp_path / "run"
+    assert command("train.py", *FAST, *BARE, f"output_dir={folder}", tiny=True).code == 0
+    outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", "data=folder", f"data.root='{pictures}'")
+    assert outcome.code == 2
+    ours, others = ("'airplane', 'automobile', 'bird'", "'a goat', 'cat', 'dog'")
+    assert re.fullmatch(rf"error: the checkpoint tells apart \[{ours}.*, the data hold \[{others}\]\n", outcome.err)
+
+
+def test_own_images_that_cannot_be_used_are_listed_before_training(command, tmp_path, pictures):
+    (pictures / "train" / "dog" / "3.png").write_bytes(b"no image")
+    (pictures / "test" / "cat" / "notes.txt").write_text("hello")
+    outcome = command("train.py", *FAST, "data=folder", f"data.root='{pictures}'")
+    assert outcome.code == 2
+    assert re.match(r"error: data: 1 path in .*own images cannot be used, .*test/cat/notes\.txt: not an ", outcome.err)
+    assert command("train.py", *FAST, "data=folder").err.startswith("error: data.root has no value: set it with")
 
 
 def test_evaluate_takes_inherited_keys_and_no_addresses_from_a_checkpoint(run):

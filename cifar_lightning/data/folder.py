@@ -67,17 +67,17 @@ class ImageFolder:
         if not self.classes:
             raise ValueError(_not_a_root(root, "train/ has no folder in it"))
         problems: Problems = {}
-        by_split = {
-            split: _find(folder, split, self.classes, problems)
-            for split in (("train", "val") if train else ("test",))
-            if split != "val" or (folder / split).is_dir()
-        }
-        files = [file for found in by_split.values() for members in found for file in members]
+        by_split = _find_all(folder, self.classes, problems, train=train)
+        files = _flat(by_split)
         self.num_val = sum(map(len, by_split.get("val", ())))
         self.targets: list[int] = [
             target for found in by_split.values() for target, members in enumerate(found) for _ in members
         ]
         self.data = _pixels(folder, "train" if train else "test", files, image_size, problems)
+        if problems:  # then those of the other splits too, to be mended in one go
+            others = _flat(_find_all(folder, self.classes, problems, train=not train))
+            _decode(folder, others, image_size, problems)
+            raise ValueError(_told(folder, problems))
 
 
 def _checked(root: str | Path | None) -> Path:
@@ -125,6 +125,17 @@ def _find(root: Path, split: str, classes: list[str], problems: Problems) -> lis
     return [sorted(files) for files in found.values()]
 
 
+def _find_all(root: Path, classes: list[str], problems: Problems, *, train: bool) -> dict[str, list[list[ImageFile]]]:
+    splits = [
+        split for split in (("train", "val") if train else ("test",)) if split != "val" or (root / split).is_dir()
+    ]
+    return {split: _find(root, split, classes, problems) for split in splits}
+
+
+def _flat(by_split: dict[str, list[list[ImageFile]]]) -> list[ImageFile]:
+    return [file for found in by_split.values() for members in found for file in members]
+
+
 def _walk(folder: str, shown: str, files: list[ImageFile], problems: Problems) -> None:
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -156,23 +167,23 @@ def _add(entry: "os.DirEntry[str]", path: str, files: list[ImageFile], problems:
 def _pixels(
     root: Path, split: str, files: list[ImageFile], image_size: int, problems: Problems
 ) -> UInt8[np.ndarray, "n s s 3"]:
-    """Pixels of the files, from the cache or decoded.
-
-    Raises:
-        ValueError: If there are problems, those of before or damaged files.
-    """
-    shape = (len(files), image_size, image_size, 3)
+    """Pixels of the files, from the cache or decoded; kept in the cache where nothing is wrong with any file."""
     cache = root / CACHE_FOLDER / f"{split}-{image_size}-{_key(files, image_size)}.pixels"
-    if not problems and (cached := pixelcache.load(cache, shape)) is not None:
+    if not problems and (cached := pixelcache.load(cache, (len(files), image_size, image_size, 3))) is not None:
         return cached
-    pixels = np.empty(shape, np.uint8)
+    pixels = _decode(root, files, image_size, problems)
+    if not problems:
+        pixelcache.save(cache, pixels, stale=f"{split}-{image_size}-*")
+    return pixels
+
+
+def _decode(root: Path, files: list[ImageFile], image_size: int, problems: Problems) -> UInt8[np.ndarray, "n s s 3"]:
+    """Pixels of the files; damaged ones go into ``problems``."""
+    pixels = np.empty((len(files), image_size, image_size, 3), np.uint8)
     num_bytes = sum(file.num_bytes for file in files)
     paths = [os.path.join(root, file.path) for file in files]
     damaged = decode_all(paths, pixels.reshape(-1).data, image_size=image_size, num_bytes=num_bytes)
     problems.update({files[index].path: reason for index, reason in damaged.items()})
-    if problems:
-        raise ValueError(_told(root, problems))
-    pixelcache.save(cache, pixels, stale=f"{split}-{image_size}-*")
     return pixels
 
 
