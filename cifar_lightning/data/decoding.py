@@ -43,9 +43,8 @@ def decode(path: str, image_size: int) -> bytes:
         Exception: Of any kind, if the file is damaged: Pillow has no common one.
     """
     with open(path, "rb") as file:
-        pixels = _plain_png(
-            file.read(4 * image_size * image_size + 1_000), image_size
-        )  # more than a plain one can have
+        most = 4 * image_size * image_size + 1_000  # bytes of a plain one, even where nothing can be packed
+        pixels = _plain_png(file.read(most), image_size)
         if pixels is not None:
             return pixels
         file.seek(0)
