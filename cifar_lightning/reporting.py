@@ -51,14 +51,14 @@ def hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
     return _flattened({**config, "trainer": differs})
 
 
+_NO_HYPER_PARAMETERS = ("logger", "callbacks", "output_dir", "data.root", "data.urls", "data.dataset")
+
+
 def _flattened(node: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted keys and plain values; of a class only its name is shown, in place of its ``_target_``."""
     flat: dict[str, Any] = {}
     for key, value in node.items():
-        if (
-            prefix + key in ("logger", "callbacks", "output_dir", "data.root", "data.urls", "data.dataset")
-            or value is None
-        ):
+        if prefix + key in _NO_HYPER_PARAMETERS or value is None:
             continue
         if isinstance(value, dict):
             flat |= _flattened(value, f"{prefix}{key}.")

@@ -242,7 +242,8 @@ def test_all_that_is_wrong_is_said_at_once(root):
     (root / "train/loose.png").write_bytes(whole)
     (root / "train/empty").mkdir()
     write(root / "val/cow/0.png")
-    with pytest.raises(ValueError, match=f"8 paths in {root} cannot be used, remove or mend them: ") as caught:
+    (root / "test/dog/bad.png").write_text("no image")  # of another split than the one that is read
+    with pytest.raises(ValueError, match=f"10 paths in {root} cannot be used, remove or mend them: ") as caught:
         ImageFolder(root)
     message = str(caught.value)
     assert "\n" not in message
@@ -254,6 +255,8 @@ def test_all_that_is_wrong_is_said_at_once(root):
         "train/cat/notes.txt": "not an image by its name",
         "train/cat/nowhere.png": "No such file or directory",
         "train/cat/text.jpg": "not an image, or one of another kind",
+        "test/dog/bad.png": "not an image, or one of another kind",
+        "test/empty": "a class without images",
         "train/empty": "a class without images",
         "train/loose.png": "not in the folder of a class",
         "val/cow": "no class of train/",

@@ -533,7 +533,7 @@ def test_own_images_that_cannot_be_used_are_listed_before_training(command, tmp_
     (pictures / "test" / "cat" / "notes.txt").write_text("hello")
     outcome = command("train.py", *FAST, "data=folder", f"data.root='{pictures}'")
     assert outcome.code == 2
-    assert re.match(r"error: data: 1 path in .*own images cannot be used, .*test/cat/notes\.txt: not an ", outcome.err)
+    assert re.match(r"error: data: 2 paths in .* cannot be used, .*: test/cat/notes\.txt: .*; train/dog/3", outcome.err)
     assert command("train.py", *FAST, "data=folder").err.startswith("error: data.root has no value: set it with")
 
 

@@ -126,10 +126,9 @@ def _find(root: Path, split: str, classes: list[str], problems: Problems) -> lis
 
 
 def _find_all(root: Path, classes: list[str], problems: Problems, *, train: bool) -> dict[str, list[list[ImageFile]]]:
-    splits = [
-        split for split in (("train", "val") if train else ("test",)) if split != "val" or (root / split).is_dir()
-    ]
-    return {split: _find(root, split, classes, problems) for split in splits}
+    splits = ("train", "val") if train else ("test",)
+    there = [split for split in splits if split != "val" or (root / split).is_dir()]
+    return {split: _find(root, split, classes, problems) for split in there}
 
 
 def _flat(by_split: dict[str, list[list[ImageFile]]]) -> list[ImageFile]:
