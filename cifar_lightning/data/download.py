@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,11 +104,11 @@ def download(file: RemoteFile, urls: Sequence[str], folder: Path, *, patience: P
     """
     reasons: dict[str, str] = {}
     slow: list[str] = []
-    with _session() as session, _progress(file) as progress:
+    with _session() as session:
         for url in urls:
             log.info("fetching  %s", url)
             try:
-                return _fetch(session, url, file, folder, patience, progress)
+                return _fetch(session, url, file, folder, patience)
             except _TooSlow as error:
                 slow.append(url)
                 reasons[url] = str(error)
@@ -118,7 +118,7 @@ def download(file: RemoteFile, urls: Sequence[str], folder: Path, *, patience: P
         for url in slow[:1]:
             log.info("fetching  %s, slow as it is", url)
             try:
-                return _fetch(session, url, file, folder, replace(patience, min_bytes_per_second=0), progress)
+                return _fetch(session, url, file, folder, replace(patience, min_bytes_per_second=0))
             except (_Refused, _Interrupted) as error:
                 reasons[url] = str(error)
     raise DownloadError("; ".join(f"{url}: {reason}" for url, reason in reasons.items()) or "no address was given")
@@ -150,25 +150,17 @@ def _session() -> requests.Session:
 
 
 @contextmanager
-def _progress(file: RemoteFile) -> Iterator["_Bar"]:
-    """A bar with throughput and time left, where there is a terminal to draw it on."""
+def _progress(file: RemoteFile, done: int) -> Iterator[Callable[[int], None]]:
+    """A bar with throughput and time left, where there is a terminal; gives the function to tell the bytes done."""
     console = Console(stderr=True)
     figures = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     columns = (TextColumn("{task.description}"), BarColumn(), *figures)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield _Bar(progress, file)
+        task = progress.add_task(file.name, total=file.size, completed=done)
+        yield lambda num_bytes: progress.update(task, completed=num_bytes)
 
 
-class _Bar:
-    def __init__(self, progress: Progress, file: RemoteFile) -> None:
-        self.progress = progress
-        self.task = progress.add_task(file.name, total=file.size)
-
-    def show(self, num_bytes: int) -> None:
-        self.progress.update(self.task, completed=num_bytes)
-
-
-def _fetch(session: requests.Session, url: str, file: RemoteFile, folder: Path, patience: Patience, bar: _Bar) -> Path:
+def _fetch(session: requests.Session, url: str, file: RemoteFile, folder: Path, patience: Patience) -> Path:
     """The file from one address, with as many attempts as are worth it, and a few that are not."""
     part = folder / f"{file.name}.part"
     begun_elsewhere = part.exists()
@@ -177,7 +169,7 @@ def _fetch(session: requests.Session, url: str, file: RemoteFile, folder: Path, 
         before, started = _size(part), time.monotonic()
         try:
             if before < file.size:
-                _receive(session, url, file, part, patience, bar)
+                _receive(session, url, file, part, patience)
         except _Interrupted:
             gained, seconds = _size(part) - before, time.monotonic() - started
             was_worth_it = gained > 0 and gained >= patience.min_bytes_per_second * seconds
@@ -203,7 +195,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _receive(session: requests.Session, url: str, file: RemoteFile, part: Path, patience: Patience, bar: _Bar) -> None:
+def _receive(session: requests.Session, url: str, file: RemoteFile, part: Path, patience: Patience) -> None:
     """Append to the part what is missing; raise where it breaks off, and where it goes too slowly."""
     begin = _size(part)
     headers = {"Range": f"bytes={begin}-"} if begin else {}
@@ -214,14 +206,19 @@ def _receive(session: requests.Session, url: str, file: RemoteFile, part: Path, 
         raise _judged(error, patience) from error
     with response:
         begin = _accepted_from(response, begin, file)
-        with part.open("r+b" if begin else "wb") as written:
+        with part.open("r+b" if begin else "wb") as written, _progress(file, begin) as show:
             written.truncate(begin)
             written.seek(begin)
-            _copy(response, written, begin, file, patience, bar)
+            _copy(response, written, begin, file, patience, show)
 
 
 def _copy(
-    response: requests.Response, written: BinaryIO, begin: int, file: RemoteFile, patience: Patience, bar: _Bar
+    response: requests.Response,
+    written: BinaryIO,
+    begin: int,
+    file: RemoteFile,
+    patience: Patience,
+    show: Callable[[int], None],
 ) -> None:
     done, window_bytes, window_start = begin, 0, time.monotonic()
     while done < file.size:
@@ -237,7 +234,7 @@ def _copy(
         written.write(chunk[: file.size - done])
         done += len(chunk)
         window_bytes += len(chunk)
-        bar.show(min(done, file.size))
+        show(min(done, file.size))
         if (seconds := time.monotonic() - window_start) >= patience.window_seconds:
             if window_bytes / seconds < patience.min_bytes_per_second and done < file.size:
                 left = (file.size - done) / window_bytes * seconds
