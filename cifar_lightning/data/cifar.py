@@ -92,7 +92,7 @@ class CIFAR10(datasets.CIFAR10):
                     log.info("damaged   %s, unpacked anew", home / self.base_folder / name)
             self._unpack(self._archive(home), home)
         if unusable := self._unusable():
-            raise OSError(f"{home / self.archive.name} was unpacked, and still: {_listed(unusable)}")
+            raise DownloadError(f"{home / self.archive.name} was unpacked, and still: {_listed(unusable)}")
 
     def _archive(self, home: Path) -> Path:
         """The archive, whole and right, fetched if need be."""
@@ -117,7 +117,7 @@ class CIFAR10(datasets.CIFAR10):
 
     def _require_room(self, home: Path, needed: int) -> None:
         if (free := shutil.disk_usage(home).free) < needed:
-            raise OSError(
+            raise DownloadError(
                 f"{home.resolve()} has {free / 1e6:.0f} MB free, and {needed / 1e6:.0f} MB are needed: make room, or "
                 "name another folder with data.root="
             )

@@ -70,7 +70,7 @@ class Patience:
 
 
 class DownloadError(OSError):
-    """No address gave the file; the message has a reason for each."""
+    """The file is not to be had; the message says why, for each address, and what to do about it."""
 
 
 class _Refused(Exception):
