@@ -15,11 +15,11 @@ def with_checkpoint(arguments: list[str]) -> list[str]:
         )
     from cifar_lightning.judging import overrides_from
 
-    given = {argument.partition("=")[0] for argument in arguments}
-    own = [override for override in overrides_from(path.strip("'\"")) if override.partition("=")[0] not in given]
-    if "data" in given:  # another data set: the values of the checkpoint's own do not fit it
+    given = dict(argument.partition("=")[::2] for argument in arguments)
+    own = overrides_from(path.strip("'\""))
+    if "data" in given and f"data={given['data']}" not in own:  # the values of the checkpoint's own do not fit another
         own = [override for override in own if not override.startswith("data.")]
-    return [*own, *arguments]
+    return [*(override for override in own if override.partition("=")[0] not in given), *arguments]
 
 
 def main(cfg: DictConfig) -> None:

@@ -7,10 +7,6 @@ from omegaconf import DictConfig
 from cifar_lightning.config import UserError
 from cifar_lightning.entry import is_sweep, report, run, sweeper_optimises
 
-NO_VAL = (
-    "data.val_size must be above 0 for a sweeper that optimises val/acc, such as 5000: there are no validation images"
-)
-
 
 def with_record(arguments: list[str]) -> list[str]:
     """The command line with the overrides of the run that it resumes before it."""
@@ -28,7 +24,7 @@ def with_record(arguments: list[str]) -> list[str]:
 def main(cfg: DictConfig) -> float | None:
     """Train as configured; return the validation accuracy, if there is a validation split, for sweepers."""
     if sweeper_optimises() and cfg.data.val_size == 0:
-        _refuse(NO_VAL)
+        _refuse("data.val_size must be above 0 for a sweeper that optimises val/acc, got 0; such as 5000")
     if is_sweep():
         if cfg.resume not in (None, "auto"):
             _refuse(f"resume={cfg.resume}: a sweep is resumed by its own command, with the same output_dir")
@@ -44,10 +40,7 @@ def main(cfg: DictConfig) -> float | None:
             return metrics.get("val/acc")
     from cifar_lightning.training import train  # late, so that --help answers at once
 
-    val_acc = train(cfg).get("val/acc")
-    if val_acc is None and sweeper_optimises():  # a data set that might have brought validation images has none
-        _refuse(NO_VAL)
-    return val_acc
+    return train(cfg).get("val/acc")
 
 
 def _refuse(message: str) -> NoReturn:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,7 +59,9 @@ def image_grid(
     for axis, picture, title, color in zip(axes[: len(pixels)], pixels, titles, colors, strict=True):
         axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         lines = [_shortened(line, _MAX_LINE) for line in title.splitlines()]
-        axis.set_title("\n".join(lines), fontsize=8, color=color, y=1.0)  # without y, placing it draws the ticks
+        axis.set_title(
+            "\n".join(lines), fontsize=8, color=color, parse_math=False, y=1.0
+        )  # without y, the ticks are drawn
     return figure
 
 
@@ -98,11 +103,12 @@ def confusion_matrix(confusion: Int64[Tensor, "k k"], classes: Sequence[str]) ->
     drawn = axis.imshow(percent, cmap="cividis", vmin=0, vmax=100)
     figure.colorbar(drawn, ax=axis, shrink=0.8, label="% of the true class")
     font_size = 9 if has_text else 5
-    axis.set_xticks(range(num_classes), classes, rotation=45 if has_text else 90, fontsize=font_size)
+    names = [name.replace("$", r"\$") for name in classes]  # between two of them stands mathematics, to matplotlib
+    axis.set_xticks(range(num_classes), names, rotation=45 if has_text else 90, fontsize=font_size)
     if has_text:
         for label in axis.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
-    axis.set_yticks(range(num_classes), classes, fontsize=font_size)
+    axis.set_yticks(range(num_classes), names, fontsize=font_size)
     axis.set(xlabel="predicted", ylabel="true", title=f"Accuracy {np.trace(counts) / max(counts.sum(), 1):.2%}")
     if has_text:
         for (row, column), value in np.ndenumerate(percent):
@@ -112,10 +118,25 @@ def confusion_matrix(confusion: Int64[Tensor, "k k"], classes: Sequence[str]) ->
     return figure
 
 
+@contextmanager
+def _any_script() -> Iterator[None]:
+    """No warning of each character of a class's name that matplotlib's font has not; it draws a box."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        yield
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, at 150 dpi."""
+    with _any_script():
+        figure.savefig(path, dpi=150)
+
+
 def to_pixels(figure: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A figure drawn: uint8 (height, width, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with _any_script():
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -8,12 +8,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning.checkpoint import load_classifier, read
+from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.compilation import compile_in_place
-from cifar_lightning.config import CONF, UserError, build, quoted
+from cifar_lightning.config import CONF, UserError, build, one_line, quoted
 from cifar_lightning.data import CIFAR10DataModule
-from cifar_lightning.devices import device_name, threads
+from cifar_lightning.devices import device_name, forward_flops, threads
 from cifar_lightning.evaluation import Evaluation, write_predictions
-from cifar_lightning.figures import confusion_matrix, prediction_grid
+from cifar_lightning.figures import confusion_matrix, prediction_grid, save
 from cifar_lightning.records import log_table, provenance, relative, shown, write_metrics
 from cifar_lightning.runs import refuse_used
 from cifar_lightning.trainer import build_trainer
@@ -72,7 +73,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     data = build(config["data"], "data")
     read_data(data, config)
     split = config["split"]
-    _check(config, data, checkpoint)
+    _check(config, data, classifier, checkpoint)
     trained_on = checkpoint["config"]
     note = f" ({data.note})" if data.note else ""
     compile_in_place(classifier.net, config["compile"])
@@ -109,15 +110,24 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     return metrics
 
 
-def _check(config: dict[str, Any], data: CIFAR10DataModule, checkpoint: dict[str, Any]) -> None:
+def _check(
+    config: dict[str, Any], data: CIFAR10DataModule, classifier: ImageClassifier, checkpoint: dict[str, Any]
+) -> None:
     if config["split"] not in ("val", "test"):
         raise UserError(f"split must be val or test, got {config['split']}")
     if not len(data.index[config["split"]]):
         raise UserError(
-            "split=val: this checkpoint was trained on all training images; set data.val_size or use split=test"
+            "split=val: there are no validation images; set data.val_size, have a val folder in data=folder, or use "
+            "split=test"
         )
     if list(data.classes) != checkpoint["classes"]:
         raise UserError(f"the checkpoint tells apart {checkpoint['classes']}, the data hold {list(data.classes)}")
+    image = data.arrays("test").images[:1]
+    try:
+        forward_flops(classifier.net, classifier.normalized(image))
+    except RuntimeError as error:
+        model, size = checkpoint["config"]["model"]["name"], "x".join(map(str, image.shape[1:]))
+        raise UserError(f"the checkpoint's model={model} cannot take images of {size}: {one_line(error)}") from error
 
 
 def _write_details(folder: Path, evaluation: Evaluation, data: CIFAR10DataModule, split: str) -> list[Path]:
@@ -135,5 +145,5 @@ def _write_details(folder: Path, evaluation: Evaluation, data: CIFAR10DataModule
     )
     pictures = {"confusion.png": confusion_matrix(evaluation.confusion, data.classes), "samples.png": samples}
     for name, figure in pictures.items():
-        figure.savefig(folder / name, dpi=150)
+        save(figure, folder / name)
     return [predictions, *(folder / name for name in pictures)]

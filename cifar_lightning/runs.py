@@ -174,8 +174,8 @@ def _is_plain(text: str) -> bool:
         return False
     if (CONF / key).is_dir():  # no path that leads out of conf/
         return isinstance(value, str) and re.fullmatch(r"[\w-]+", value) is not None
-    # A logger's own values may be paths, which it writes to.
-    return not key.startswith(("hydra", "logger")) and "_target_" not in key and _is_plain_value(value)
+    # A logger's own values may be paths, which it writes to; and no address is fetched from because a file names it.
+    return not key.startswith(("hydra", "logger", "data.urls")) and "_target_" not in key and _is_plain_value(value)
 
 
 def _is_plain_value(value: Any) -> bool:

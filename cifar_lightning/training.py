@@ -19,7 +19,7 @@ from cifar_lightning.compilation import MODES, compile_in_place, warm_up
 from cifar_lightning.config import RunError, UserError, argument, blame, build, build_partial, one_line, plain
 from cifar_lightning.data import CIFAR10DataModule, channel_statistics
 from cifar_lightning.devices import MAX_THREADS, fast_precision, forward_flops, sensible_threads, threads
-from cifar_lightning.entry import is_sweep
+from cifar_lightning.entry import is_sweep, sweeper_optimises
 from cifar_lightning.hints import fits
 from cifar_lightning.loggers import CSV, TensorBoard
 from cifar_lightning.progress import EpochProgress
@@ -94,15 +94,22 @@ def _train(cfg: DictConfig, config: dict[str, Any], *, started: float) -> dict[s
     schedule = build(config["schedule"], "schedule") if config["schedule"] else None
     check_length(trainer, planned_by="schedule" if schedule else "freeze" if freeze else None)
     read_data(data, config)
+    if before is not None and before["classes"] != list(data.classes):
+        raise UserError(
+            f"resume={output_dir}: the run tells apart {before['classes']}, the data hold {list(data.classes)}: a run "
+            "goes on with the classes it began with"
+        )
     _measure(config, data)
     has_val = data.has_val and trainer.limit_val_batches != 0
+    if sweeper_optimises() and not has_val:
+        raise UserError("data.val_size must be above 0 for a sweeper that optimises val/acc: there are no such images")
     if not has_val:
         trainer.limit_val_batches = 0  # no validation loop, and no warning about an empty one
     check_limits(trainer, data)
     shapes = _shapes(config, data)
     pretrained = before is None  # weights that would be replaced at once are not downloaded
     classifier = _build_classifier(config, data, pretrained=pretrained, optimizer=optimizer, schedule=schedule)
-    _check_sizes(config, classifier, shapes)
+    _check_sizes(config, classifier, shapes, own_shape=data.arrays("train").images.shape[1:])
     with blame("freeze"):
         classifier.build_optimizer()
     flops = forward_flops(classifier.net, classifier.normalized(data.arrays("train").images[:1]))
@@ -155,16 +162,19 @@ def _shapes(config: dict[str, Any], data: CIFAR10DataModule) -> list[torch.Size]
         return [data.augment(image, epoch, torch.Generator()).shape[1:] for epoch in range(num_epochs)]
 
 
-def _check_sizes(config: dict[str, Any], classifier: ImageClassifier, shapes: list[torch.Size]) -> None:
-    """Refuse, before a long run, images that an augmentation makes too small for the network in some epoch."""
+def _check_sizes(
+    config: dict[str, Any], classifier: ImageClassifier, shapes: list[torch.Size], *, own_shape: torch.Size
+) -> None:
+    """Refuse, before a long run, images that do not fit the network, by themselves or as an epoch's augmentation."""
     for shape in set(shapes):
         try:
             forward_flops(classifier.net, torch.zeros(1, *shape))
         except RuntimeError as error:
-            size = "x".join(map(str, shape))
+            size, model = "x".join(map(str, shape)), f"model={config['model']['name']}"
+            if shape == own_shape:
+                raise UserError(f"{model} cannot take images of {size}: {one_line(error)}") from error
             raise UserError(
-                f"augment: model={config['model']['name']} cannot take the images of {size} that it makes in some "
-                f"epoch: {one_line(error)}"
+                f"augment: {model} cannot take the images of {size} that it makes in some epoch: {one_line(error)}"
             ) from error
 
 

@@ -36,6 +36,9 @@ def described(name: str, content: bytes) -> RemoteFile:
 
 CONTENT = random.Random(0).randbytes(300_000)
 FILE = described("cargo.tar.gz", CONTENT)
+PATIENT = Patience(
+    connect_seconds=5, stall_seconds=5, window_seconds=5, min_bytes_per_second=1000, backoff_seconds=0.01
+)
 HASTY = Patience(connect_seconds=1, stall_seconds=0.3, window_seconds=0.3, backoff_seconds=0.01)
 
 
@@ -133,6 +136,9 @@ class Handler(BaseHTTPRequestHandler):
             if self.server.stopped.wait(0.02):
                 return
 
+    def slow_then_busy(self, begin: int, turn: int) -> None:
+        self.slowly(begin, turn) if turn == 1 else self.busy(begin, turn)
+
     def log_message(self, *args: object) -> None:
         pass
 
@@ -152,7 +158,8 @@ class Server(ThreadingHTTPServer):
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr("cifar_lightning.data.download._SPOKEN", ("https://", "http://127.0.0.1:"))
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -236,7 +243,14 @@ def test_a_server_without_ranges_starts_over(fetch, server, tmp_path):
     (tmp_path / f"{FILE.name}.part").write_bytes(b"x" * 123_456)
     fetch("without_ranges")
     assert arrived(tmp_path)
-    assert server.requests == [("without_ranges", 123_456)]
+    assert server.requests == [("without_ranges", 123_456), ("without_ranges", 0)]
+
+
+def test_a_server_without_ranges_costs_nothing_that_has_arrived(fetch, server, tmp_path):
+    (tmp_path / f"{FILE.name}.part").write_bytes(CONTENT[:123_456])
+    fetch("without_ranges", "good")
+    assert arrived(tmp_path)
+    assert server.requests == [("without_ranges", 123_456), ("good", 123_456)]
 
 
 def test_a_server_that_sends_another_range_is_left(fetch, tmp_path):
@@ -273,9 +287,18 @@ def test_a_slow_address_is_better_than_none(fetch, server, tmp_path, caplog):
     assert "slow as it is" in caplog.text
 
 
-def test_plain_http_is_never_spoken(tmp_path):
-    with pytest.raises(DownloadError, match=r"^http://example\.com/x: only https is spoken here"):
-        download(FILE, ["http://example.com/x"], tmp_path, patience=HASTY)
+def test_each_slow_address_has_its_turn_the_fastest_first(fetch, server, tmp_path):
+    patience = replace(HASTY, min_bytes_per_second=1e9)
+    fetch("slow_then_busy", "slowly", patience=patience)
+    assert arrived(tmp_path)
+    assert [name for name, _ in server.requests][:2] == ["slow_then_busy", "slowly"]
+    assert server.requests[-1][0] == "slowly"
+
+
+@pytest.mark.parametrize("host", ["example.com", "127.0.0.1:80", "127.0.0.1:1@localhost"])
+def test_plain_http_is_never_spoken(host, tmp_path):
+    with pytest.raises(DownloadError, match=rf"^http://{host}/x: only https is spoken here"):
+        download(FILE, [f"http://{host}/x"], tmp_path, patience=HASTY)
 
 
 def test_an_unknown_certificate_is_not_trusted(tmp_path, server):
@@ -290,7 +313,7 @@ def test_an_unknown_certificate_is_not_trusted(tmp_path, server):
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_a_network_that_is_not_there_is_told_soon_with_a_reason_for_each_address(tmp_path):
+def test_a_network_that_is_not_there_is_told_soon_with_a_reason_for_each_address(tmp_path, server):
     with Server() as closed:
         refused = closed.url("good")
     urls = [refused, "https://no-such-host.invalid/x", *(f"{refused}{i}" for i in range(3))]
@@ -349,7 +372,7 @@ def tiny(tiny_root: Path, server: Server) -> type[cifar.CIFAR10]:
     class Tiny(cifar.CIFAR10):
         archive: ClassVar[RemoteFile] = described(cifar.CIFAR10.archive.name, server.content)
         unpacked_bytes: ClassVar[int] = 400_000
-        patience: ClassVar[Patience] = replace(HASTY, min_bytes_per_second=1000)
+        patience: ClassVar[Patience] = PATIENT
         train_list = TinyCIFAR10.train_list
         test_list = TinyCIFAR10.test_list
         meta: ClassVar[dict[str, str]] = TinyCIFAR10.meta
@@ -413,14 +436,13 @@ def test_the_folder_may_be_named_in_several_ways(place, tiny, tiny_root, tmp_pat
     assert len(tiny(folder if place != "parent" else tmp_path)) == 60
 
 
-def test_data_that_are_there_need_no_write(tiny, tiny_root, monkeypatch):
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise AssertionError("written to")
+def test_data_that_are_there_need_no_write(tiny, tiny_root):
+    def listing() -> list[tuple[str, int]]:
+        return sorted((str(path), path.stat().st_mtime_ns) for path in [tiny_root, *tiny_root.rglob("*")])
 
-    for name in ("mkdir", "touch", "write_bytes"):
-        monkeypatch.setattr(Path, name, refuse)
-    monkeypatch.setattr(cifar, "one_at_a_time", refuse)
+    before = listing()
     assert len(tiny(tiny_root, train=False, download=True)) == 20
+    assert listing() == before
 
 
 def test_when_nothing_helps_the_manual_way_is_told_in_one_line(tiny, server, tmp_path):
@@ -499,7 +521,10 @@ CHILD = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from cifar_lightning.data import cifar
-from cifar_lightning.data.download import RemoteFile, Patience
+from cifar_lightning.data import download
+from cifar_lightning.data.download import RemoteFile
+
+download._SPOKEN = ("http://127.0.0.1:",)
 
 class Killed(cifar.CIFAR10):
     pass
@@ -531,7 +556,7 @@ def child(tiny: type[cifar.CIFAR10], folder: Path, url: str) -> Iterator[subproc
 def test_ten_kills_lose_nothing(phase, tiny, tiny_root, server, tmp_path):
     chance = random.Random(phase)
     if phase == "download":
-        url, longest = server.url("slowly"), 0.4
+        url, longest = server.url("slowly"), 0.15
     else:
         content = packed(tiny_root, filler=bytes(300_000_000))
         tiny.archive = described(tiny.archive.name, content)

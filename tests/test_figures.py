@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cifar_lightning.figures import confusion_matrix, image_grid, prediction_grid, to_pixels
+from cifar_lightning.figures import confusion_matrix, image_grid, prediction_grid, save, to_pixels
 
 
 @pytest.fixture
@@ -22,6 +22,16 @@ def test_grid_shows_each_image_under_its_title(images):
     assert [axis.get_title() for axis in figure.axes if axis.get_images()] == [f"title {i}" for i in range(10)]
     assert len(figure.axes) == 16  # two rows of eight
     assert figure.get_suptitle() == "heading"
+
+
+def test_names_are_no_mathematics_and_may_be_of_any_script(images, tmp_path):
+    names = ["a$b_$c", "猫"]
+    targets, confidence = torch.tensor([0, 1]), torch.tensor([0.9, 0.4])
+    grid = prediction_grid(images[:2], targets, targets, names, confidence=confidence)
+    for figure in (grid, confusion_matrix(torch.eye(2, dtype=torch.int64), names)):
+        assert to_pixels(figure).std() > 0
+        save(figure, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 1000
 
 
 def test_grey_images(images):

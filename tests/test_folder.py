@@ -169,7 +169,7 @@ def test_a_transparent_palette_warns_no_one(tmp_path):
     np.testing.assert_array_equal(data.data[0], np.asarray(Image.open(path).convert("RGBA"))[..., :3])
 
 
-@pytest.mark.parametrize("kind", ["png", "tif"])
+@pytest.mark.parametrize("kind", ["png", "tif", "pgm"])
 def test_grey_of_16_bits_keeps_its_range(kind, tmp_path):
     grey = RNG.integers(0, 65536, (32, 32), dtype=np.uint16)
     path = write(tmp_path / f"x.{kind}", grey)
@@ -263,6 +263,14 @@ def test_all_that_is_wrong_is_said_at_once(root):
     }
 
 
+def test_links_that_lead_nowhere_new_are_said(root):
+    (root / "train/cat/loop").symlink_to("loop")
+    (root / "train/cat/around").symlink_to("..", target_is_directory=True)
+    reasons = "train/cat/around: a link to a folder around it; train/cat/loop: Too many levels of symbolic links"
+    with pytest.raises(ValueError, match=f"^2 paths in .*: {reasons}$"):
+        ImageFolder(root)
+
+
 def test_a_long_list_is_cut(root):
     for number in range(13):
         (root / f"train/cat/bad{number:02}.png").write_bytes(b"x")
@@ -314,8 +322,20 @@ def test_the_second_time_nothing_is_decoded(train, root, request):
     assert (second.targets, second.classes, second.num_val) == (first.targets, first.classes, first.num_val)
 
 
-def test_cached_problems_are_still_told(root, no_decoding, monkeypatch):
-    monkeypatch.undo()
+def test_files_that_change_places_are_noticed(root):
+    one, other = (root / f"train/{name}/same.bmp" for name in ("cat", "dog"))
+    for path, value in ((one, 10), (other, 200)):
+        Image.new("RGB", (32, 32), (value,) * 3).save(path)
+        os.utime(path, ns=(0, 0))
+    before = ImageFolder(root)
+    one.rename(root / "aside")
+    other.rename(one)
+    (root / "aside").rename(other)
+    after = ImageFolder(root)
+    assert not np.array_equal(before.data, after.data)
+
+
+def test_cached_problems_are_still_told(root):
     ImageFolder(root)
     (root / "train/cat/notes.txt").write_text("x")
     with pytest.raises(ValueError, match=r"1 path in .*notes.txt"):
@@ -463,7 +483,7 @@ def test_a_process_that_is_killed_is_an_error(many, processes, monkeypatch):
         return process
 
     monkeypatch.setattr(decoding, "_start", start)
-    with pytest.raises(OSError, match="a process that decoded images has ended with exit code -9"):
+    with pytest.raises(decoding.ProcessLost, match="a process that decoded images has ended with exit code -9"):
         ImageFolder(many)
     assert not (many / ".cifar-lightning").exists()
 

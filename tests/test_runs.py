@@ -5,13 +5,16 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+from conftest import CLASSES
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_resume import differences, last
 
 from cifar_lightning.config import UserError
+from cifar_lightning.data.sources import to_arrays
 from cifar_lightning.runs import claimed, overrides_to_resume
 from cifar_lightning.saving import RunCheckpoints
 from cifar_lightning.training import train
@@ -65,6 +68,9 @@ def test_a_used_folder_is_refused(compose):
 
 
 # Resuming, from the command line
+
+
+RENAMED = ("zebra", *CLASSES[1:])
 
 
 @pytest.fixture
@@ -160,6 +166,16 @@ def test_auto_starts_then_goes_on_then_is_done(command, tmp_path):
     assert (again.code, "already finished: 2 epochs" in again.out) == (0, True), again.err
 
 
+def test_a_run_does_not_go_on_with_other_classes(folder, command, monkeypatch):
+    monkeypatch.setattr(
+        "cifar_lightning.data.datamodule.to_arrays", lambda data: replace(to_arrays(data), classes=RENAMED)
+    )
+    outcome = command("train.py", f"resume='{folder}'", TINY, "trainer.max_epochs=3")
+    assert outcome.code == 2
+    lists = r"the run tells apart \['airplane', .*, the data hold \['zebra', .*"
+    assert re.fullmatch(rf"error: resume=.*: {lists}\n", outcome.err)
+
+
 @pytest.mark.parametrize(
     "override",
     [
@@ -178,6 +194,8 @@ def test_auto_starts_then_goes_on_then_is_done(command, tmp_path):
         "data.note=\\{_tar\\: x\\}",
         "logger.csv.save_dir=/elsewhere",
         "callbacks.pictures={num_images:3}",
+        "data.urls=[https://example.org/x]",
+        "data={urls:[https://example.org/x]}",
     ],
 )
 def test_overrides_that_are_not_taken_from_a_file(tmp_path, override):

@@ -519,6 +519,29 @@ def test_own_images_are_trained_on_and_judged(command, tmp_path, pictures):
         ]
 
 
+def test_own_images_are_judged_at_the_size_they_were_trained_at(command, tmp_path, pictures):
+    folder = tmp_path / "run"
+    own = ("data=folder", f"data.root='{pictures}'")
+    given = (*own, "data.image_size=34", "model=speedrun", "optimizer.lr=0.01", *BARE, f"output_dir={folder}")
+    assert command("train.py", *FAST, *given).code == 0
+    expected = json.loads((folder / "metrics.json").read_text())["test/loss"]
+    outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", *own)
+    assert outcome.code == 0, outcome.err
+    assert json.loads((folder / "evaluate" / "last" / "metrics.json").read_text())["test/loss"] == expected
+
+
+def test_images_of_a_size_that_the_network_cannot_take(command, tmp_path, pictures):
+    folder = tmp_path / "run"
+    own = ("data=folder", f"data.root='{pictures}'", "model=speedrun", "optimizer.lr=0.01")
+    outcome = command("train.py", *FAST, *own, "data.image_size=8")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: model=speedrun cannot take images of 3x8x8: ")
+    assert command("train.py", *FAST, *own, *BARE, f"output_dir={folder}").code == 0
+    outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", "data.image_size=8")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: the checkpoint's model=speedrun cannot take images of 3x8x8: ")
+
+
 def test_images_of_other_classes_are_not_judged(command, tmp_path, pictures):
     folder = tmp_path / "run"
     assert command("train.py", *FAST, *BARE, f"output_dir={folder}", tiny=True).code == 0
@@ -578,7 +601,7 @@ def test_evaluate_takes_a_class_given_again_and_no_class_from_the_file(command, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("split=val",), "split=val: this checkpoint was trained on all training images"),
+        (("split=val",), "split=val: there are no validation images; set data.val_size"),
         (("split=train",), "split must be val or test, got train"),
         (("data=synthetic",), "the checkpoint tells apart ['airplane', "),
         (("spit=val",), "spit=val: there is no key spit: did you mean split?"),

@@ -29,6 +29,7 @@ class CIFAR10(datasets.CIFAR10):
         urls: Addresses of the archive, tried in this order; the official one by default.
 
     Raises:
+        ValueError: If there is no ``root``.
         RuntimeError: If a file is missing or damaged, and ``download`` is false.
         OSError: If the archive cannot be fetched or unpacked.
     """
@@ -44,8 +45,10 @@ class CIFAR10(datasets.CIFAR10):
     patience: ClassVar[Patience] = Patience()
 
     def __init__(
-        self, root: str | Path, train: bool = True, download: bool = False, urls: Sequence[str] | None = None
+        self, root: str | Path | None, train: bool = True, download: bool = False, urls: Sequence[str] | None = None
     ) -> None:
+        if root is None:
+            raise ValueError("root must be a folder that holds the data, or will, got null")
         self.train = train  # which _check_integrity needs
         self.urls = [self.url] if urls is None else list(urls)
         super().__init__(self._home(Path(root).expanduser()), train=train, download=download)

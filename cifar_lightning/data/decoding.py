@@ -32,6 +32,10 @@ NUM_BYTES_WORTH_PROCESSES = 20_000_000
 FILES_PER_TURN = 100
 
 
+class ProcessLost(Exception):
+    """A process that decodes was ended from outside, as where memory is scarce: no fault of the images."""
+
+
 def decode(path: str, image_size: int) -> bytes:
     """Pixels of an image file, RGB, (image_size, image_size, 3) uint8.
 
@@ -84,7 +88,8 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def _grey8(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
+    is_pgm = image.mode == "I" and image.format == "PPM"  # Pillow's mode for one of 16 bits
+    if image.mode.startswith("I;16") or is_pgm:
         return image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     if image.mode in ("I", "F"):
         raise ValueError("its 32-bit pixels have no known range")
@@ -120,7 +125,7 @@ def decode_all(paths: Sequence[str], pixels: memoryview, *, image_size: int, num
         num_bytes: Size of all files together.
 
     Raises:
-        OSError: If a process that decodes is ended from outside.
+        ProcessLost: If a process that decodes is ended from outside.
     """
     num_processes = min(num_cores(), -(-len(paths) // FILES_PER_TURN))
     is_much = len(paths) >= NUM_FILES_WORTH_PROCESSES or num_bytes >= NUM_BYTES_WORTH_PROCESSES
@@ -246,7 +251,7 @@ def _replies(
         wanted = pixels[turn.start * stride : turn.stop * stride]
         reasons = process.stdout.readline() if process.stdout.readinto(wanted) == len(wanted) else b""
         if not reasons:
-            raise OSError(f"a process that decoded images has ended with exit code {process.wait()}")
+            raise ProcessLost(f"a process that decoded images has ended with exit code {process.wait()}")
         yield json.loads(reasons)
 
 

@@ -23,6 +23,8 @@ NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError)
 
 _CHUNK_BYTES = 2**18
 
+_SPOKEN = ("https://",)
+
 
 @dataclass(frozen=True)
 class RemoteFile:
@@ -84,17 +86,25 @@ class _Interrupted(Exception):
 class _TooSlow(Exception):
     """The transfer goes on, but slowly."""
 
+    def __init__(self, bytes_per_second: float, bytes_left: int) -> None:
+        super().__init__(f"{bytes_per_second / 1000:.0f} kB/s, {bytes_left / bytes_per_second / 60:.0f} minutes to go")
+        self.bytes_per_second = bytes_per_second
+
+
+class _StartsOver(Exception):
+    """The server would send the file from its first byte, and what has arrived would be lost."""
+
 
 def download(file: RemoteFile, urls: Sequence[str], folder: Path, *, patience: Patience = Patience()) -> Path:
     """Fetch a file from the first address that gives it, byte for byte.
 
     What has arrived is kept as ``<name>.part`` and continued, at the next address or by the next process; the file's
-    own name appears only once its size and checksums are right. Where every address fails and some were only slow, the
-    first of these is taken at its own speed.
+    own name appears only once its size and checksums are right. Where every address fails, those that were only slow
+    are taken at their own speed, the fastest first, and then those that can only start over.
 
     Args:
         file: What must arrive.
-        urls: Addresses, tried in this order; only https is spoken, but for http to 127.0.0.1.
+        urls: Addresses, tried in this order; only https is spoken.
         folder: Where the file goes; it must exist. Hold ``one_at_a_time`` there.
         patience: When to give an address up.
 
@@ -103,23 +113,30 @@ def download(file: RemoteFile, urls: Sequence[str], folder: Path, *, patience: P
         OSError: If it cannot be written.
     """
     reasons: dict[str, str] = {}
-    slow: list[str] = []
+    rates: dict[str, float] = {}  # of those that are slow
+    whole: list[str] = []  # those that would start over
     with _session() as session:
         for url in urls:
             log.info("fetching  %s", url)
             try:
                 return _fetch(session, url, file, folder, patience)
             except _TooSlow as error:
-                slow.append(url)
+                rates[url] = error.bytes_per_second
+                reasons[url] = str(error)
+            except _StartsOver as error:
+                whole.append(url)
                 reasons[url] = str(error)
             except (_Refused, _Interrupted) as error:
                 reasons[url] = str(error)
             log.info("          %s", reasons[url])
-        for url in slow[:1]:
-            log.info("fetching  %s, slow as it is", url)
+        patience = replace(patience, min_bytes_per_second=0)
+        for url in [*sorted(rates, key=rates.__getitem__, reverse=True), *whole]:
+            log.info("fetching  %s, %s", url, "from the start" if url in whole else "slow as it is")
+            if url in whole:
+                (folder / f"{file.name}.part").unlink(missing_ok=True)
             try:
-                return _fetch(session, url, file, folder, replace(patience, min_bytes_per_second=0))
-            except (_Refused, _Interrupted) as error:
+                return _fetch(session, url, file, folder, patience)
+            except (_Refused, _Interrupted, _StartsOver) as error:
                 reasons[url] = str(error)
     raise DownloadError("; ".join(f"{url}: {reason}" for url, reason in reasons.items()) or "no address was given")
 
@@ -143,7 +160,7 @@ def _session() -> requests.Session:
     """A session that cannot be led to plain http, not even by a redirect: it has no adapter for that."""
     session = requests.Session()
     session.adapters.clear()
-    for prefix in ("https://", "http://127.0.0.1:"):
+    for prefix in _SPOKEN:
         session.mount(prefix, HTTPAdapter())
     session.headers["Accept-Encoding"] = "identity"  # the bytes themselves, whose number is known
     return session
@@ -205,7 +222,7 @@ def _receive(session: requests.Session, url: str, file: RemoteFile, part: Path, 
     except NETWORK_ERRORS as error:
         raise _judged(error, patience) from error
     with response:
-        begin = _accepted_from(response, begin, file)
+        _check(response, begin, file)
         with part.open("r+b" if begin else "wb") as written, _progress(file, begin) as show:
             written.truncate(begin)
             written.seek(begin)
@@ -236,14 +253,13 @@ def _copy(
         window_bytes += len(chunk)
         show(min(done, file.size))
         if (seconds := time.monotonic() - window_start) >= patience.window_seconds:
-            if window_bytes / seconds < patience.min_bytes_per_second and done < file.size:
-                left = (file.size - done) / window_bytes * seconds
-                raise _TooSlow(f"{window_bytes / seconds / 1000:.0f} kB/s, {left / 60:.0f} minutes to go")
+            if window_bytes < patience.min_bytes_per_second * seconds and done < file.size:
+                raise _TooSlow(window_bytes / seconds, file.size - done)
             window_bytes, window_start = 0, time.monotonic()
 
 
-def _accepted_from(response: requests.Response, begin: int, file: RemoteFile) -> int:
-    """From which byte on an answer goes: ``begin`` as asked for, or 0 from a server that knows no ranges."""
+def _check(response: requests.Response, begin: int, file: RemoteFile) -> None:
+    """Whether an answer brings the file's bytes from ``begin`` on, as far as its headers tell."""
     status = response.status_code
     if status >= 500 or status in (408, 429):
         raise _Interrupted(f"the server answers {status} {response.reason}")
@@ -252,13 +268,13 @@ def _accepted_from(response: requests.Response, begin: int, file: RemoteFile) ->
     if "html" in response.headers.get("Content-Type", ""):
         raise _Refused("a web page came instead of the file, perhaps the network's own login page")
     if status == 200:
-        begin = 0
+        if begin:
+            raise _StartsOver(f"it cannot go on after the {begin:,} bytes that are there")
     elif not response.headers.get("Content-Range", "").startswith(f"bytes {begin}-"):
         raise _Refused(f"another part came than was asked for: {response.headers.get('Content-Range')}")
     length = response.headers.get("Content-Length", "")
     if length.isdigit() and int(length) != file.size - begin:
         raise _Refused(f"another file is there: {begin + int(length):,} bytes instead of {file.size:,}")
-    return begin
 
 
 def _judged(error: Exception, patience: Patience) -> Exception:

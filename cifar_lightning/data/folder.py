@@ -25,11 +25,13 @@ Problems = dict[str, str]
 
 
 class ImageFile(NamedTuple):
-    """An image file, by its path below the root, and what changes when it is written."""
+    """An image file, by its path below the root, and what changes when it is written or another takes its place."""
 
     path: str
     num_bytes: int
     mtime_ns: int
+    ctime_ns: int
+    inode: int
 
 
 class ImageFolder:
@@ -141,26 +143,32 @@ def _walk(folder: str, shown: str, files: list[ImageFile], problems: Problems) -
             path = f"{shown}/{entry.name}"
             if _is_hidden(entry.name):
                 continue
-            if entry.is_dir():
-                _walk(entry.path, path, files, problems)
-            elif not entry.name.lower().endswith(IMG_EXTENSIONS):
-                problems[path] = "not an image by its name"
-            else:
-                _add(entry, path, files, problems)
+            try:
+                if not entry.is_dir():
+                    _add(entry, path, files, problems)
+                elif entry.is_symlink() and _is_around(entry.path, folder):
+                    problems[path] = "a link to a folder around it"
+                else:
+                    _walk(entry.path, path, files, problems)
+            except OSError as error:  # a link to nowhere or to itself, a folder that may not be read
+                problems[path] = error.strerror or type(error).__name__
+
+
+def _is_around(link: str, folder: str) -> bool:
+    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(link))
 
 
 def _add(entry: "os.DirEntry[str]", path: str, files: list[ImageFile], problems: Problems) -> None:
-    try:
-        status = entry.stat()
-    except OSError as error:  # a link to nowhere
-        problems[path] = error.strerror or type(error).__name__
+    if not entry.name.lower().endswith(IMG_EXTENSIONS):
+        problems[path] = "not an image by its name"
         return
+    status = entry.stat()
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
         problems[path] = "not a file"
     elif status.st_size == 0:
         problems[path] = "empty"
     else:
-        files.append(ImageFile(path, status.st_size, status.st_mtime_ns))
+        files.append(ImageFile(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
 
 
 def _pixels(
@@ -189,7 +197,8 @@ def _decode(root: Path, files: list[ImageFile], image_size: int, problems: Probl
 def _key(files: list[ImageFile], image_size: int) -> str:
     # With Pillow's version, as its decoders and its resizing may come to give other pixels.
     made_of = [f"{_FORMAT_VERSION} {PIL.__version__} {image_size}"]
-    made_of += [f"{path}\0{num_bytes} {mtime_ns}" for path, num_bytes, mtime_ns in files]  # no path holds a \0
+    # Size and time of change alone would not tell two bitmaps of one archive that have changed places.
+    made_of += [f"{path}\0{size} {mtime} {ctime} {inode}" for path, size, mtime, ctime, inode in files]
     return hashlib.sha256("\0".join(made_of).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
