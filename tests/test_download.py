@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -21,6 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torchvision
 from conftest import ROOT, TinyCIFAR10
@@ -506,6 +508,27 @@ def test_a_lock_that_is_held_is_waited_for(tmp_path):
         assert not entered.wait(0.3)
     waiting.join()
     assert entered.is_set()
+
+
+def test_cifar100_has_its_fine_classes(tmp_path):
+    def write(name: str, content: object) -> list[str]:
+        path = tmp_path / cifar.CIFAR100.base_folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5(path.read_bytes()).hexdigest()]
+
+    pixels = np.arange(4 * 3072, dtype=np.uint32).astype(np.uint8).reshape(4, 3072)
+    labels = {"fine_labels": [99, 0, 5, 7], "coarse_labels": [1, 1, 1, 1]}
+    names = {"fine_label_names": [f"class {k}" for k in range(100)], "coarse_label_names": ["x"] * 20}
+
+    class Tiny(cifar.CIFAR100):
+        train_list: ClassVar[list[list[str]]] = [write("train", {"data": pixels, **labels})]
+        test_list: ClassVar[list[list[str]]] = [write("test", {"data": pixels[:2], **labels})]
+        meta: ClassVar[dict[str, str]] = {"filename": "meta", "key": "fine_label_names", "md5": write("meta", names)[1]}
+
+    data = Tiny(tmp_path)
+    assert (data.targets, data.classes) == ([99, 0, 5, 7], names["fine_label_names"])
+    np.testing.assert_array_equal(data.data.transpose(0, 3, 1, 2).reshape(4, 3072), pixels)
 
 
 def test_published_checksums_are_those_of_torchvision():
