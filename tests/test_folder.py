@@ -489,7 +489,9 @@ def test_a_process_that_is_killed_is_an_error(many, processes, monkeypatch):
 
 
 PROGRAM = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell turns off for what it starts with &
 sys.path.insert(0, sys.argv[2])
 import decoding  # without the package, whose imports take seconds
 decoding.NUM_FILES_WORTH_PROCESSES, decoding.FILES_PER_TURN = 1, 1
