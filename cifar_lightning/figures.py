@@ -59,9 +59,8 @@ def image_grid(
     for axis, picture, title, color in zip(axes[: len(pixels)], pixels, titles, colors, strict=True):
         axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         lines = [_shortened(line, _MAX_LINE) for line in title.splitlines()]
-        axis.set_title(
-            "\n".join(lines), fontsize=8, color=color, parse_math=False, y=1.0
-        )  # without y, the ticks are drawn
+        # Without y, placing it draws the ticks.
+        axis.set_title("\n".join(lines), fontsize=8, color=color, parse_math=False, y=1.0)
     return figure
 
 

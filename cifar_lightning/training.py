@@ -302,10 +302,8 @@ def _measure(config: dict[str, Any], data: CIFAR10DataModule) -> None:
     """Put the training images' own mean and standard deviation where ``normalize`` says auto."""
     if AUTO not in config["normalize"].values():
         return
-    measured = dict(
-        zip(("mean", "std"), channel_statistics(data.arrays("train").images[data.index["train"]]), strict=True)
-    )
-    _take_measured(config, {"normalize": measured})
+    mean, std = channel_statistics(data.arrays("train").images[data.index["train"]])
+    _take_measured(config, {"normalize": {"mean": mean, "std": std}})
     if config["augment"]:
         data.augment = build(config["augment"], "augment")
 

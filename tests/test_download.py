@@ -323,7 +323,7 @@ def test_a_network_that_is_not_there_is_told_soon_with_a_reason_for_each_address
         refused = closed.url("good")
     urls = [refused, "https://no-such-host.invalid/x", *(f"{refused}{i}" for i in range(3))]
     started = time.monotonic()
-    with pytest.raises(DownloadError) as error:
+    with pytest.raises(DownloadError, match="Connection refused") as error:
         download(FILE, urls, tmp_path)  # with the patience that users get
     assert time.monotonic() - started < 30
     reasons = str(error.value).split("; ")
@@ -426,7 +426,7 @@ def test_a_damaged_file_is_named_and_unpacked_anew(name, tiny, server, tmp_path,
     path = tmp_path / tiny.base_folder / name
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + b"x")
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="not found or corrupted"):
         tiny(tmp_path)
     tiny(tmp_path, download=True, urls=urls)
     assert path.read_bytes() == whole
@@ -451,7 +451,7 @@ def test_data_that_are_there_need_no_write(tiny, tiny_root):
 
 
 def test_when_nothing_helps_the_manual_way_is_told_in_one_line(tiny, server, tmp_path):
-    with pytest.raises(DownloadError) as error:
+    with pytest.raises(DownloadError, match="could not be downloaded") as error:
         tiny(tmp_path, download=True, urls=[server.url("missing"), server.url("portal")])
     text = str(error.value)
     for part in (

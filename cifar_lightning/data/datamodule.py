@@ -118,7 +118,8 @@ class CIFAR10DataModule(L.LightningDataModule):
     def _read(self, *, train: bool) -> None:
         dataset = fetch(self.dataset, root=self.root, train=train, **self.options)
         self._arrays[train] = to_arrays(dataset)
-        self._num_val += getattr(dataset, "num_val", 0)
+        if train:
+            self._num_val = getattr(dataset, "num_val", 0)
 
     def setup(self, stage: str | None = None) -> None:
         """Read both official splits and choose the validation images.

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 log = logging.getLogger(__name__)
 
-NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError)
+_NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError)
 
 _CHUNK_BYTES = 2**18
 
@@ -219,7 +219,7 @@ def _receive(session: requests.Session, url: str, file: RemoteFile, part: Path, 
     timeout = (patience.connect_seconds, patience.stall_seconds)
     try:
         response = session.get(url, headers=headers, stream=True, timeout=timeout)
-    except NETWORK_ERRORS as error:
+    except _NETWORK_ERRORS as error:
         raise _judged(error, patience) from error
     with response:
         _check(response, begin, file)
@@ -244,7 +244,7 @@ def _copy(
             chunk = response.raw.read1(_CHUNK_BYTES, decode_content=False)
         except urllib3.exceptions.ProtocolError:
             chunk = b""
-        except NETWORK_ERRORS as error:
+        except _NETWORK_ERRORS as error:
             raise _judged(error, patience) from error
         if not chunk:
             raise _Interrupted(f"the connection ended after {done:,} of {file.size:,} bytes")
