@@ -146,17 +146,17 @@ class Pictures(Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not _writers(trainer):
             return
-        from cifar_lightning.figures import confusion_matrix, prediction_grid
+        from cifar_lightning.figures import confusion_matrix, prediction_grid, spread
 
         assert isinstance(pl_module, ImageClassifier)
         data, evaluation = _data(trainer), pl_module.evaluations["test"]
-        chosen = data.index["test"][: min(self.num_images, evaluation.num_images)]
+        chosen = spread(evaluation.num_images, self.num_images)
         grid = prediction_grid(
-            data.arrays("test").images[chosen],
-            data.targets("test")[: len(chosen)],
-            evaluation.preds[: len(chosen)],
+            data.arrays("test").images[data.index["test"][chosen]],
+            data.targets("test")[chosen],
+            evaluation.preds[chosen],
             data.classes,
-            confidence=evaluation.confidence[: len(chosen)],
+            confidence=evaluation.confidence[chosen],
         )
         _add_figure(trainer, "test/predictions", grid)
         _add_figure(trainer, "test/confusion", confusion_matrix(evaluation.confusion, data.classes))

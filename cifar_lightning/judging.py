@@ -14,7 +14,7 @@ from cifar_lightning.config import CONF, UserError, build, one_line, quoted
 from cifar_lightning.data import CIFAR10DataModule
 from cifar_lightning.devices import device_name, forward_flops, threads
 from cifar_lightning.evaluation import Evaluation, write_predictions
-from cifar_lightning.figures import confusion_matrix, prediction_grid, save
+from cifar_lightning.figures import confusion_matrix, prediction_grid, save, spread
 from cifar_lightning.records import log_table, provenance, relative, shown, write_metrics
 from cifar_lightning.runs import refuse_used
 from cifar_lightning.trainer import build_trainer
@@ -134,14 +134,13 @@ def _write_details(folder: Path, evaluation: Evaluation, data: CIFAR10DataModule
     targets = data.targets(split)[: evaluation.num_images]
     predictions = folder / "predictions.csv"
     write_predictions(predictions, evaluation, targets, data.classes)
-    shown_images = data.arrays(split).images[data.index[split][:NUM_SAMPLES]]
-    num_shown = min(len(shown_images), evaluation.num_images)
+    chosen = spread(evaluation.num_images, NUM_SAMPLES)
     samples = prediction_grid(
-        shown_images[:num_shown],
-        targets[:num_shown],
-        evaluation.preds[:num_shown],
+        data.arrays(split).images[data.index[split][chosen]],
+        targets[chosen],
+        evaluation.preds[chosen],
         data.classes,
-        confidence=evaluation.confidence[:num_shown],
+        confidence=evaluation.confidence[chosen],
     )
     pictures = {"confusion.png": confusion_matrix(evaluation.confusion, data.classes), "samples.png": samples}
     for name, figure in pictures.items():
