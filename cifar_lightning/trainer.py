@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cifar_lightning.config import UserError, blame, build_partial, one_line
 from cifar_lightning.data import CIFAR10DataModule
+from cifar_lightning.devices import keep_freed_memory
 from cifar_lightning.saving import DurableIO
 
 _NOTHING = nullcontext()
@@ -29,7 +30,7 @@ class NoProfiler(PassThroughProfiler):
 
 
 def build_trainer(config: dict[str, Any], **objects: Any) -> L.Trainer:
-    """The Trainer of a config.
+    """The Trainer of a config, on a CPU with the process's memory kept (see ``keep_freed_memory``).
 
     Raises:
         UserError: If Lightning refuses an argument, or more than one device is asked for.
@@ -54,6 +55,8 @@ def build_trainer(config: dict[str, Any], **objects: Any) -> L.Trainer:
         ) from error
     if trainer.world_size > 1:
         raise UserError(f"trainer.devices: a run uses 1 device so far, got {trainer.world_size}; set trainer.devices=1")
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
     # Where max_steps is set, Lightning takes a checkpoint of an epoch's end for one from within the epoch, and ends it
     # a second time.
     trainer.fit_loop._iteration_based_training = lambda: False
