@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_lightning.data import decoding, folder
+from cifar_lightning.data import decoding, folder, pixelcache
 from cifar_lightning.data.decoding import decode
 from cifar_lightning.data.folder import ImageFolder
 from cifar_lightning.data.sources import fetch, to_arrays
@@ -409,14 +409,24 @@ def test_without_a_place_for_the_cache_all_else_works(root, caplog):
 
 
 def test_a_full_disk_leaves_nothing_behind(root, monkeypatch, caplog):
-    def full(descriptor: int) -> None:
+    def full(pixels: np.ndarray) -> bytes:  # which are in the file by then
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(pixelcache, "_checksum", full)
     with caplog.at_level(logging.INFO):
         assert len(ImageFolder(root).data) == 4
     assert "No space left" in caplog.text
     assert cache_files(root) == []
+
+
+def test_several_processes_may_write_one_cache(root):
+    program = "import sys; from cifar_lightning.data.folder import ImageFolder; ImageFolder(sys.argv[1])"
+    first_uses = [subprocess.Popen([sys.executable, "-c", program, root], stderr=subprocess.PIPE) for _ in range(3)]
+    assert [process.communicate()[1] for process in first_uses] == [b""] * 3
+    assert len(cache_files(root)) == 1
+    fresh = ImageFolder(root).data
+    shutil.rmtree(root / ".cifar-lightning")
+    assert np.array_equal(fresh, ImageFolder(root).data)
 
 
 # In several processes

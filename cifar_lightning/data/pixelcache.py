@@ -35,7 +35,7 @@ def load(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "n s s 3"] | N
 
 
 def save(path: Path, pixels: UInt8[np.ndarray, "n s s 3"], *, stale: str) -> None:
-    """Write a cache file, whole or not at all, in place of those that the pattern ``stale`` finds beside it.
+    """Write a cache file, whole or with a wrong checksum, in place of those that the pattern ``stale`` finds beside it.
 
     Where it cannot be written, there is none: data may be read-only.
     """
@@ -46,9 +46,7 @@ def save(path: Path, pixels: UInt8[np.ndarray, "n s s 3"], *, stale: str) -> Non
             old.unlink(missing_ok=True)
         with open(temporary, "xb") as file:
             file.write(pixels.data)
-            file.write(_checksum(pixels))
-            file.flush()
-            os.fsync(file.fileno())
+            file.write(_checksum(pixels))  # instead of waiting for the disk: what a power cut tears is not used
         os.replace(temporary, path)
     except OSError as error:
         log.info("no cache of the decoded images is kept in %s (%s): they are read anew next time", path.parent, error)
