@@ -11,7 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -24,6 +24,18 @@ from cifar_lightning.explain import explained
 from cifar_lightning.stopping import Stopped, signals
 
 log = logging.getLogger(__name__)
+
+
+class Console(logging.StreamHandler[TextIO]):
+    """Standard output, until whoever reads it has gone, as with ``| head``: the run goes on, its log file holds all."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+            super().handleError(record)
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.stream.fileno())  # or Python would fail at its end, with what it still holds
+        os.close(nowhere)
 
 
 @dataclass

@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from conftest import ROOT
 from hydra.core.hydra_config import HydraConfig
 
 from cifar_lightning.config import CONF, UserError, register
+from cifar_lightning.entry import Console
 from cifar_lightning.training import train
 
 FAST = (
@@ -275,3 +277,13 @@ def test_evaluate_without_a_checkpoint(command, arguments, message):
     assert outcome.code == 2
     assert outcome.err.startswith(f"error: {message}")
     assert outcome.err.count("\n") == 1
+
+
+def test_a_run_goes_on_when_nobody_reads_what_it_prints(capsys):
+    reader, writer = os.pipe()
+    os.close(reader)
+    console = Console(os.fdopen(writer, "w"))
+    console.emit(logging.makeLogRecord({"msg": "one"}))
+    console.emit(logging.makeLogRecord({"msg": "two"}))
+    console.stream.close()
+    assert capsys.readouterr() == ("", "")
