@@ -46,13 +46,13 @@ def decode(path: str, image_size: int) -> bytes:
     Raises:
         Exception: Of any kind, if the file is damaged: Pillow has no common one.
     """
-    with open(path, "rb") as file:
+    with open(path, "rb", buffering=0) as file:  # the buffer would cost as much as the reading
         most = 4 * image_size * image_size + 1_000  # bytes of a plain one, even where nothing can be packed
         pixels = _plain_png(file.read(most), image_size)
-        if pixels is not None:
-            return pixels
-        file.seek(0)
-        return _any_image(file, image_size)
+    if pixels is None:
+        with open(path, "rb") as file:
+            pixels = _any_image(file, image_size)
+    return pixels
 
 
 def _any_image(file: BinaryIO, image_size: int) -> bytes:
@@ -74,7 +74,15 @@ def _plain_png(content: bytes, image_size: int) -> bytes | None:
         return None
     if content[end:] != zlib.crc32(content[37:end]).to_bytes(4, "big") + _PNG_END:
         return None
-    return Image.frombytes("RGB", (image_size, image_size), content[41:end], "zip", ("RGB", 0)).tobytes()
+    image = _blank(image_size)
+    image.frombytes(content[41:end], "zip", ("RGB", 0))
+    return image.tobytes()
+
+
+@cache
+def _blank(image_size: int) -> Image.Image:
+    """An image to decode into, one after the other: making one takes a tenth of the time."""
+    return Image.new("RGB", (image_size, image_size))
 
 
 @cache
