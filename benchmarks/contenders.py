@@ -142,12 +142,13 @@ def bare_speedrun(
         as_published: With the published network's groups.
         keeps_memory: As ``train(cfg)`` does; a plain loop does not.
     """
+    from cifar_lightning.building import resolved
     from cifar_lightning.classifier import ImageClassifier
     from cifar_lightning.config import build as build_object
     from cifar_lightning.config import build_partial
     from cifar_lightning.data import Batches
     from cifar_lightning.evaluation import augmented_logits
-    from cifar_lightning.training import NUM_INIT_IMAGES, resolved
+    from cifar_lightning.training import NUM_INIT_IMAGES
 
     if keeps_memory:
         keep_freed_memory()

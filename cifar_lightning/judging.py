@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from cifar_lightning.building import read_data, resolved
 from cifar_lightning.checkpoint import load_classifier, read
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.compilation import compile_in_place
@@ -18,7 +19,6 @@ from cifar_lightning.figures import confusion_matrix, prediction_grid, save, spr
 from cifar_lightning.records import log_table, provenance, relative, shown, write_metrics
 from cifar_lightning.runs import refuse_used
 from cifar_lightning.trainer import build_trainer
-from cifar_lightning.training import read_data, resolved
 
 log = logging.getLogger(__name__)
 

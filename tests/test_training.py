@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from cifar_lightning import models
+from cifar_lightning.building import resolved
 from cifar_lightning.checkpoint import load_classifier, read
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config import CONF, UserError, argument, quoted
@@ -25,7 +26,7 @@ from cifar_lightning.judging import _keys, overrides_from
 from cifar_lightning.models.speedrun import whitening_filters
 from cifar_lightning.records import write_metrics
 from cifar_lightning.trainer import NoProfiler, build_trainer
-from cifar_lightning.training import resolved, train
+from cifar_lightning.training import train
 
 FAST = ("trainer.max_epochs=2", "trainer.log_every_n_steps=5", "trainer.accelerator=cpu")
 BARE = ("callbacks=none", "logger=none")  # drawing the pictures takes a second
@@ -223,7 +224,7 @@ def test_paths_are_shown_as_they_are_typed(path, typed):
 
 
 def test_precision_auto_is_resolved_and_stored(compose, run, monkeypatch):
-    monkeypatch.setattr("cifar_lightning.training.fast_precision", lambda accelerator: "bf16-mixed")
+    monkeypatch.setattr("cifar_lightning.building.fast_precision", lambda accelerator: "bf16-mixed")
     assert resolved(compose("trainer.precision=auto"))["trainer"]["precision"] == "bf16-mixed"
     metrics, folder = run("trainer.precision=auto", *BARE)
     assert metrics["precision"] == "bf16-mixed"
