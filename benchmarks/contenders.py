@@ -139,7 +139,7 @@ def bare_speedrun(
     Args:
         options: Those of the command line.
         experiment: Where the recipe is from.
-        as_published: With the published network's groups.
+        as_published: With the published network's groups, which compute what pooling drops.
         keeps_memory: As ``train(cfg)`` does; a plain loop does not.
     """
     from cifar_lightning.building import resolved

@@ -56,7 +56,7 @@ def check_ranges(config: dict[str, Any]) -> None:
         raise UserError(f"compile must be true, false or one of {', '.join(MODES)}, got {config['compile']}")
 
 
-def run_trainer(config: dict[str, Any], curves: TrainingCurves) -> L.Trainer:
+def build_full_trainer(config: dict[str, Any], curves: TrainingCurves) -> L.Trainer:
     """The Trainer that trains, with its callbacks, checkpoints and loggers.
 
     Raises:

@@ -13,13 +13,13 @@ from torch import nn
 from cifar_lightning.building import (
     build_classifier,
     build_data,
+    build_full_trainer,
     check_ranges,
     check_sizes,
     image_shapes,
     measure,
     read_data,
     resolved,
-    run_trainer,
     take_measured,
 )
 from cifar_lightning.callbacks import TrainingCurves
@@ -89,7 +89,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], *, started: float) -> dict[s
         raise UserError(f"freeze must be parts of the network and fractions, as in [[conv1,0.5]], got {freeze}")
     data = build_data(config)
     curves = TrainingCurves()
-    trainer = run_trainer(config, curves)
+    trainer = build_full_trainer(config, curves)
     optimizer = build_partial(config["optimizer"], "optimizer")
     with blame("optimizer", config["optimizer"]):  # refuse a bad hyper-parameter before the data are fetched
         optimizer(nn.Linear(1, 1))
