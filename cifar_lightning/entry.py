@@ -66,6 +66,8 @@ def run(
     register()
     # Lightning 2.6 over torch 2.14 and later; nothing a user could mend.
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
+    # True of Lightning's own logging; TrainingCurves has a point at the end of each epoch too.
+    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on, instead of printing them over several lines
     jobs: list[_Job] = []

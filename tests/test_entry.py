@@ -287,3 +287,8 @@ def test_a_run_goes_on_when_nobody_reads_what_it_prints(capsys):
     console.emit(logging.makeLogRecord({"msg": "two"}))
     console.stream.close()
     assert capsys.readouterr() == ("", "")
+
+
+def test_an_epoch_shorter_than_the_interval_of_logging_warns_no_one(command):
+    outcome = command("train.py", *FAST, "logger=csv", tiny=True)  # 2 steps, where Lightning logs every 50
+    assert (outcome.code, outcome.err) == (0, "")
