@@ -127,7 +127,9 @@ class Handler(BaseHTTPRequestHandler):
         self._send(b"", 302, Location=f"http://localhost:{self.server.server_port}/good")
 
     def to_good(self, begin: int, turn: int) -> None:
+        """Leads there, and hangs up on whoever asks over the same connection."""
         self._send(b"", 302, Location="/good")
+        self.rfile.read(1)
 
     def slowly(self, begin: int, turn: int) -> None:
         """The whole in about two seconds."""

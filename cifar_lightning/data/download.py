@@ -163,7 +163,14 @@ def _session() -> requests.Session:
     for prefix in _SPOKEN:
         session.mount(prefix, HTTPAdapter())
     session.headers["Accept-Encoding"] = "identity"  # the bytes themselves, whose number is known
+    session.hooks["response"].append(_close_redirect)
     return session
+
+
+def _close_redirect(response: requests.Response, **_: object) -> None:
+    """Follow a redirect over a new connection: a server may be closing the one that brought it."""
+    if response.is_redirect:
+        response.raw.close()
 
 
 @contextmanager
