@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_lightning.data import decoding, folder, pixelcache
+from cifar_lightning.data import decoders, decoding, folder, pixelcache
 from cifar_lightning.data.decoding import decode
 from cifar_lightning.data.folder import ImageFolder
 from cifar_lightning.data.sources import fetch, to_arrays
@@ -120,7 +120,9 @@ def test_a_link_to_a_file_is_read(root):
 
 
 def pixels(path: Path, image_size: int = 32) -> np.ndarray:
-    return np.frombuffer(decode(str(path), image_size), np.uint8).reshape(image_size, image_size, 3)
+    decoded, _, problems = decode([str(path)], image_size)
+    assert not problems
+    return np.frombuffer(decoded, np.uint8).reshape(image_size, image_size, 3)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "RGB"])
@@ -143,12 +145,40 @@ def test_a_plain_png_is_read_the_short_way(filter_kind, tmp_path, monkeypatch):
     np.testing.assert_array_equal(pixels(tmp_path / "x.png"), expected)
 
 
+def test_plain_pngs_are_read_in_one_go_and_none_tells_on_the_next(tmp_path):
+    to_row_above = np.concatenate([np.full((32, 1), 2, np.uint8), noise().reshape(32, 96)], axis=1)
+    paths = [write(tmp_path / f"{number}.png") for number in range(5)]
+    start = paths[0].read_bytes()[:33]
+    paths[2].write_bytes(start + chunk(b"IDAT", zlib.compress(to_row_above.tobytes())) + chunk(b"IEND", b""))
+    write(paths[1], Image.fromarray(noise()).convert("P"))  # by Pillow, between them
+    paths[3].write_bytes(b"no image")
+    decoded, stamps, problems = decode([str(path) for path in paths], 32)
+    images = np.frombuffer(decoded, np.uint8).reshape(5, 32, 32, 3)
+    for number in (0, 1, 2, 4):
+        np.testing.assert_array_equal(images[number], read(paths[number]))
+    assert not images[3].any()
+    assert list(problems) == [3]
+    assert stamps == [decoding.file_stamp(str(path)) for path in paths]
+    assert len(set(stamps)) == 5
+
+
+@pytest.mark.parametrize("filter_kind", [5, 255])
+def test_a_png_of_an_unknown_filter_is_left_to_pillow(filter_kind, tmp_path):
+    rows = np.concatenate([np.zeros((32, 1), np.uint8), noise().reshape(32, 96)], axis=1)
+    rows[7, 0] = filter_kind
+    whole, bad = write(tmp_path / "whole.png"), tmp_path / "bad.png"
+    bad.write_bytes(whole.read_bytes()[:33] + chunk(b"IDAT", zlib.compress(rows.tobytes())) + chunk(b"IEND", b""))
+    decoded, _, problems = decode([str(bad), str(whole)], 32)
+    assert list(problems) == [0]
+    assert decoded[3072:] == read(whole).tobytes()
+
+
 @pytest.mark.parametrize("arguments", [{"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"}, {"dpi": (72, 72)}])
 def test_a_png_with_more_in_it_is_read_by_pillow(arguments, tmp_path, monkeypatch):
     path = write(tmp_path / "x.png", **arguments)
     np.testing.assert_array_equal(pixels(path), read(path))
-    monkeypatch.setattr(decoding, "_any_image", lambda file, image_size: b"by Pillow")
-    assert decode(str(path), 32) == b"by Pillow"
+    monkeypatch.setattr(decoding, "_any_image", lambda path, image_size: b"by Pillow")
+    assert decode([str(path)], 32)[0] == b"by Pillow"
 
 
 @pytest.mark.parametrize("place", [10, 20, 31, 35, 38, 500, -14, -1])
@@ -157,8 +187,8 @@ def test_a_png_with_a_flipped_bit_is_never_read_the_short_way(place, tmp_path, m
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)
-    monkeypatch.setattr(decoding, "_any_image", lambda file, image_size: b"by Pillow")
-    assert decode(str(path), 32) == b"by Pillow"
+    monkeypatch.setattr(decoding, "_any_image", lambda path, image_size: b"by Pillow")
+    assert decode([str(path)], 32)[0] == b"by Pillow"
 
 
 def test_a_transparent_palette_warns_no_one(tmp_path):
@@ -268,6 +298,13 @@ def test_links_that_lead_nowhere_new_are_said(root):
     (root / "train/cat/around").symlink_to("..", target_is_directory=True)
     reasons = "train/cat/around: a link to a folder around it; train/cat/loop: Too many levels of symbolic links"
     with pytest.raises(ValueError, match=f"^2 paths in .*: {reasons}$"):
+        ImageFolder(root)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_not_waited_for(root):
+    os.mkfifo(root / "train/cat/pipe.png")
+    with pytest.raises(ValueError, match=r"^1 path in .*: train/cat/pipe.png: not a file$"):
         ImageFolder(root)
 
 
@@ -404,8 +441,8 @@ def test_without_a_place_for_the_cache_all_else_works(root, caplog):
     (root / ".cifar-lightning").touch()
     with caplog.at_level(logging.INFO):
         assert len(ImageFolder(root).data) == 4
-    assert [record.levelname for record in caplog.records] == ["INFO", "INFO"]  # neither read nor written
-    assert "no cache" in caplog.records[1].message
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert "no cache" in caplog.text
 
 
 def test_a_full_disk_leaves_nothing_behind(root, monkeypatch, caplog):
@@ -437,9 +474,9 @@ def many(root, monkeypatch) -> Path:
     """Files enough for several turns of each of two processes."""
     for number in range(11):
         write(root / f"train/cat/more{number}.png")
-    monkeypatch.setattr(decoding, "NUM_FILES_WORTH_PROCESSES", 15)
-    monkeypatch.setattr(decoding, "FILES_PER_TURN", 2)
-    monkeypatch.setattr(decoding, "num_cores", lambda: 2)
+    monkeypatch.setattr(decoders, "NUM_FILES_WORTH_PROCESSES", 15)
+    monkeypatch.setattr(decoders, "FILES_PER_TURN", 2)
+    monkeypatch.setattr(decoders, "num_cores", lambda: 2)
     return root
 
 
@@ -447,13 +484,13 @@ def many(root, monkeypatch) -> Path:
 def processes(monkeypatch) -> list[subprocess.Popen]:
     """Those that are started."""
     found = []
-    original = decoding._start
+    original = decoders._start
 
     def start() -> subprocess.Popen:
         found.append(original())
         return found[-1]
 
-    monkeypatch.setattr(decoding, "_start", start)
+    monkeypatch.setattr(decoders, "_start", start)
     return found
 
 
@@ -462,7 +499,7 @@ def test_several_processes_read_what_one_does(many, processes):
     parallel = ImageFolder(many)
     assert [process.returncode is not None for process in processes] == [True, True]
     shutil.rmtree(many / ".cifar-lightning")
-    decoding.NUM_FILES_WORTH_PROCESSES = 100
+    decoders.NUM_FILES_WORTH_PROCESSES = 100
     serial = ImageFolder(many)
     assert len(processes) == 2
     np.testing.assert_array_equal(parallel.data, serial.data)
@@ -477,43 +514,47 @@ def test_several_processes_find_what_is_damaged(many, processes):
 
 
 def test_few_but_large_files_are_worth_processes(root, processes, monkeypatch):
-    monkeypatch.setattr(decoding, "NUM_BYTES_WORTH_PROCESSES", 1000)
-    monkeypatch.setattr(decoding, "FILES_PER_TURN", 2)
-    monkeypatch.setattr(decoding, "num_cores", lambda: 2)
+    monkeypatch.setattr(decoders, "NUM_BYTES_WORTH_PROCESSES", 1000)
+    monkeypatch.setattr(decoders, "FILES_PER_TURN", 2)
+    monkeypatch.setattr(decoders, "num_cores", lambda: 2)
     ImageFolder(root)
     assert len(processes) == 2
 
 
 def test_a_process_that_is_killed_is_an_error(many, processes, monkeypatch):
-    original = decoding._start
+    original = decoders._start
 
     def start() -> subprocess.Popen:
         process = original()
         process.kill()
         return process
 
-    monkeypatch.setattr(decoding, "_start", start)
-    with pytest.raises(decoding.ProcessLost, match="a process that decoded images has ended with exit code -9"):
+    monkeypatch.setattr(decoders, "_start", start)
+    with pytest.raises(decoders.ProcessLost, match="a process that decoded images has ended with exit code -9"):
         ImageFolder(many)
     assert not (many / ".cifar-lightning").exists()
 
 
 PROGRAM = """
+import os
 import signal
 import sys
+import types
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell turns off for what it starts with &
-sys.path.insert(0, sys.argv[2])
-import decoding  # without the package, whose imports take seconds
-decoding.NUM_FILES_WORTH_PROCESSES, decoding.FILES_PER_TURN = 1, 1
-decoding.num_cores = lambda: 2
-original = decoding._start
+for name, folder in {"cifar_lightning": "", "cifar_lightning.data": "data"}.items():
+    sys.modules[name] = types.ModuleType(name)  # whose own imports would take seconds
+    sys.modules[name].__path__ = [os.path.join(sys.argv[2], folder)]
+from cifar_lightning.data import decoders
+decoders.NUM_FILES_WORTH_PROCESSES, decoders.FILES_PER_TURN = 1, 1
+decoders.num_cores = lambda: 2
+original = decoders._start
 def start():
     process = original()
     print(process.pid, flush=True)
     return process
-decoding._start = start
+decoders._start = start
 pixels = memoryview(bytearray(3072 * 20_000))
-decoding.decode_all([sys.argv[1]] * 20_000, pixels, image_size=32, num_bytes=1)
+decoders.decode_all([sys.argv[1]] * 20_000, pixels, image_size=32)
 """
 
 
@@ -529,7 +570,7 @@ def is_running(pid: int) -> bool:
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_ends_all_processes_at_once(signum, seconds, tmp_path):
     large = write(tmp_path / "x.png", noise(300, 300))
-    command = [sys.executable, "-c", PROGRAM, str(large), str(Path(decoding.__file__).parent)]
+    command = [sys.executable, "-c", PROGRAM, str(large), str(Path(decoding.__file__).parents[1])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
         children = [int(program.stdout.readline()) for _ in range(2)]
         assert all(map(is_running, children))
@@ -558,7 +599,7 @@ class Terminal(io.StringIO):
 def test_the_bar_is_for_terminals_and_for_work_that_takes_long(stream, seconds, is_shown, monkeypatch):
     clock = iter([0.0, *[seconds] * 1000])
     monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setattr(decoding, "monotonic", lambda: next(clock))
-    with decoding.late_bar("reading images", 10) as show:
+    monkeypatch.setattr(decoders, "monotonic", lambda: next(clock))
+    with decoders.late_bar("reading images", 10) as show:
         show(5)
     assert ("reading images" in stream.getvalue()) == is_shown

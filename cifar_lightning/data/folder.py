@@ -2,9 +2,8 @@
 
 import hashlib
 import os
-import stat
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import PIL
@@ -12,26 +11,17 @@ from jaxtyping import UInt8
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from cifar_lightning.data import pixelcache
-from cifar_lightning.data.decoding import decode_all
+from cifar_lightning.data.decoders import decode_all
+from cifar_lightning.data.decoding import file_stamp
 
 CACHE_FOLDER = ".cifar-lightning"
 MAX_IMAGE_SIZE = 1024
 NUM_PROBLEMS_SHOWN = 10
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 """Of the pixels in a cache: raised when files of the same bytes come to give others."""
 
 Problems = dict[str, str]
 """From a path below the root to what is wrong with it."""
-
-
-class ImageFile(NamedTuple):
-    """An image file, by its path below the root, and what changes when it is written or another takes its place."""
-
-    path: str
-    num_bytes: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
 
 
 class ImageFolder:
@@ -108,9 +98,9 @@ def _class_names(root: Path, split: str) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_dir() and not _is_hidden(entry.name))
 
 
-def _find(root: Path, split: str, classes: list[str], problems: Problems) -> list[list[ImageFile]]:
-    """Image files of a split, a sorted list per class; what cannot be used goes into ``problems``."""
-    found: dict[str, list[ImageFile]] = {name: [] for name in classes}
+def _find(root: Path, split: str, classes: list[str], problems: Problems) -> list[list[str]]:
+    """Paths of a split's images, a sorted list per class; what cannot be used goes into ``problems``."""
+    found: dict[str, list[str]] = {name: [] for name in classes}
     with os.scandir(root / split) as entries:
         for entry in entries:
             path = f"{split}/{entry.name}"
@@ -127,17 +117,17 @@ def _find(root: Path, split: str, classes: list[str], problems: Problems) -> lis
     return [sorted(files) for files in found.values()]
 
 
-def _find_all(root: Path, classes: list[str], problems: Problems, *, train: bool) -> dict[str, list[list[ImageFile]]]:
+def _find_all(root: Path, classes: list[str], problems: Problems, *, train: bool) -> dict[str, list[list[str]]]:
     splits = ("train", "val") if train else ("test",)
     there = [split for split in splits if split != "val" or (root / split).is_dir()]
     return {split: _find(root, split, classes, problems) for split in there}
 
 
-def _flat(by_split: dict[str, list[list[ImageFile]]]) -> list[ImageFile]:
+def _flat(by_split: dict[str, list[list[str]]]) -> list[str]:
     return [file for found in by_split.values() for members in found for file in members]
 
 
-def _walk(folder: str, shown: str, files: list[ImageFile], problems: Problems) -> None:
+def _walk(folder: str, shown: str, files: list[str], problems: Problems) -> None:
     with os.scandir(folder) as entries:
         for entry in entries:
             path = f"{shown}/{entry.name}"
@@ -158,48 +148,56 @@ def _is_around(link: str, folder: str) -> bool:
     return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(link))
 
 
-def _add(entry: "os.DirEntry[str]", path: str, files: list[ImageFile], problems: Problems) -> None:
+def _add(entry: "os.DirEntry[str]", path: str, files: list[str], problems: Problems) -> None:
     if not entry.name.lower().endswith(IMG_EXTENSIONS):
         problems[path] = "not an image by its name"
         return
-    status = entry.stat()
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-        problems[path] = "not a file"
-    elif status.st_size == 0:
-        problems[path] = "empty"
+    if entry.is_file():
+        files.append(path)
     else:
-        files.append(ImageFile(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+        entry.stat()  # says where a link leads nowhere
+        problems[path] = "not a file"  # such as a pipe: opening it would wait for ever
 
 
 def _pixels(
-    root: Path, split: str, files: list[ImageFile], image_size: int, problems: Problems
+    root: Path, split: str, files: list[str], image_size: int, problems: Problems
 ) -> UInt8[np.ndarray, "n s s 3"]:
     """Pixels of the files, from the cache or decoded; kept in the cache where nothing is wrong with any file."""
-    cache = root / CACHE_FOLDER / f"{split}-{image_size}-{_key(files, image_size)}.pixels"
-    if not problems and (cached := pixelcache.load(cache, (len(files), image_size, image_size, 3))) is not None:
-        return cached
-    pixels = _decode(root, files, image_size, problems)
+    name = f"{split}-{image_size}"
+    caches = root / CACHE_FOLDER
+
+    def cache(stamps: Iterable[str]) -> Path:
+        return caches / f"{name}-{_key(files, stamps, image_size)}.pixels"
+
+    # A first use asks for no stamps here: whoever opens a file gets its stamp in a third of the time.
+    if not problems and any(caches.glob(f"{name}-*")):
+        kept = pixelcache.load(cache(map(file_stamp, _below(root, files))), (len(files), image_size, image_size, 3))
+        if kept is not None:
+            return kept
+    pixels, stamps = _decode(root, files, image_size, problems)
     if not problems:
-        pixelcache.save(cache, pixels, stale=f"{split}-{image_size}-*")
+        pixelcache.save(cache(stamps), pixels, stale=f"{name}-*")
     return pixels
 
 
-def _decode(root: Path, files: list[ImageFile], image_size: int, problems: Problems) -> UInt8[np.ndarray, "n s s 3"]:
-    """Pixels of the files; damaged ones go into ``problems``."""
+def _decode(
+    root: Path, files: list[str], image_size: int, problems: Problems
+) -> tuple[UInt8[np.ndarray, "n s s 3"], list[str]]:
+    """Pixels and stamps of the files; damaged ones go into ``problems``."""
     pixels = np.empty((len(files), image_size, image_size, 3), np.uint8)
-    num_bytes = sum(file.num_bytes for file in files)
-    below = os.path.join(root, "")  # once: for each file it takes as long as a third of the reading
-    paths = [below + file.path for file in files]
-    damaged = decode_all(paths, pixels.reshape(-1).data, image_size=image_size, num_bytes=num_bytes)
-    problems.update({files[index].path: reason for index, reason in damaged.items()})
-    return pixels
+    stamps, damaged = decode_all(_below(root, files), pixels.reshape(-1).data, image_size=image_size)
+    problems.update({files[index]: reason for index, reason in damaged.items()})
+    return pixels, stamps
 
 
-def _key(files: list[ImageFile], image_size: int) -> str:
+def _below(root: Path, files: list[str]) -> list[str]:
+    folder = os.path.join(root, "")  # once: for each file it takes as long as a third of the reading
+    return [folder + path for path in files]
+
+
+def _key(files: list[str], stamps: Iterable[str], image_size: int) -> str:
     # With Pillow's version, as its decoders and its resizing may come to give other pixels.
-    made_of = [f"{_FORMAT_VERSION} {PIL.__version__} {image_size}"]
-    # Size and time of change alone would not tell two bitmaps of one archive that have changed places.
-    made_of += [f"{path}\0{size} {mtime} {ctime} {inode}" for path, size, mtime, ctime, inode in files]
+    made_of = [f"{_FORMAT_VERSION} {PIL.__version__} {image_size}", *files, *stamps]
     return hashlib.sha256("\0".join(made_of).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
