@@ -456,6 +456,13 @@ def test_a_full_disk_leaves_nothing_behind(root, monkeypatch, caplog):
     assert cache_files(root) == []
 
 
+def test_what_a_killed_process_has_left_is_removed(root):
+    ImageFolder(root, image_size=16)
+    (root / ".cifar-lightning/train-32-1.tmp").touch()
+    ImageFolder(root)
+    assert [path.suffix for path in cache_files(root)] == [".pixels"] * 2
+
+
 def test_several_processes_may_write_one_cache(root):
     program = "import sys; from cifar_lightning.data.folder import ImageFolder; ImageFolder(sys.argv[1])"
     first_uses = [subprocess.Popen([sys.executable, "-c", program, root], stderr=subprocess.PIPE) for _ in range(3)]
@@ -532,7 +539,7 @@ def test_a_process_that_is_killed_is_an_error(many, processes, monkeypatch):
     monkeypatch.setattr(decoders, "_start", start)
     with pytest.raises(decoders.ProcessLost, match="a process that decoded images has ended with exit code -9"):
         ImageFolder(many)
-    assert not (many / ".cifar-lightning").exists()
+    assert cache_files(many) == []
 
 
 PROGRAM = """

@@ -27,13 +27,24 @@ class ProcessLost(Exception):
     """A process that decodes was ended from outside, as where memory is scarce: no fault of the images."""
 
 
-def decode_all(paths: Sequence[str], pixels: memoryview, *, image_size: int) -> tuple[list[str], Problems]:
+Write = Callable[[memoryview, int], None]
+"""Called with some of the pixels and the place of their first byte among all."""
+
+
+def nowhere(pixels: memoryview, start: int) -> None:
+    """A ``Write`` that does nothing."""
+
+
+def decode_all(
+    paths: Sequence[str], pixels: memoryview, *, image_size: int, write: Write = nowhere
+) -> tuple[list[str], Problems]:
     """Decode files into one buffer, one after the other or for many in as many processes as there are cores.
 
     Args:
         paths: The files.
         pixels: Where their pixels go: bytes, ``3 * image_size**2`` of each file.
         image_size: Height and width, in pixels.
+        write: Gets all pixels too, as they come, from several threads.
 
     Returns:
         The files' stamps, and what is wrong with them.
@@ -41,7 +52,7 @@ def decode_all(paths: Sequence[str], pixels: memoryview, *, image_size: int) -> 
     Raises:
         ProcessLost: If a process that decodes is ended from outside.
     """
-    target = _Target(pixels, 3 * image_size * image_size, [""] * len(paths), {}, [])
+    target = _Target(pixels, 3 * image_size * image_size, [""] * len(paths), {}, [], write)
     turns = _turns(len(paths), image_size)
     num_processes = min(num_cores(), len(turns))
     with late_bar("reading images", len(paths)) as show:
@@ -61,6 +72,7 @@ class _Target(NamedTuple):
     problems: Problems
     done: list[int]
     """Numbers of files, to be added up."""
+    write: Write
 
     def pixels_of(self, turn: range) -> memoryview:
         return self.pixels[turn.start * self.bytes_per_image : turn.stop * self.bytes_per_image]
@@ -69,6 +81,7 @@ class _Target(NamedTuple):
         self.stamps[turn.start : turn.stop] = stamps
         self.problems.update({turn[place]: problem for place, problem in problems.items()})
         self.done.append(len(turn))
+        self.write(self.pixels_of(turn), turn.start * self.bytes_per_image)
 
 
 def _turns(num_files: int, image_size: int) -> list[range]:

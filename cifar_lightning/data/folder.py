@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxtyping import UInt8
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from cifar_lightning.data import pixelcache
-from cifar_lightning.data.decoders import decode_all
+from cifar_lightning.data.decoders import Write, decode_all, nowhere
 from cifar_lightning.data.decoding import file_stamp
 
 CACHE_FOLDER = ".cifar-lightning"
@@ -170,22 +171,28 @@ def _pixels(
         return caches / f"{name}-{_key(files, stamps, image_size)}.pixels"
 
     # A first use asks for no stamps here: whoever opens a file gets its stamp in a third of the time.
-    if not problems and any(caches.glob(f"{name}-*")):
+    if not problems and any(caches.glob(f"{name}-*.pixels")):
         kept = pixelcache.load(cache(map(file_stamp, _below(root, files))), (len(files), image_size, image_size, 3))
         if kept is not None:
             return kept
-    pixels, stamps = _decode(root, files, image_size, problems)
-    if not problems:
-        pixelcache.save(cache(stamps), pixels, stale=f"{name}-*")
+    with closing(pixelcache.Draft(caches, name)) as draft:
+        pixels, stamps = _decode(root, files, image_size, problems, draft.write)
+        if not problems:
+            draft.keep(cache(stamps), pixels)
     return pixels
 
 
 def _decode(
-    root: Path, files: list[str], image_size: int, problems: Problems
+    root: Path,
+    files: list[str],
+    image_size: int,
+    problems: Problems,
+    write: Write = nowhere,
 ) -> tuple[UInt8[np.ndarray, "n s s 3"], list[str]]:
-    """Pixels and stamps of the files; damaged ones go into ``problems``."""
+    """Pixels, which go to ``write`` as well, and stamps of the files; damaged ones go into ``problems``."""
     pixels = np.empty((len(files), image_size, image_size, 3), np.uint8)
-    stamps, damaged = decode_all(_below(root, files), pixels.reshape(-1).data, image_size=image_size)
+    paths = _below(root, files)
+    stamps, damaged = decode_all(paths, pixels.reshape(-1).data, image_size=image_size, write=write)
     problems.update({files[index]: reason for index, reason in damaged.items()})
     return pixels, stamps
 
