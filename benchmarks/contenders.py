@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 import torchvision.transforms as T
 from hydra.utils import get_class
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -104,24 +105,28 @@ def bare_tutorial(options: Options) -> Figures:
 
 
 def bare_resnet18(options: Options, *, precision: str, layout: torch.memory_format) -> Figures:
-    """The steps of experiment=resnet18 over tensors in memory, without augmentation, schedule, log or checkpoint."""
+    """Steps of experiment=resnet18 over whole images in memory, without augmentation, schedule, log or checkpoint."""
+    from cifar_lightning.config import build_partial
+
+    config = _config(options, "experiment=resnet18")
+    batch_size = config.data.batch_size
     images, targets = _tensors(options, train=True)
     net = build("resnet18", num_classes=10, in_channels=3).to(memory_format=layout)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True)
+    optimizer = build_partial(OmegaConf.to_container(config.optimizer), "optimizer")(net)
 
     def steps(num_steps: int) -> None:
-        for chosen in _endless(len(images), 128, num_steps):
+        for chosen in _endless(len(images), batch_size, num_steps):
             batch = images[chosen].float().div_(127.5).sub_(1).to(memory_format=layout)
             optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
                 logits = net(batch)
-            F.cross_entropy(logits.float(), targets[chosen], label_smoothing=0.1).backward()
+            F.cross_entropy(logits.float(), targets[chosen], label_smoothing=config.label_smoothing).backward()
             optimizer.step()
 
     started = time.perf_counter()
     steps(options.steps)
     seconds = time.perf_counter() - started
-    return _figures(options.steps, 128, seconds, seconds, None) | {"precision": precision}
+    return _figures(options.steps, batch_size, seconds, seconds, None) | {"precision": precision}
 
 
 class PublishedGroup(ConvGroup):
@@ -217,9 +222,9 @@ def project_tutorial(options: Options) -> Figures:
 
 
 def project_resnet18(options: Options) -> Figures:
-    """``python train.py experiment=resnet18``, its first steps."""
+    """``python train.py experiment=resnet18``, its first steps, but over whole images and with all of the network."""
     limits = (f"trainer.limit_train_batches={options.steps}", "trainer.max_epochs=1", "trainer.limit_test_batches=0")
-    return project(options, "experiment=resnet18", *limits)
+    return project(options, "experiment=resnet18", "augment.early_sizes=[]", "freeze=[]", *limits)
 
 
 def project_speedrun(options: Options) -> Figures:

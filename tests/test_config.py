@@ -42,7 +42,7 @@ def test_experiments_say_how_to_run_them():
 
 def test_the_command_line_wins_over_an_experiment_and_an_experiment_over_groups(compose):
     config = compose("experiment=resnet18", "optimizer.lr=0.5")
-    assert (config.optimizer.lr, config.optimizer.nesterov, config.model.name) == (0.5, True, "resnet18")
+    assert (config.optimizer.lr, config.optimizer.head_lr, config.model.name) == (0.5, 0.2, "resnet18")
 
 
 def test_plain_train_is_the_tutorials_recipe(compose):
