@@ -104,10 +104,21 @@ def bare_tutorial(options: Options) -> Figures:
     return _figures(num_steps, 4, train_seconds, time.perf_counter() - started, acc)
 
 
-def bare_resnet18(options: Options, *, precision: str, layout: torch.memory_format) -> Figures:
-    """Steps of experiment=resnet18 over whole images in memory, without augmentation, schedule, log or checkpoint."""
+def bare_resnet18(
+    options: Options, *, precision: str, layout: torch.memory_format, keeps_memory: bool = True
+) -> Figures:
+    """Steps of experiment=resnet18 over whole images in memory, without augmentation, schedule, log or checkpoint.
+
+    Args:
+        options: Those of the command line.
+        precision: ``32-true`` or ``bf16-mixed``.
+        layout: Of images and filters.
+        keeps_memory: As ``train(cfg)`` does; a plain loop does not.
+    """
     from cifar_lightning.config import build_partial
 
+    if keeps_memory:
+        keep_freed_memory()
     config = _config(options, "experiment=resnet18")
     batch_size = config.data.batch_size
     images, targets = _tensors(options, train=True)
@@ -277,7 +288,7 @@ CONTENDERS: dict[str, Callable[[Options], Figures]] = {
     "tutorial_loop": tutorial_loop,
     "bare_tutorial": bare_tutorial,
     "project_tutorial": project_tutorial,
-    "plain_resnet18": partial(bare_resnet18, precision="32-true", layout=torch.contiguous_format),
+    "plain_resnet18": partial(bare_resnet18, precision="32-true", layout=torch.contiguous_format, keeps_memory=False),
     "bare_resnet18": partial(bare_resnet18, precision=fast_precision("cpu"), layout=torch.channels_last),
     "project_resnet18": project_resnet18,
     "reference_speedrun": partial(bare_speedrun, experiment="speedrun_gpu", as_published=True, keeps_memory=False),
