@@ -374,9 +374,11 @@ def test_files_that_change_places_are_noticed(root):
 
 def test_cached_problems_are_still_told(root):
     ImageFolder(root)
+    kept = cache_files(root)
     (root / "train/cat/notes.txt").write_text("x")
     with pytest.raises(ValueError, match=r"1 path in .*notes.txt"):
         ImageFolder(root)
+    assert cache_files(root) == kept
 
 
 def change_content(root: Path) -> None:

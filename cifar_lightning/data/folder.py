@@ -170,8 +170,10 @@ def _pixels(
     def cache(stamps: Iterable[str]) -> Path:
         return caches / f"{name}-{_key(files, stamps, image_size)}.pixels"
 
+    if problems:  # found without opening a file: what is kept may be as good as before once they are mended
+        return _decode(root, files, image_size, problems)[0]
     # A first use asks for no stamps here: whoever opens a file gets its stamp in a third of the time.
-    if not problems and any(caches.glob(f"{name}-*.pixels")):
+    if any(caches.glob(f"{name}-*.pixels")):
         kept = pixelcache.load(cache(map(file_stamp, _below(root, files))), (len(files), image_size, image_size, 3))
         if kept is not None:
             return kept
