@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 import torchvision.transforms as T
 from hydra.utils import get_class
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -115,15 +114,16 @@ def bare_resnet18(
         layout: Of images and filters.
         keeps_memory: As ``train(cfg)`` does; a plain loop does not.
     """
+    from cifar_lightning.building import resolved
     from cifar_lightning.config import build_partial
 
     if keeps_memory:
         keep_freed_memory()
-    config = _config(options, "experiment=resnet18")
-    batch_size = config.data.batch_size
+    config = resolved(_config(options, "experiment=resnet18"))
+    batch_size = config["data"]["batch_size"]
     images, targets = _tensors(options, train=True)
     net = build("resnet18", num_classes=10, in_channels=3).to(memory_format=layout)
-    optimizer = build_partial(OmegaConf.to_container(config.optimizer), "optimizer")(net)
+    optimizer = build_partial(config["optimizer"], "optimizer")(net)
 
     def steps(num_steps: int) -> None:
         for chosen in _endless(len(images), batch_size, num_steps):
@@ -131,7 +131,7 @@ def bare_resnet18(
             optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
                 logits = net(batch)
-            F.cross_entropy(logits.float(), targets[chosen], label_smoothing=config.label_smoothing).backward()
+            F.cross_entropy(logits.float(), targets[chosen], label_smoothing=config["label_smoothing"]).backward()
             optimizer.step()
 
     started = time.perf_counter()

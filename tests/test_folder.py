@@ -447,6 +447,20 @@ def test_without_a_place_for_the_cache_all_else_works(root, caplog):
     assert "no cache" in caplog.text
 
 
+def test_a_disk_that_fills_while_images_come_in(many, monkeypatch, caplog):
+    class Full(io.FileIO):
+        def write(self, content: bytes) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pixelcache, "open", Full, raising=False)
+    with caplog.at_level(logging.INFO):
+        data = ImageFolder(many).data
+    assert caplog.text.count("No space left") == 1  # though two threads went on to write
+    assert cache_files(many) == []
+    monkeypatch.undo()
+    np.testing.assert_array_equal(data, ImageFolder(many).data)
+
+
 def test_a_full_disk_leaves_nothing_behind(root, monkeypatch, caplog):
     def full(pixels: np.ndarray) -> bytes:  # which are in the file by then
         raise OSError(28, "No space left on device")

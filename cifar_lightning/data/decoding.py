@@ -94,7 +94,7 @@ def _any_image(path: str, image_size: int) -> bytes:
 def _plain_png(content: bytes, image_size: int) -> bytes | None:
     """Filtered rows of a PNG that holds 8-bit RGB of the right size in one piece and nothing else; None for others.
 
-    So that Pillow need not look for what such a file does not hold: two thirds of its time.
+    Pillow by itself looks for all that such a file does not hold, and takes half as long again.
     """
     end = 41 + int.from_bytes(content[33:37], "big")
     if not content.startswith(_plain_png_start(image_size)) or content[37:41] != b"IDAT":
@@ -111,7 +111,7 @@ def _plain_png(content: bytes, image_size: int) -> bytes | None:
 
 
 def _unfiltered(images: list[bytes], image_size: int) -> list[bytes]:
-    """Pixels of plain PNGs, by Pillow's decoder: of all in one call, as each takes as long as a third of an image."""
+    """Pixels of plain PNGs, by Pillow's decoder: of all in one call, where one for each would take a seventh longer."""
     empty_row = bytes(1 + 3 * image_size)  # before an image, as filters look at the row above
     rows = b"".join(empty_row + image for image in images)
     strip = Image.new("RGB", (image_size, len(images) * (image_size + 1)))

@@ -18,7 +18,7 @@ from cifar_lightning.data.decoding import file_stamp
 CACHE_FOLDER = ".cifar-lightning"
 MAX_IMAGE_SIZE = 1024
 NUM_PROBLEMS_SHOWN = 10
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 1
 """Of the pixels in a cache: raised when files of the same bytes come to give others."""
 
 Problems = dict[str, str]
@@ -172,7 +172,7 @@ def _pixels(
 
     if problems:  # found without opening a file: what is kept may be as good as before once they are mended
         return _decode(root, files, image_size, problems)[0]
-    # A first use asks for no stamps here: whoever opens a file gets its stamp in a third of the time.
+    # A first use asks for no stamps here: the processes that open the files have them for less, and side by side.
     if any(caches.glob(f"{name}-*.pixels")):
         kept = pixelcache.load(cache(map(file_stamp, _below(root, files))), (len(files), image_size, image_size, 3))
         if kept is not None:
@@ -185,11 +185,7 @@ def _pixels(
 
 
 def _decode(
-    root: Path,
-    files: list[str],
-    image_size: int,
-    problems: Problems,
-    write: Write = nowhere,
+    root: Path, files: list[str], image_size: int, problems: Problems, write: Write = nowhere
 ) -> tuple[UInt8[np.ndarray, "n s s 3"], list[str]]:
     """Pixels, which go to ``write`` as well, and stamps of the files; damaged ones go into ``problems``."""
     pixels = np.empty((len(files), image_size, image_size, 3), np.uint8)
