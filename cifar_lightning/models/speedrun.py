@@ -172,6 +172,8 @@ class ConvGroup(nn.Module):
         conv = self.convs[0]
         assert isinstance(conv, nn.Conv2d)
         odd_rows, odd_columns = (size % 2 for size in features.shape[2:])
+        if not (odd_rows or odd_columns):  # a border that the convolution adds by itself costs it no products
+            return conv(features)
         return F.conv2d(F.pad(features, (1, 1 - odd_columns, 1, 1 - odd_rows)), conv.weight)
 
 
