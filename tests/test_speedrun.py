@@ -33,7 +33,8 @@ def second_moment(outputs: Tensor) -> Tensor:
 
 
 def group(in_channels: int = 4, width: int = 8, **arguments: object) -> ConvGroup:
-    return ConvGroup(in_channels, width, **({"depth": 2, "identity_init": True, "bn_momentum": 0.4} | arguments))
+    usual = {"depth": 2, "identity_init": True, "bn_momentum": 0.4, "fourier": False}
+    return ConvGroup(in_channels, width, **(usual | arguments))
 
 
 # Size and cost
@@ -75,7 +76,7 @@ def test_size_and_cost(choice, parameters, frozen, flops, compose):
 
 @pytest.mark.parametrize("size", [(15, 15), (14, 14), (7, 10), (10, 7)])
 def test_what_pooling_drops_is_left_out_and_changes_nothing(size):
-    group = ConvGroup(4, 6, depth=2, identity_init=False, bn_momentum=0.4).double()
+    group = ConvGroup(4, 6, depth=2, identity_init=False, bn_momentum=0.4, fourier=False).double()
     features = torch.randn(2, 4, *size, dtype=torch.float64, requires_grad=True)
     pooled = group(features)
     (gradient,) = torch.autograd.grad(pooled.square().sum(), features)

@@ -1,0 +1,185 @@
+"""3x3 convolutions of many small maps in the Fourier domain, where they are products of far fewer numbers.
+
+On a map of 7x7 a convolution multiplies each pair of an input and an output channel 361 times, and its Fourier
+transform of size 8x8, of 4 real and 30 complex numbers, 124 times. The transforms between pixels and frequencies are
+products with small orthogonal matrices, so rounding does not grow in them, as it does in Winograd's. All of it is
+matrix products, which reach a CPU's peak where gradients of filters by a convolution do not.
+
+Source: Mathieu, Henaff and LeCun 2014, "Fast training of convolutional networks through FFTs" (arXiv:1312.5851).
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+MIN_BATCH = 256
+"""Below it, transforming the filters costs more than it saves."""
+
+MIN_CHANNELS = 48
+"""Below it, of the input, transforming the maps costs more than it saves."""
+
+DENSE_SIZE = 8
+"""Up to this size a transform is one matrix product, above it one along the rows and one along the columns."""
+
+BLOCK_BYTES = 4 << 20
+"""Memory of the images that are transformed in one go: what stays in a core's cache."""
+
+
+def fourier_conv2d(
+    features: Float[Tensor, "n c h w"], filters: Float[Tensor, "k c 3 3"], size: tuple[int, int]
+) -> Float[Tensor, "n k h2 w2"]:
+    """``F.conv2d(features, filters, padding=1)[:, :, :h2, :w2]``, but for rounding, under autocast too.
+
+    Args:
+        features: Maps, best in channels_last.
+        filters: Filters of the convolution.
+        size: Height and width of the output, at most those of the maps.
+    """
+    if torch.is_autocast_enabled(features.device.type):
+        features = features.to(torch.get_autocast_dtype(features.device.type))
+    # Convolutions in the Fourier domain are circular: one more row and column, of zeros, are the border on both sides.
+    period = max(features.shape[2:]) + 1
+    period += period % 2
+    spectra = _Analysis.apply(features.permute(0, 2, 3, 1), period)
+    spectra = torch.bmm(spectra, _filter_spectra(filters, period, features.dtype))
+    return _Synthesis.apply(spectra, period, *size).permute(0, 3, 1, 2)
+
+
+class _Analysis(torch.autograd.Function):
+    """From pixels to frequencies."""
+
+    @staticmethod
+    def forward(ctx: Any, pixels: Tensor, period: int) -> Tensor:
+        ctx.period, ctx.size = period, pixels.shape[1:3]
+        return _analysed(pixels, period)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return _Synthesis.apply(*grads, ctx.period, *ctx.size), None
+
+
+class _Synthesis(torch.autograd.Function):
+    """From frequencies to pixels. The matrices are orthogonal, so each of the two is the other's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, spectra: Tensor, period: int, height: int, width: int) -> Tensor:
+        ctx.period = period
+        return _synthesised(spectra, period, height, width)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        return _Analysis.apply(*grads, ctx.period), None, None, None
+
+
+def _analysed(pixels: Float[Tensor, "n h w c"], period: int) -> Float[Tensor, "p n 2*c"]:
+    """Fourier coefficients: p pairs of them, each with those of all images as the rows of a matrix."""
+    num_images, height, width, channels = pixels.shape
+    transform = _transform(period, height, width, pixels.dtype)
+    spectra = pixels.new_empty(period**2 // 2, num_images, 2 * channels)
+    step = _images_at_once(period, channels, pixels.dtype)
+    columns_of = transform.columns.repeat(min(step, num_images), 1, 1)
+    for some, out in zip(pixels.split(step), spectra.split(step, dim=1), strict=True):
+        n = len(some)
+        if period <= DENSE_SIZE:
+            found = torch.bmm(transform.dense.expand(n, -1, -1), some.reshape(n, height * width, channels))
+        else:
+            found = torch.bmm(transform.rows.expand(n, -1, -1), some.reshape(n, height, width * channels))
+            found = torch.bmm(columns_of[: n * period // 2], found.view(n * period // 2, 2 * width, channels))
+        out.copy_(found.view(n, period**2 // 2, 2 * channels).transpose(0, 1))
+    return spectra
+
+
+def _synthesised(spectra: Float[Tensor, "p n pair"], period: int, height: int, width: int) -> Float[Tensor, "n h w c"]:
+    num_images, channels = spectra.shape[1], spectra.shape[2] // 2
+    transform = _transform(period, height, width, spectra.dtype)
+    pixels = spectra.new_empty(num_images, height, width, channels)
+    step = _images_at_once(period, channels, spectra.dtype)
+    columns_of = transform.columns.mT.repeat(min(step, num_images), 1, 1)
+    for some, out in zip(spectra.split(step, dim=1), pixels.split(step), strict=True):
+        n = len(out)
+        if period <= DENSE_SIZE:
+            some = some.transpose(0, 1).reshape(n, period**2, channels)
+            torch.bmm(transform.dense.mT.expand(n, -1, -1), some, out=out.view(n, height * width, channels))
+        else:
+            some = some.transpose(0, 1).reshape(n * period // 2, 2 * period, channels)
+            found = torch.bmm(columns_of[: n * period // 2], some).view(n, period, width * channels)
+            torch.bmm(transform.rows.mT.expand(n, -1, -1), found, out=out.view(n, height, width * channels))
+    return pixels
+
+
+def _images_at_once(period: int, channels: int, dtype: torch.dtype) -> int:
+    return max(1, BLOCK_BYTES // (period**2 * channels * dtype.itemsize))
+
+
+def _filter_spectra(filters: Float[Tensor, "k c 3 3"], period: int, dtype: torch.dtype) -> Float[Tensor, "p 2*c 2*k"]:
+    """What each pair of coefficients of the input is multiplied with, in the filters' precision and then rounded."""
+    num_filters, channels = filters.shape[:2]
+    shifts = _shifts(period).to(filters.device, filters.dtype)
+    with torch.autocast(filters.device.type, enabled=False):
+        spectra = shifts @ filters.permute(2, 3, 1, 0).reshape(9, channels * num_filters)
+    spectra = spectra.view(-1, 2, 2, channels, num_filters).to(dtype)
+    return spectra.transpose(2, 3).reshape(-1, 2 * channels, 2 * num_filters)
+
+
+class Transform(NamedTuple):
+    """Matrices of the Fourier transform of maps of h x w pixels, for a period of L in both directions."""
+
+    rows: Tensor
+    """(L, h): along the first axis, L/2 pairs of frequencies."""
+
+    columns: Tensor
+    """(L/2, 2L, 2w): along the second axis, for each pair of the first."""
+
+    dense: Tensor
+    """(L*L, h*w): both in one."""
+
+
+@functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _transform(period: int, height: int, width: int, dtype: torch.dtype) -> Transform:
+    rows, columns = _bases(period)
+    dense = _dense(rows, columns)
+    columns = columns.view(period // 2, 2 * period, 2, period)[..., :width].flatten(2)
+    dense = dense.view(-1, period, period)[:, :height, :width].flatten(1)
+    return Transform(*(part.to(dtype).contiguous() for part in (rows[:, :height], columns, dense)))
+
+
+@functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _shifts(period: int) -> Float[Tensor, "numbers 9"]:
+    """How a filter's nine weights act on each pair of Fourier coefficients, by 2x2 numbers (input, output)."""
+    dense = _dense(*_bases(period))
+    pairs = dense.view(-1, 2, period**2)
+    moved = (
+        dense.view(-1, period, period).roll((row - 1, column - 1), (1, 2)).view(-1, 2, period**2)
+        for row in range(3)
+        for column in range(3)
+    )
+    # A shift maps a pair to itself, so this is all of it.
+    return torch.stack([pairs @ some.mT for some in moved], -1).view(-1, 9)
+
+
+def _bases(period: int) -> tuple[Float[Tensor, "L L"], Float[Tensor, "L//2 2*L 2*L"]]:
+    """Orthogonal matrices, in float64: along the first axis, and along the second one for each pair of the first.
+
+    The first pair is the mean and the alternating sum, which are real, and the others are a cosine and a sine, the
+    real and imaginary part of a complex coefficient. Along the second axis the former have the same real transform
+    each, the latter a complex one together.
+    """
+    n = torch.arange(period, dtype=torch.float64)
+    angles = 2 * math.pi * n[:, None] * n / period
+    cosines, sines = angles.cos() / math.sqrt(period), angles.sin() / math.sqrt(period)
+    complex_pairs = torch.stack([cosines, sines], 1)[1 : period // 2] * math.sqrt(2)
+    rows = torch.cat([cosines[[0, period // 2]], complex_pairs.flatten(0, 1)])
+    as_complex = torch.stack([torch.cat([cosines, -sines], 1), torch.cat([-sines, -cosines], 1)], 1).flatten(0, 1)
+    return rows, torch.stack([torch.block_diag(rows, rows), *[as_complex] * (period // 2 - 1)])
+
+
+def _dense(rows: Float[Tensor, "L L"], columns: Float[Tensor, "L//2 2*L 2*L"]) -> Float[Tensor, "L*L L*L"]:
+    period = len(rows)
+    pairs = rows.view(period // 2, 2, period)
+    return torch.einsum("prjw,pjh->prhw", columns.view(-1, 2 * period, 2, period), pairs).reshape(period**2, -1)
