@@ -1,3 +1,4 @@
+import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -146,6 +147,18 @@ def test_same_images_same_bits(calls):
         first, second = (with_gradients(net(images), *net.head.parameters(), net.patches.bias) for _ in range(2))
     assert len(calls) == 10
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # from within torch's compiler
+def test_network_can_be_compiled(calls, monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # its checks cannot be traced
+    net, images = networks()[1].float(), torch.randn(MIN_BATCH, 3, 18, 18)
+    expected = with_gradients(net(images), *net.head.parameters(), net.patches.bias)
+    net.compile(backend="eager", dynamic=False)
+    found = with_gradients(net(images), *net.head.parameters(), net.patches.bias)
+    assert len(calls) == 10
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 def test_the_recipe_for_cpus_has_it_and_the_records_not(compose):

@@ -15,7 +15,7 @@ from test_resume import differences, last
 
 from cifar_lightning.config import UserError
 from cifar_lightning.data.sources import to_arrays
-from cifar_lightning.runs import claimed, overrides_to_resume
+from cifar_lightning.runs import claimed, overrides_to_resume, refuse_changes
 from cifar_lightning.saving import RunCheckpoints
 from cifar_lightning.training import train
 
@@ -130,6 +130,16 @@ def test_what_may_not_change_is_refused_with_a_diff(folder, command, overrides, 
     assert outcome.code == 2
     assert re.search(message, outcome.err), outcome.err
     assert len(outcome.err.splitlines()) == 1
+
+
+def test_an_option_that_came_later_may_be_off_but_not_on(tmp_path):
+    before = {"model": {"name": "speedrun"}, "schedule": None, "freeze": [], "callbacks": None}
+    off, on = ({**before, "model": {"name": "speedrun", "fourier": choice}} for choice in (False, True))
+    refuse_changes(tmp_path, before, off)
+    with pytest.raises(UserError, match=r"model\.fourier: None -> True"):
+        refuse_changes(tmp_path, before, on)
+    with pytest.raises(UserError, match=r"model\.fourier: True -> False"):
+        refuse_changes(tmp_path, on, off)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ BLOCK_BYTES = 4 << 20
 """Memory of the images that are transformed in one go: what stays in a core's cache."""
 
 
+@torch.compiler.disable  # to a compiler the loops over blocks would be hundreds of operations, and gain nothing
 def fourier_conv2d(
     features: Float[Tensor, "n c h w"], filters: Float[Tensor, "k c 3 3"], size: tuple[int, int]
 ) -> Float[Tensor, "n k h2 w2"]:
