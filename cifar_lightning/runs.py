@@ -250,7 +250,7 @@ def refuse_changes(folder: Path, before: dict[str, Any], now: dict[str, Any]) ->
         f"{key}: {old.get(key)} -> {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
-        and (key in old or new[key])  # what a checkpoint does not know yet was off
+        and (key in old or new[key] is not False)  # an option that the checkpoint does not know yet may be off
         and not key.startswith(tuple(f"{name}." for name in may_change))
         and key not in may_change
     ]

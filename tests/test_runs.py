@@ -134,12 +134,13 @@ def test_what_may_not_change_is_refused_with_a_diff(folder, command, overrides, 
 
 def test_an_option_that_came_later_may_be_off_but_not_on(tmp_path):
     before = {"model": {"name": "speedrun"}, "schedule": None, "freeze": [], "callbacks": None}
-    off, on = ({**before, "model": {"name": "speedrun", "fourier": choice}} for choice in (False, True))
-    refuse_changes(tmp_path, before, off)
-    with pytest.raises(UserError, match=r"model\.fourier: None -> True"):
-        refuse_changes(tmp_path, before, on)
+    with_it = {choice: {**before, "model": {"name": "speedrun", "fourier": choice}} for choice in (False, True, "")}
+    refuse_changes(tmp_path, before, with_it[False])
+    for choice in (True, ""):
+        with pytest.raises(UserError, match=rf"model\.fourier: None -> {choice}"):
+            refuse_changes(tmp_path, before, with_it[choice])
     with pytest.raises(UserError, match=r"model\.fourier: True -> False"):
-        refuse_changes(tmp_path, on, off)
+        refuse_changes(tmp_path, with_it[True], with_it[False])
 
 
 @pytest.mark.parametrize(

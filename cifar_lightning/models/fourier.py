@@ -1,9 +1,9 @@
-"""3x3 convolutions of many small maps in the Fourier domain, where they are products of far fewer numbers.
+"""3x3 convolutions of many small maps in the Fourier domain, where they are products of far fewer numbers; for CPUs.
 
-On a map of 7x7 a convolution multiplies each pair of an input and an output channel 361 times, and its Fourier
-transform of size 8x8, of 4 real and 30 complex numbers, 124 times. The transforms between pixels and frequencies are
-products with small orthogonal matrices, so rounding does not grow in them, as it does in Winograd's. All of it is
-matrix products, which reach a CPU's peak where gradients of filters by a convolution do not.
+On a map of 7x7 a convolution multiplies each pair of an input and an output channel 361 times. Its Fourier transform of
+size 8x8 are 64 numbers, or 32 pairs of them, and the products of two such pairs are 4 each, so 128. The transforms
+between pixels and frequencies are products with small orthogonal matrices, in which rounding does not grow as it does
+in Winograd's. All of it is matrix products, which reach a CPU's peak where a convolution's gradients of filters do not.
 
 Source: Mathieu, Henaff and LeCun 2014, "Fast training of convolutional networks through FFTs" (arXiv:1312.5851).
 """
@@ -17,31 +17,46 @@ from jaxtyping import Float
 from torch import Tensor
 
 MIN_BATCH = 256
-"""Below it, transforming the filters costs more than it saves."""
+"""The filters have to be transformed too: with 128 images that takes what is saved, with 500 it is worth it."""
 
 MIN_CHANNELS = 48
-"""Below it, of the input, transforming the maps costs more than it saves."""
+"""Of the input. With 64 channels and maps of 15x15 a tenth of the time is saved, the transforms being most of it."""
+
+MAX_SIZE = 16
+"""Height or width of a map. What a transform costs for a pixel grows with it, and so do its matrices."""
 
 DENSE_SIZE = 8
 """Up to this size a transform is one matrix product, above it one along the rows and one along the columns."""
 
 BLOCK_BYTES = 4 << 20
-"""Memory of the images that are transformed in one go: what stays in a core's cache."""
+"""Memory of the images that are transformed in one go, which is then still in the last cache."""
 
 
-@torch.compiler.disable  # to a compiler the loops over blocks would be hundreds of operations, and gain nothing
+def is_faster(features: Float[Tensor, "n c h w"]) -> bool:
+    """Whether ``fourier_conv2d`` of such maps takes less time than a direct convolution.
+
+    Not inside ``torch.compile``: its loops would be hundreds of operations of a graph, or break it.
+    """
+    num_images, channels, *size = features.shape
+    worthwhile = num_images >= MIN_BATCH and channels >= MIN_CHANNELS and max(size) <= MAX_SIZE
+    return features.is_cpu and worthwhile and not torch.compiler.is_compiling()
+
+
 def fourier_conv2d(
     features: Float[Tensor, "n c h w"], filters: Float[Tensor, "k c 3 3"], size: tuple[int, int]
 ) -> Float[Tensor, "n k h2 w2"]:
-    """``F.conv2d(features, filters, padding=1)[:, :, :h2, :w2]``, but for rounding, under autocast too.
+    """A 3x3 convolution with a border of zeros, on a CPU, under autocast too.
 
     Args:
         features: Maps, best in channels_last.
         filters: Filters of the convolution.
         size: Height and width of the output, at most those of the maps.
+
+    Returns:
+        ``F.conv2d(features, filters, padding=1)[:, :, :h2, :w2]`` but for rounding, in channels_last.
     """
-    if torch.is_autocast_enabled(features.device.type):
-        features = features.to(torch.get_autocast_dtype(features.device.type))
+    if torch.is_autocast_enabled("cpu") and features.dtype is not torch.float64:  # which autocast leaves alone
+        features = features.to(torch.get_autocast_dtype("cpu"))
     # Convolutions in the Fourier domain are circular: one more row and column, of zeros, are the border on both sides.
     period = max(features.shape[2:]) + 1
     period += period % 2
@@ -51,7 +66,7 @@ def fourier_conv2d(
 
 
 class _Analysis(torch.autograd.Function):
-    """From pixels to frequencies."""
+    """From pixels (n, h, w, c) to frequencies (L*L/2, n, 2*c) of a period L."""
 
     @staticmethod
     def forward(ctx: Any, pixels: Tensor, period: int) -> Tensor:
@@ -82,14 +97,14 @@ def _analysed(pixels: Float[Tensor, "n h w c"], period: int) -> Float[Tensor, "p
     transform = _transform(period, height, width, pixels.dtype)
     spectra = pixels.new_empty(period**2 // 2, num_images, 2 * channels)
     step = _images_at_once(period, channels, pixels.dtype)
-    columns_of = transform.columns.repeat(min(step, num_images), 1, 1)
+    columns = _of_each_image(transform.columns, min(step, num_images), period)
     for some, out in zip(pixels.split(step), spectra.split(step, dim=1), strict=True):
         n = len(some)
         if period <= DENSE_SIZE:
             found = torch.bmm(transform.dense.expand(n, -1, -1), some.reshape(n, height * width, channels))
         else:
             found = torch.bmm(transform.rows.expand(n, -1, -1), some.reshape(n, height, width * channels))
-            found = torch.bmm(columns_of[: n * period // 2], found.view(n * period // 2, 2 * width, channels))
+            found = torch.bmm(columns[: n * period // 2], found.view(n * period // 2, 2 * width, channels))
         out.copy_(found.view(n, period**2 // 2, 2 * channels).transpose(0, 1))
     return spectra
 
@@ -99,7 +114,7 @@ def _synthesised(spectra: Float[Tensor, "p n pair"], period: int, height: int, w
     transform = _transform(period, height, width, spectra.dtype)
     pixels = spectra.new_empty(num_images, height, width, channels)
     step = _images_at_once(period, channels, spectra.dtype)
-    columns_of = transform.columns.mT.repeat(min(step, num_images), 1, 1)
+    columns = _of_each_image(transform.columns.mT, min(step, num_images), period)
     for some, out in zip(spectra.split(step, dim=1), pixels.split(step), strict=True):
         n = len(out)
         if period <= DENSE_SIZE:
@@ -107,9 +122,14 @@ def _synthesised(spectra: Float[Tensor, "p n pair"], period: int, height: int, w
             torch.bmm(transform.dense.mT.expand(n, -1, -1), some, out=out.view(n, height * width, channels))
         else:
             some = some.transpose(0, 1).reshape(n * period // 2, 2 * period, channels)
-            found = torch.bmm(columns_of[: n * period // 2], some).view(n, period, width * channels)
+            found = torch.bmm(columns[: n * period // 2], some).view(n, period, width * channels)
             torch.bmm(transform.rows.mT.expand(n, -1, -1), found, out=out.view(n, height, width * channels))
     return pixels
+
+
+def _of_each_image(columns: Tensor, num_images: int, period: int) -> Tensor:
+    """The matrices of all pairs again for each image: ``bmm`` takes one axis of matrices. Not there if not needed."""
+    return columns[:0] if period <= DENSE_SIZE else columns.repeat(num_images, 1, 1)
 
 
 def _images_at_once(period: int, channels: int, dtype: torch.dtype) -> int:
@@ -119,14 +139,14 @@ def _images_at_once(period: int, channels: int, dtype: torch.dtype) -> int:
 def _filter_spectra(filters: Float[Tensor, "k c 3 3"], period: int, dtype: torch.dtype) -> Float[Tensor, "p 2*c 2*k"]:
     """What each pair of coefficients of the input is multiplied with, in the filters' precision and then rounded."""
     num_filters, channels = filters.shape[:2]
-    shifts = _shifts(period).to(filters.device, filters.dtype)
-    with torch.autocast(filters.device.type, enabled=False):
+    shifts = _shifts(period).to(filters.dtype)
+    with torch.autocast("cpu", enabled=False):
         spectra = shifts @ filters.permute(2, 3, 1, 0).reshape(9, channels * num_filters)
     spectra = spectra.view(-1, 2, 2, channels, num_filters).to(dtype)
     return spectra.transpose(2, 3).reshape(-1, 2 * channels, 2 * num_filters)
 
 
-class Transform(NamedTuple):
+class _Transform(NamedTuple):
     """Matrices of the Fourier transform of maps of h x w pixels, for a period of L in both directions."""
 
     rows: Tensor
@@ -141,12 +161,12 @@ class Transform(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def _transform(period: int, height: int, width: int, dtype: torch.dtype) -> Transform:
+def _transform(period: int, height: int, width: int, dtype: torch.dtype) -> _Transform:
     rows, columns = _bases(period)
     dense = _dense(rows, columns)
     columns = columns.view(period // 2, 2 * period, 2, period)[..., :width].flatten(2)
     dense = dense.view(-1, period, period)[:, :height, :width].flatten(1)
-    return Transform(*(part.to(dtype).contiguous() for part in (rows[:, :height], columns, dense)))
+    return _Transform(*(part.to(dtype).contiguous() for part in (rows[:, :height], columns, dense)))
 
 
 @functools.lru_cache(maxsize=64)

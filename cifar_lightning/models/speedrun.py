@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cifar_lightning.models.fourier import MIN_BATCH, MIN_CHANNELS, fourier_conv2d
+from cifar_lightning.models.fourier import fourier_conv2d, is_faster
 
 
 class SpeedrunNet(nn.Module):
@@ -36,8 +36,8 @@ class SpeedrunNet(nn.Module):
             1 / ``widths[2]``.
         logit_scale: Factor on the logits, in (0, 1].
         bn_momentum: Weight of the newest batch in batch norm's running statistics, in (0, 1].
-        fourier: Whether convolutions of many maps on a CPU are computed in the Fourier domain: the same but for
-            rounding, in about half of their time.
+        fourier: Whether 3x3 convolutions are computed in the Fourier domain where that is faster, which is for many
+            maps on a CPU, not compiled: the same but for rounding, in about half of their time.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -174,25 +174,25 @@ class ConvGroup(nn.Module):
         return features
 
     def _first_conv(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n width h2 w2"]:
-        """Without the last row and column of its output where pooling would drop them.
+        """The first convolution, without the last row and column of its output where pooling would drop them.
 
         Of the 94 % network's FLOPs they are 11 % for images of 32x32.
         """
         height, width = features.shape[2:]
-        return self._conv(0, features, size=(height - height % 2, width - width % 2))
+        return self._conv(0, features, drop=(height % 2, width % 2))
 
     def _conv(
-        self, index: int, features: Float[Tensor, "n c h w"], *, size: tuple[int, int] | None = None
+        self, index: int, features: Float[Tensor, "n c h w"], *, drop: tuple[int, int] = (0, 0)
     ) -> Float[Tensor, "n width h2 w2"]:
+        """One of the convolutions, without the last ``drop`` rows and columns of its output, 0 or 1 each."""
         conv = self.convs[index]
         assert isinstance(conv, nn.Conv2d)
-        height, width = features.shape[2:]
-        size = size or (height, width)
-        if self.fourier and features.is_cpu and len(features) >= MIN_BATCH and conv.in_channels >= MIN_CHANNELS:
-            return fourier_conv2d(features, conv.weight, size)
-        if size == (height, width):  # a border that the convolution adds by itself costs it no products
+        (height, width), (rows, columns) = features.shape[2:], drop
+        if self.fourier and is_faster(features):
+            return fourier_conv2d(features, conv.weight, (height - rows, width - columns))
+        if not (rows or columns):  # a border that the convolution adds by itself costs it no products
             return conv(features)
-        return F.conv2d(F.pad(features, (1, 1 - width + size[1], 1, 1 - height + size[0])), conv.weight)
+        return F.conv2d(F.pad(features, (1, 1 - columns, 1, 1 - rows)), conv.weight)
 
 
 def whitening_filters(images: Float[Tensor, "n c h w"], *, eps: float = 5e-4) -> Float[Tensor, "4*c c 2 2"]:
