@@ -3,6 +3,7 @@
 One contender per process, one JSON line each:
 
     python benchmarks/contenders.py bare_tutorial --epochs 1
+    python benchmarks/contenders.py bare_speedrun_gpu --accelerator gpu --compile max-autotune
 
 The clock starts after the imports and stops after the test images; ``train_seconds`` is the training alone.
 """
@@ -14,22 +15,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 import torchvision.transforms as T
-from hydra.utils import get_class
-from torch import Tensor, nn
+from harness import Figures, Options, arguments, compose, epochs, figures, tensors
+from speedrun_loop import bare_speedrun
+from torch import nn
 from torch.utils.data import DataLoader
 
-from cifar_lightning.data.sources import to_arrays
 from cifar_lightning.devices import fast_precision, keep_freed_memory
 from cifar_lightning.models import build
-from cifar_lightning.models.speedrun import ConvGroup, SpeedrunNet
-
-Options = argparse.Namespace
-Figures = dict[str, Any]
 
 
 def tutorial_loop(options: Options) -> Figures:
@@ -75,14 +71,14 @@ def tutorial_loop(options: Options) -> Figures:
             for target, pred in zip(targets, preds, strict=True):
                 class_correct[splits[1].classes[target]] += int(target == pred)
                 class_total[splits[1].classes[target]] += 1
-    return _figures(num_steps, 4, train_seconds, time.perf_counter() - started, correct / total)
+    return figures(num_steps, 4, train_seconds, time.perf_counter() - started, correct / total)
 
 
 def bare_tutorial(options: Options) -> Figures:
     """The tutorial's recipe over uint8 tensors in memory, with fused SGD and nothing else: the floor."""
     started = time.perf_counter()
     torch.set_num_threads(1)  # as train(cfg) does for steps as small as these
-    images, targets = _tensors(options, train=True)
+    images, targets = tensors(options, train=True)
     net = build("tutorial", num_classes=10, in_channels=3)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9, fused=True)
 
@@ -96,11 +92,11 @@ def bare_tutorial(options: Options) -> Figures:
             num_steps += 1
     train_seconds = time.perf_counter() - train_started
 
-    images, targets = _tensors(options, train=False)
+    images, targets = tensors(options, train=False)
     with torch.no_grad():
         preds = torch.cat([net(part.float().div_(127.5).sub_(1)).argmax(1) for part in images.split(500)])
     acc = (preds == targets).double().mean().item()
-    return _figures(num_steps, 4, train_seconds, time.perf_counter() - started, acc)
+    return figures(num_steps, 4, train_seconds, time.perf_counter() - started, acc)
 
 
 def bare_resnet18(
@@ -119,9 +115,9 @@ def bare_resnet18(
 
     if keeps_memory:
         keep_freed_memory()
-    config = resolved(_config(options, "experiment=resnet18"))
+    config = resolved(compose(options, "experiment=resnet18"))
     batch_size = config["data"]["batch_size"]
-    images, targets = _tensors(options, train=True)
+    images, targets = tensors(options, train=True)
     net = build("resnet18", num_classes=10, in_channels=3).to(memory_format=layout)
     optimizer = build_partial(config["optimizer"], "optimizer")(net)
 
@@ -137,82 +133,7 @@ def bare_resnet18(
     started = time.perf_counter()
     steps(options.steps)
     seconds = time.perf_counter() - started
-    return _figures(options.steps, batch_size, seconds, seconds, None) | {"precision": precision}
-
-
-class PublishedGroup(ConvGroup):
-    """With those rows and columns of the first convolution's output that pooling drops."""
-
-    def _first_conv(self, features: Tensor) -> Tensor:
-        return self.convs[0](features)
-
-
-def bare_speedrun(
-    options: Options, *, experiment: str, as_published: bool = False, keeps_memory: bool = True
-) -> Figures:
-    """The steps and the test-time augmentation of a speedrun, without log, checkpoint or Trainer.
-
-    Args:
-        options: Those of the command line.
-        experiment: Where the recipe is from.
-        as_published: With the published network's groups, which compute what pooling drops.
-        keeps_memory: As ``train(cfg)`` does; a plain loop does not.
-    """
-    from cifar_lightning.building import resolved
-    from cifar_lightning.classifier import ImageClassifier
-    from cifar_lightning.config import build as build_object
-    from cifar_lightning.config import build_partial
-    from cifar_lightning.data import Batches
-    from cifar_lightning.evaluation import augmented_logits
-    from cifar_lightning.training import NUM_INIT_IMAGES
-
-    if keeps_memory:
-        keep_freed_memory()
-    config = resolved(_config(options, f"experiment={experiment}", *_epochs(options)))
-    started = time.perf_counter()
-    train_arrays, test_arrays = (to_arrays(options.dataset(root=options.root, train=train)) for train in (True, False))
-    augment = build_object(config["augment"], "augment")
-    index = torch.arange(len(train_arrays.targets))
-    batches = Batches(train_arrays, index, batch_size=config["data"]["batch_size"], seed=0, augment=augment)
-    net = build(**config["model"], num_classes=10, in_channels=3)
-    assert isinstance(net, SpeedrunNet)
-    if as_published:
-        for conv_group in net.groups:
-            conv_group.__class__ = PublishedGroup
-    make_optimizer = build_partial(config["optimizer"], "optimizer")
-    classifier = ImageClassifier(net, **config["normalize"], optimizer=make_optimizer, freeze=dict(config["freeze"]))
-    optimizer = classifier.build_optimizer()
-    schedule = build_object(config["schedule"], "schedule")
-    num_epochs, rates = config["trainer"]["max_epochs"], [group["lr"] for group in optimizer.param_groups]
-    precise = config["trainer"]["precision"] == "32-true"
-
-    net.init_from_data(classifier.normalized(train_arrays.images[:NUM_INIT_IMAGES]))
-    train_started = time.perf_counter()
-    num_steps = 0
-    for epoch in range(num_epochs):
-        batches.sampler.set_epoch(epoch)
-        for parameter in classifier.ended(optimizer.param_groups, epoch / num_epochs):
-            parameter.requires_grad_(False).grad = None
-        for images, targets in batches:
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                progress = num_steps / (num_epochs * len(batches)) / group.get("end_fraction", 1)
-                group["lr"] = rate * schedule(progress) if progress < 1 else 0.0
-            optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=not precise):
-                logits = classifier(images)
-            F.cross_entropy(logits.float(), targets, label_smoothing=config["label_smoothing"]).backward()
-            optimizer.step()
-            num_steps += 1
-    train_seconds = time.perf_counter() - train_started
-
-    classifier.eval()
-    with torch.autocast("cpu", torch.bfloat16, enabled=not precise):
-        parts = test_arrays.images.split(500)
-        logits = [augmented_logits(classifier, images, level=config["tta"])[1] for images in parts]
-    acc = (torch.cat(logits).argmax(1) == test_arrays.targets).double().mean().item()
-    seconds = time.perf_counter() - started
-    figures = _figures(num_steps, batches.batch_size, train_seconds, seconds, acc)
-    return figures | {"precision": config["trainer"]["precision"]}
+    return figures(options.steps, batch_size, seconds, seconds, None) | {"precision": precision}
 
 
 def project(options: Options, *overrides: str) -> Figures:
@@ -220,16 +141,16 @@ def project(options: Options, *overrides: str) -> Figures:
     from cifar_lightning.training import train
 
     with tempfile.TemporaryDirectory() as folder:
-        metrics = train(_config(options, *overrides, f"output_dir={folder}/run"))
+        metrics = train(compose(options, *overrides, f"output_dir={folder}/run"))
     batch_size = round(metrics["images_per_second"] * metrics["train_seconds"] / metrics["steps"])
     acc = metrics.get("test/acc_tta", metrics.get("test/acc"))
-    found = _figures(metrics["steps"], batch_size, metrics["train_seconds"], metrics["seconds"], acc)
-    return found | {"precision": metrics["precision"]}
+    found = figures(metrics["steps"], batch_size, metrics["train_seconds"], metrics["seconds"], acc)
+    return found | {name: metrics[name] for name in ("warm_seconds", "precision")}
 
 
 def project_tutorial(options: Options) -> Figures:
     """``python train.py``."""
-    return project(options, *_epochs(options))
+    return project(options, *epochs(options))
 
 
 def project_resnet18(options: Options) -> Figures:
@@ -238,33 +159,12 @@ def project_resnet18(options: Options) -> Figures:
     return project(options, "experiment=resnet18", "augment.early_sizes=[]", "freeze=[]", *limits)
 
 
-def project_speedrun(options: Options) -> Figures:
-    """``python train.py experiment=speedrun``."""
-    return project(options, "experiment=speedrun", *_epochs(options))
+def project_speedrun(options: Options, *, experiment: str) -> Figures:
+    """``python train.py experiment=speedrun``, or another speedrun."""
+    return project(options, f"experiment={experiment}", f"compile={options.compile}", *epochs(options))
 
 
-def _config(options: Options, *overrides: str) -> Any:
-    import hydra
-
-    from cifar_lightning.config import CONF, register
-
-    register()
-    target = f"{options.dataset.__module__}.{options.dataset.__qualname__}"
-    given = [f"data.root={options.root}", f"data.dataset._target_={target}", "trainer.accelerator=cpu"]
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("train", [*given, *overrides])
-
-
-def _epochs(options: Options) -> list[str]:
-    return [] if options.epochs is None else [f"trainer.max_epochs={options.epochs}"]
-
-
-def _tensors(options: Options, *, train: bool) -> tuple[Tensor, Tensor]:
-    arrays = to_arrays(options.dataset(root=options.root, train=train))
-    return arrays.images, arrays.targets
-
-
-def _endless(num_images: int, batch_size: int, num_steps: int) -> Iterator[Tensor]:
+def _endless(num_images: int, batch_size: int, num_steps: int) -> Iterator[torch.Tensor]:
     done = 0
     while True:
         for chosen in torch.randperm(num_images).split(batch_size):
@@ -272,16 +172,6 @@ def _endless(num_images: int, batch_size: int, num_steps: int) -> Iterator[Tenso
                 return
             yield chosen
             done += 1
-
-
-def _figures(num_steps: int, batch_size: int, train_seconds: float, seconds: float, acc: float | None) -> Figures:
-    return {
-        "ms_per_step": 1000 * train_seconds / num_steps,
-        "images_per_second": num_steps * batch_size / train_seconds,
-        "train_seconds": train_seconds,
-        "seconds": seconds,
-        "acc": acc,
-    }
 
 
 CONTENDERS: dict[str, Callable[[Options], Figures]] = {
@@ -294,20 +184,10 @@ CONTENDERS: dict[str, Callable[[Options], Figures]] = {
     "reference_speedrun": partial(bare_speedrun, experiment="speedrun_gpu", as_published=True, keeps_memory=False),
     "reference_speedrun_kept": partial(bare_speedrun, experiment="speedrun_gpu", as_published=True),
     "bare_speedrun": partial(bare_speedrun, experiment="speedrun"),
-    "project_speedrun": project_speedrun,
+    "project_speedrun": partial(project_speedrun, experiment="speedrun"),
+    "bare_speedrun_gpu": partial(bare_speedrun, experiment="speedrun_gpu"),
+    "project_speedrun_gpu": partial(project_speedrun, experiment="speedrun_gpu"),
 }
-
-
-def arguments() -> argparse.ArgumentParser:
-    """Options that all contenders share."""
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument(
-        "--dataset", type=get_class, default="torchvision.datasets.CIFAR10", help="class of the data set"
-    )
-    parser.add_argument("--root", default="data", help="folder of the data, which must be there")
-    parser.add_argument("--epochs", type=int, help="the recipe's own number by default")
-    parser.add_argument("--steps", type=int, default=20, help="of ResNet-18")
-    return parser
 
 
 def main() -> None:
@@ -316,9 +196,9 @@ def main() -> None:
     parser.add_argument("contender", choices=CONTENDERS)
     options = parser.parse_args()
     torch.manual_seed(0)
-    figures = CONTENDERS[options.contender](options)
+    found = CONTENDERS[options.contender](options)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
-    print(json.dumps({"contender": options.contender, **figures, "peak_gib": peak}))
+    print(json.dumps({"contender": options.contender, **found, "peak_gib": peak}))
 
 
 if __name__ == "__main__":

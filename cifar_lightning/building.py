@@ -68,13 +68,20 @@ def build_full_trainer(config: dict[str, Any], curves: TrainingCurves) -> L.Trai
     for name, node in (config["callbacks"] or {}).items():
         if node is not None:
             callbacks.append(build(node, f"callbacks.{name}"))
-    every_minutes: Any = config["checkpoint"]["every_minutes"] if isinstance(config["checkpoint"], dict) else None
-    if not fits(every_minutes, float):
-        raise UserError(f"checkpoint.every_minutes must be a finite number, got {every_minutes!r}")
-    with blame("checkpoint", config["checkpoint"]):
-        callbacks.append(RunCheckpoints(Path(config["output_dir"]) / "checkpoints", every_minutes=every_minutes))
+    callbacks.append(_build_checkpoints(config))
     loggers = [build(node, f"logger.{name}") for name, node in (config["logger"] or {}).items() if node is not None]
     return build_trainer(config, callbacks=callbacks, logger=loggers)
+
+
+def _build_checkpoints(config: dict[str, Any]) -> RunCheckpoints:
+    node: Any = config["checkpoint"] if isinstance(config["checkpoint"], dict) else {}
+    if not fits(every_minutes := node.get("every_minutes"), float):
+        raise UserError(f"checkpoint.every_minutes must be a finite number, got {every_minutes!r}")
+    if not fits(every_epoch := node.get("every_epoch"), bool):
+        raise UserError(f"checkpoint.every_epoch must be true or false, got {every_epoch!r}")
+    with blame("checkpoint", config["checkpoint"]):
+        folder = Path(config["output_dir"]) / "checkpoints"
+        return RunCheckpoints(folder, every_minutes=every_minutes, every_epoch=every_epoch)
 
 
 def build_data(config: dict[str, Any]) -> CIFAR10DataModule:

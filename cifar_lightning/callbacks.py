@@ -24,25 +24,29 @@ class TrainingCurves(Callback):
 
     ``epoch`` holds the means of the epoch that has just ended, and ``seconds`` the time spent in training steps and
     what surrounds them, validation not included. ``seconds_to`` holds those until a validation first reached each of
-    the ``MILESTONES``, and ``tested_at`` what ``time.perf_counter`` said after the last test image.
+    the ``MILESTONES``. ``began_at`` and ``tested_at`` are what ``time.perf_counter`` said before the first step and
+    after the last test image.
     """
 
     def __init__(self) -> None:
         self.epoch: dict[str, float] = {}
         self.seconds = 0.0
         self.seconds_to: dict[float, float | None] = dict.fromkeys(MILESTONES)
+        self.began_at = 0.0
         self.tested_at = 0.0
         self.num_images = 0
         self._epoch_sums = (0, 0.0, 0)
         self._epoch_seconds = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._since = time.perf_counter()  # a run resumed within an epoch has no start of it
+        self.began_at = self._since = time.perf_counter()  # a run resumed within an epoch has no start of it
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch_sums = (0, 0.0, 0)
         self._epoch_seconds = 0.0
         self._since = time.perf_counter()
+        if trainer.global_step == 0:  # other callbacks have begun by now, and drawn their pictures
+            self.began_at = self._since
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]

@@ -104,17 +104,17 @@ def _epochs(trainer: L.Trainer) -> int:
     return trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
 
 
-def clocks(curves: TrainingCurves, *, started: float, set_up: float) -> dict[str, float | None]:
+def clocks(curves: TrainingCurves, *, started: float, set_from_data: float) -> dict[str, float | None]:
     """Seconds as the speedruns count them and as a user feels them.
 
     Args:
         curves: Which saw the last test image.
         started: What ``time.perf_counter`` said when ``train`` was called.
-        set_up: And when all was ready to train.
+        set_from_data: Seconds of setting the network from data.
     """
     now = time.perf_counter()
     return {
-        "warm_seconds": curves.tested_at - set_up,
+        "warm_seconds": set_from_data + curves.tested_at - curves.began_at,
         "seconds": now - started,
         "process_seconds": None if is_sweep() else now - STARTED,  # the jobs of a sweep share a process
     }

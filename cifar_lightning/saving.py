@@ -123,23 +123,26 @@ class DurableIO(CheckpointIO):
 class RunCheckpoints(Checkpoint):
     """Keeps ``last.ckpt``, from which the run can be resumed, and with a validation split ``best.ckpt`` by ``val/acc``.
 
-    ``last.ckpt`` is written at the end of each epoch, every few minutes within one, and when a signal asks the run to
-    stop. Its place is always one that training goes on from bit for bit: where gradients are being accumulated, a
-    validation is due or the epoch is over, saving waits for the step or the epoch's end after it.
+    ``last.ckpt`` is written at the end of each epoch, or of the last one, every few minutes within one, and when a
+    signal asks the run to stop. Its place is always one that training goes on from bit for bit: where gradients are
+    being accumulated, a validation is due or the epoch is over, saving waits for the step or the epoch's end after it.
 
     Args:
         folder: Where the files go.
         every_minutes: Minutes between two saves within an epoch, at least 0; 0 saves after each step.
+        every_epoch: Whether each epoch ends with a save, or only the last one: where an epoch takes a fraction of a
+            second, bringing a checkpoint to the disk takes as long.
 
     Raises:
         ValueError: If ``every_minutes`` is below 0.
     """
 
-    def __init__(self, folder: Path, *, every_minutes: float) -> None:
+    def __init__(self, folder: Path, *, every_minutes: float, every_epoch: bool = True) -> None:
         if every_minutes < 0:
             raise ValueError(f"every_minutes must be at least 0, got {every_minutes}")
         self.folder = folder
         self.every_seconds = 60 * every_minutes
+        self.every_epoch = every_epoch
         self._best: float | None = None
         self._saved_at = 0.0
 
@@ -158,8 +161,7 @@ class RunCheckpoints(Checkpoint):
         self._saved_at = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        is_due = time.monotonic() - self._saved_at >= self.every_seconds
-        if (is_due or signals.requested is not None) and _can_resume_here(trainer):
+        if self._is_due() and _can_resume_here(trainer):
             self._save(trainer, pl_module)
             signals.stop_if_requested()
 
@@ -178,8 +180,9 @@ class RunCheckpoints(Checkpoint):
             trainer.save_checkpoint(self.folder / "best.ckpt")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._save(trainer, pl_module)
-        signals.stop_if_requested()
+        if self.every_epoch or self._is_due() or _is_last_epoch(trainer):
+            self._save(trainer, pl_module)
+            signals.stop_if_requested()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         signals.deferred = False
@@ -191,6 +194,9 @@ class RunCheckpoints(Checkpoint):
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         signals.install()
 
+    def _is_due(self) -> bool:
+        return signals.requested is not None or time.monotonic() - self._saved_at >= self.every_seconds
+
     def _save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
         pl_module.check_finite()
@@ -201,6 +207,13 @@ class RunCheckpoints(Checkpoint):
             raise RunError(f"the curves cannot be written: {one_line(error)}") from error
         trainer.save_checkpoint(self.folder / "last.ckpt")
         self._saved_at = time.monotonic()
+
+
+def _is_last_epoch(trainer: L.Trainer) -> bool:
+    """Whether training is over with the epoch that ends here."""
+    epochs_are_done = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
+    steps_are_done = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+    return trainer.should_stop or epochs_are_done or steps_are_done
 
 
 def _can_resume_here(trainer: L.Trainer) -> bool:

@@ -133,14 +133,16 @@ def _train(cfg: DictConfig, config: dict[str, Any], *, started: float) -> dict[s
         announce(config, data, classifier, trainer, flops)
         if config["compile"]:
             warm_up(classifier, trainer, data, shapes)
-        set_up = time.perf_counter()
-        ckpt_path = output_dir / LAST if before is not None else None
+        for split in ("train", "test"):
+            data.placed(split, trainer.strategy.root_device)
+        ckpt_path, set_up = output_dir / LAST if before is not None else None, time.perf_counter()
         if ckpt_path is None:
             _set_from_data(classifier, data)
+        set_from_data = time.perf_counter() - set_up
         _fit_and_test(trainer, classifier, data, has_val=has_val, tta=config["tta"], ckpt_path=ckpt_path)
         metrics = final_metrics(config, data, classifier, trainer, curves) | {
             "flops_per_image": flops,
-            **clocks(curves, started=started, set_up=set_up),
+            **clocks(curves, started=started, set_from_data=set_from_data),
         }
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoard):
@@ -151,8 +153,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], *, started: float) -> dict[s
 
 def _set_from_data(classifier: ImageClassifier, data: CIFAR10DataModule) -> None:
     if hasattr(classifier.net, "init_from_data"):
-        images = data.arrays("train").images[data.index["train"][:NUM_INIT_IMAGES]]
-        images = images.to(classifier.device)  # where compiling has taken it
+        images = data.placed("train", classifier.device).images[data.index["train"][:NUM_INIT_IMAGES]]
         classifier.net.init_from_data(classifier.normalized(images))  # type: ignore[operator]
 
 

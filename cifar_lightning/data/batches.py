@@ -65,10 +65,9 @@ class Batches:
     follows from seed and epoch, so a resumed run goes on with the very batch that comes next.
 
     Args:
-        arrays: Images and targets.
+        arrays: Images and targets, on the device where batches are wanted.
         index: Indices of the images that take part.
         batch_size: Images per batch.
-        device: Where images and targets are held.
         seed: Seed of order and augmentation; None for the order of ``index``.
         augment: Changes each batch of images; its random numbers come from (seed, epoch, batch) alone.
     """
@@ -81,12 +80,10 @@ class Batches:
         index: Int64[Tensor, " n"],
         *,
         batch_size: int,
-        device: torch.device | str = "cpu",
         seed: int | None = None,
         augment: Augment | None = None,
     ) -> None:
-        self.images = arrays.images.to(device)
-        self.targets = arrays.targets.to(device)
+        self.images, self.targets = arrays.images, arrays.targets
         self.sampler = EpochSampler(index, seed=seed)
         self.batch_size = batch_size
         self.augment = augment

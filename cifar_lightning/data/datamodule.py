@@ -108,6 +108,7 @@ class CIFAR10DataModule(L.LightningDataModule):
         self.seed = seed
         self.augment = augment
         self._arrays: dict[bool, Arrays] = {}
+        self._placed: dict[tuple[bool, torch.device], Arrays] = {}
         self._num_val = 0  # that the data set brings itself
         self.index: dict[str, Tensor] = {}
 
@@ -156,6 +157,13 @@ class CIFAR10DataModule(L.LightningDataModule):
         """Images and targets that ``index[split]`` points into."""
         return self._arrays[split != "test"]
 
+    def placed(self, split: str, device: torch.device | str) -> Arrays:
+        """``arrays(split)`` on a device, copied there once and held there."""
+        key = split != "test", torch.device(device)
+        if key not in self._placed:
+            self._placed[key] = self.arrays(split).to(device)
+        return self._placed[key]
+
     def targets(self, split: str) -> Int64[Tensor, " n"]:
         """Targets of a split's images, in the order of ``eval_batches(split)``."""
         return self.arrays(split).targets[self.index[split]]
@@ -172,15 +180,14 @@ class CIFAR10DataModule(L.LightningDataModule):
 
     def eval_batches(self, split: str, device: torch.device | str = "cpu") -> Batches:
         """A split's images as they are, in the data set's order."""
-        return Batches(self.arrays(split), self.index[split], batch_size=self.eval_batch_size, device=device)
+        return Batches(self.placed(split, device), self.index[split], batch_size=self.eval_batch_size)
 
     def train_batches(self, device: torch.device | str = "cpu", *, shuffle: bool = True) -> Batches:
         """The training images, augmented, and shuffled if so wished."""
         return Batches(
-            self.arrays("train"),
+            self.placed("train", device),
             self.index["train"],
             batch_size=self.batch_size,
-            device=device,
             seed=self.seed if shuffle else None,
             augment=self.augment,
         )

@@ -23,6 +23,10 @@ class Arrays:
     targets: Int64[Tensor, " n"]
     classes: tuple[str, ...]
 
+    def to(self, device: torch.device | str) -> "Arrays":
+        """The same on a device."""
+        return Arrays(self.images.to(device), self.targets.to(device), self.classes)
+
 
 def to_arrays(dataset: Any) -> Arrays:
     """Arrays of a data set in torchvision's form.

@@ -1,0 +1,152 @@
+"""A speedrun as a bare loop: its whitening, steps and test-time augmentation, without log, checkpoint or Trainer."""
+
+import time
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from harness import Figures, Options, compose, epochs, figures
+from torch import Tensor
+
+from cifar_lightning.building import resolved
+from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.compilation import compile_in_place
+from cifar_lightning.config import build, build_partial
+from cifar_lightning.data import Batches
+from cifar_lightning.data.sources import Arrays, to_arrays
+from cifar_lightning.devices import keep_freed_memory
+from cifar_lightning.evaluation import augmented_logits
+from cifar_lightning.models import build as build_net
+from cifar_lightning.models.speedrun import ConvGroup, SpeedrunNet
+from cifar_lightning.training import NUM_INIT_IMAGES
+
+
+class PublishedGroup(ConvGroup):
+    """With those rows and columns of the first convolution's output that pooling drops."""
+
+    def _first_conv(self, features: Tensor) -> Tensor:
+        return self.convs[0](features)
+
+
+def bare_speedrun(
+    options: Options, *, experiment: str, as_published: bool = False, keeps_memory: bool = True
+) -> Figures:
+    """The loop of a recipe.
+
+    On a GPU it is run twice, and the second time counts: kernels are compiled and chosen in the first. What the
+    ``warm_seconds`` hold is what the records' do: whitening, training and test-time augmentation.
+
+    Args:
+        options: Those of the command line.
+        experiment: Where the recipe is from.
+        as_published: With the published network's groups, which compute what pooling drops.
+        keeps_memory: As ``train(cfg)`` does on a CPU; a plain loop does not.
+    """
+    device = torch.device("cpu" if options.accelerator == "cpu" else "cuda")
+    if keeps_memory and device.type == "cpu":
+        keep_freed_memory()
+    config = resolved(compose(options, f"experiment={experiment}", f"compile={options.compile}", *epochs(options)))
+    torch.backends.cudnn.benchmark = bool(config["trainer"]["benchmark"])
+    started = time.perf_counter()
+    loop = SpeedrunLoop(config, *_arrays(options, device), as_published=as_published)
+    if device.type == "cuda":
+        loop.run()
+        loop.start_over()
+    train_seconds, warm_seconds, acc = loop.run()
+    seconds = time.perf_counter() - started
+    found = figures(loop.num_steps, loop.batches.batch_size, train_seconds, seconds, acc)
+    return found | {"warm_seconds": warm_seconds, "precision": config["trainer"]["precision"]}
+
+
+def _arrays(options: Options, device: torch.device) -> tuple[Arrays, Arrays]:
+    train, test = (to_arrays(options.dataset(root=options.root, train=train)) for train in (True, False))
+    return train.to(device), test.to(device)
+
+
+class SpeedrunLoop:
+    """A recipe and what it is run on.
+
+    Args:
+        config: Of an experiment, resolved.
+        train: Training images, on the device.
+        test: Test images, likewise.
+        as_published: See ``bare_speedrun``.
+    """
+
+    def __init__(self, config: dict[str, Any], train: Arrays, test: Arrays, *, as_published: bool) -> None:
+        self.config, self.train, self.test = config, train, test
+        self.device = train.images.device
+        self.batches = Batches(
+            train,
+            torch.arange(len(train.targets)),
+            batch_size=config["data"]["batch_size"],
+            seed=0,
+            augment=build(config["augment"], "augment"),
+        )
+        net = build_net(**config["model"], num_classes=10, in_channels=3)
+        assert isinstance(net, SpeedrunNet)
+        if as_published:
+            for conv_group in net.groups:
+                conv_group.__class__ = PublishedGroup
+        make_optimizer = build_partial(config["optimizer"], "optimizer")
+        self.classifier = ImageClassifier(
+            net, **config["normalize"], optimizer=make_optimizer, freeze=dict(config["freeze"])
+        ).to(self.device)
+        self.schedule = build(config["schedule"], "schedule")
+        self.num_epochs = config["trainer"]["max_epochs"]
+        self.num_steps = self.num_epochs * len(self.batches)
+        self.initial = {name: value.clone() for name, value in self.classifier.state_dict().items()}
+        self.trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        compile_in_place(net, config["compile"])
+
+    def start_over(self) -> None:
+        """Forget what was trained."""
+        self.classifier.train().load_state_dict(self.initial)
+        for parameter in self.trained:
+            parameter.requires_grad_(True).grad = None
+
+    def run(self) -> tuple[float, float, float]:
+        """Seconds of training, and with the whitening and the test besides, and accuracy with six views."""
+        self._wait()
+        started = time.perf_counter()
+        net = self.classifier.net
+        assert isinstance(net, SpeedrunNet)
+        net.init_from_data(self.classifier.normalized(self.train.images[:NUM_INIT_IMAGES]))
+        optimizer = self.classifier.build_optimizer()
+        train_started = time.perf_counter()
+        self._train(optimizer)
+        self._wait()
+        train_seconds = time.perf_counter() - train_started
+        acc = self._test()
+        return train_seconds, time.perf_counter() - started, acc
+
+    def _train(self, optimizer: torch.optim.Optimizer) -> None:
+        rates, step = [group["lr"] for group in optimizer.param_groups], 0
+        for epoch in range(self.num_epochs):
+            self.batches.sampler.set_epoch(epoch)
+            for parameter in self.classifier.ended(optimizer.param_groups, epoch / self.num_epochs):
+                parameter.requires_grad_(False).grad = None
+            for images, targets in self.batches:
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    progress = step / self.num_steps / group.get("end_fraction", 1)
+                    group["lr"] = rate * self.schedule(progress) if progress < 1 else 0.0
+                optimizer.zero_grad()
+                logits = self._classify(images).float()
+                F.cross_entropy(logits, targets, label_smoothing=self.config["label_smoothing"]).backward()
+                optimizer.step()
+                step += 1
+
+    def _test(self) -> float:
+        self.classifier.eval()
+        parts = self.test.images.split(self.config["data"]["eval_batch_size"])
+        logits = [augmented_logits(self._classify, images, level=self.config["tta"])[1] for images in parts]
+        return (torch.cat(logits).argmax(1) == self.test.targets).double().mean().item()
+
+    def _classify(self, images: Tensor) -> Tensor:
+        is_mixed = self.config["trainer"]["precision"] == "bf16-mixed"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_mixed):
+            return self.classifier(images)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
