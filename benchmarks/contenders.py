@@ -190,15 +190,20 @@ CONTENDERS: dict[str, Callable[[Options], Figures]] = {
 }
 
 
+def run(contender: str, options: Options) -> Figures:
+    """Figures of a contender, with its name and the most memory that this process has held so far, in GiB."""
+    torch.manual_seed(0)
+    found = CONTENDERS[contender](options)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+    return {"contender": contender, **found, "peak_gib": peak}
+
+
 def main() -> None:
     """Run one contender and print its figures as JSON."""
     parser = argparse.ArgumentParser(parents=[arguments()], description=__doc__)
     parser.add_argument("contender", choices=CONTENDERS)
     options = parser.parse_args()
-    torch.manual_seed(0)
-    found = CONTENDERS[options.contender](options)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
-    print(json.dumps({"contender": options.contender, **found, "peak_gib": peak}))
+    print(json.dumps(run(options.contender, options)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""torch.compile for a network, with the compiling done before the clock starts."""
+"""torch.compile for a network; and what is compiled, chosen and loaded at first, done before the clock starts."""
 
 import itertools
 import math
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.data import CIFAR10DataModule
+from cifar_lightning.evaluation import augmented_logits
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """What ``compile=`` takes besides true and false: the modes of ``torch.compile``."""
@@ -32,21 +33,29 @@ Kind = tuple[torch.Size, int, list[nn.Parameter]]
 """Shape of the images, batch size, and the parameters at rest."""
 
 
-def warm_up(classifier: ImageClassifier, trainer: L.Trainer, data: CIFAR10DataModule, shapes: list[torch.Size]) -> None:
-    """Have everything compiled that a run calls, by steps of each kind; only the classifier's device may change.
+def warm_up(
+    classifier: ImageClassifier, trainer: L.Trainer, data: CIFAR10DataModule, shapes: list[torch.Size], *, tta: int
+) -> None:
+    """Have all done once that a run calls, by steps of each kind, and leave the classifier as it was.
+
+    That compiles what is to be compiled. And at the first call a GPU loads each kernel, and cuDNN tries its algorithms:
+    8 s of the record's speedrun, which then takes 2 s.
 
     Args:
-        classifier: With its network compiled in place.
+        classifier: On the device that trains, its network compiled in place or not.
         trainer: Which will train it.
         data: Which it will be trained on.
         shapes: Of the training images (C, H, W), by epoch.
+        tta: Level of test-time augmentation in the test.
     """
     device, precision = trainer.strategy.root_device, trainer.precision_plugin
     state = {name: value.clone() for name, value in classifier.state_dict().items()}
-    training, evaluation = _kinds(classifier, trainer, data, shapes)
+    optimizer = classifier.build_optimizer()
+    training, evaluation = _kinds(classifier, optimizer, trainer, data, shapes)
     config = torch._dynamo.config  # beyond its limit, kinds would quietly go uncompiled
     config.recompile_limit = max(config.recompile_limit, len(training) + len(evaluation))
-    precision.convert_module(classifier.to(device))
+    precision.convert_module(classifier)
+    next(iter(data.train_batches(device)))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for shape, batch_size, at_rest in training:
             with _resting(at_rest):
@@ -55,22 +64,27 @@ def warm_up(classifier: ImageClassifier, trainer: L.Trainer, data: CIFAR10DataMo
                         logits = classifier.train()(_blank(batch_size, shape, device)).float()
                         loss = classifier.loss(logits, logits.argmax(1))
                     loss.backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
         for shape, batch_size, at_rest in evaluation:
             # Lightning's inference mode, since compiled code is bound to it.
             with _resting(at_rest), precision.test_step_context(), _without_gradients(trainer):
                 for _ in range(_CALLS):
-                    classifier.eval()(_blank(batch_size, shape, device))
-    classifier.train().float().zero_grad()
+                    augmented_logits(classifier.eval(), _blank(batch_size, shape, device), level=tta)
+    classifier.train().float()
     classifier.load_state_dict(state)
 
 
 def _kinds(
-    classifier: ImageClassifier, trainer: L.Trainer, data: CIFAR10DataModule, shapes: list[torch.Size]
+    classifier: ImageClassifier,
+    optimizer: torch.optim.Optimizer,
+    trainer: L.Trainer,
+    data: CIFAR10DataModule,
+    shapes: list[torch.Size],
 ) -> tuple[list[Kind], list[Kind]]:
     """Each kind of training step and of evaluation step once."""
-    groups = classifier.build_optimizer().param_groups
     planned = zip(shapes, _progress(trainer, data), strict=False)  # in this order: a run may have no planned end
-    epochs = [(shape, classifier.ended(groups, progress)) for shape, progress in planned]
+    epochs = [(shape, classifier.ended(optimizer.param_groups, progress)) for shape, progress in planned]
     full = data.arrays("train").images.shape[1:]
     training = [
         (shape, batch_size, ended)

@@ -78,6 +78,24 @@ def refusals() -> Iterator[None]:
         raise UserError(f"trainer: {one_line(error)}") from error
 
 
+@contextmanager
+def staying_on_device(trainer: L.Trainer) -> Iterator[None]:
+    """Have Lightning leave the network on its device meanwhile, for the test that follows.
+
+    At the end of fit it would go to the CPU and come back to another place in memory, where CUDA graphs are recorded
+    anew.
+    """
+    strategy, teardown = trainer.strategy, trainer.strategy.teardown
+    strategy.teardown = lambda: None  # type: ignore[method-assign]
+    try:
+        yield
+    except BaseException:
+        teardown()
+        raise
+    finally:
+        del strategy.teardown
+
+
 def check_length(trainer: L.Trainer, *, planned_by: str | None) -> None:
     """Refuse a run without a step, and one without an end where the key ``planned_by`` needs to know it."""
     if 0 in (trainer.max_epochs, trainer.max_steps, trainer.limit_train_batches):

@@ -36,7 +36,7 @@ from cifar_lightning.records import relative, write_metrics
 from cifar_lightning.reporting import announce, clocks, final_metrics, hyper_parameters, report
 from cifar_lightning.runs import CONFIG, LAST, claimed, finished_metrics, record, refuse_changes, refuse_used
 from cifar_lightning.stopping import Stopped
-from cifar_lightning.trainer import check_length, check_limits, refusals
+from cifar_lightning.trainer import check_length, check_limits, refusals, staying_on_device
 
 log = logging.getLogger(__name__)
 
@@ -131,10 +131,13 @@ def _train(cfg: DictConfig, config: dict[str, Any], *, started: float) -> dict[s
         logger.log_hyperparams(hyper_parameters(config))
     with threads(config["num_threads"]):
         announce(config, data, classifier, trainer, flops)
-        if config["compile"]:
-            warm_up(classifier, trainer, data, shapes)
+        device = trainer.strategy.root_device
         for split in ("train", "test"):
-            data.placed(split, trainer.strategy.root_device)
+            data.placed(split, device)
+        classifier.to(device)
+        if config["compile"] or device.type == "cuda":
+            _set_from_data(classifier, data)  # which is done again, once libraries have been loaded
+            warm_up(classifier, trainer, data, shapes, tta=config["tta"])
         ckpt_path, set_up = output_dir / LAST if before is not None else None, time.perf_counter()
         if ckpt_path is None:
             _set_from_data(classifier, data)
@@ -206,7 +209,7 @@ def _fit_and_test(
     ckpt_path: Path | None,
 ) -> None:
     try:
-        with refusals():
+        with refusals(), staying_on_device(trainer):
             trainer.fit(classifier, data, ckpt_path=ckpt_path, weights_only=True)
     except NonFiniteLoss as error:
         raise RunError(str(error)) from error
@@ -218,6 +221,7 @@ def _fit_and_test(
         raise UserError("trainer: nothing was trained; max_time must leave a step to do")
     is_judged = "val" in classifier.evaluations and classifier.judged_at["val"] == trainer.global_step
     if has_val and not is_judged:  # training ended between validations, or before a kill
-        trainer.validate(classifier, data, verbose=False)
+        with staying_on_device(trainer):
+            trainer.validate(classifier, data, verbose=False)
     classifier.tta = tta  # not before: the validations of each epoch would take six times as long
     trainer.test(classifier, data, verbose=False)

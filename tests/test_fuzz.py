@@ -40,7 +40,7 @@ def attempt(command, monkeypatch):
         raise Reached
 
     monkeypatch.setattr(training, "_fit_and_test", reached)
-    monkeypatch.setattr(training, "warm_up", lambda *args: None)
+    monkeypatch.setattr(training, "warm_up", lambda *args, **options: None)
     monkeypatch.setattr(training, "compile_in_place", lambda *args: None)
     yield lambda *overrides: command("train.py", *overrides, tiny=True)
     torch.use_deterministic_algorithms(False)
