@@ -2,6 +2,7 @@
 
 import logging
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -44,7 +45,8 @@ def build_trainer(config: dict[str, Any], **objects: Any) -> L.Trainer:
         if node[key] is not None and node[key] < 1:
             raise UserError(f"trainer.{key} must be at least 1, got {node[key]}")
     try:
-        with refusals(), blame("trainer", node):
+        with refusals(), blame("trainer", node), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "GPU available but not used")  # as the config says
             trainer = factory(default_root_dir=config["output_dir"], plugins=_plugins(), **objects)
     except (UserError, RuntimeError) as error:
         if not re.search("accelerator|device|cuda|gpu", str(error), re.IGNORECASE):

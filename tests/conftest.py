@@ -8,6 +8,7 @@ import runpy
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -57,6 +58,29 @@ class TinyCIFAR10(CIFAR10):
         cls.test_list = [_write(folder / "test_batch", batch(20))]
         _, md5 = _write(folder / "batches.meta", {"label_names": CLASSES})
         cls.meta = {**cls.meta, "md5": md5}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests are of the CPU, also where there is a GPU, but for those that ``-m gpu`` asks for."""
+    if "gpu" not in config.getoption("markexpr"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests of a GPU where none is to be seen."""
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a GPU: python -m pytest -m gpu"))
+
+
+@contextmanager
+def no_synchronizing() -> Iterator[None]:
+    """Whatever waits for a GPU raises meanwhile."""
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@ from collections import Counter
 
 import pytest
 import torch
+from conftest import no_synchronizing
 
 from cifar_lightning.augment import (
     CropFlip,
@@ -274,15 +275,12 @@ def test_bad_flip_translate_cutout(arguments, message):
         FlipTranslateCutout(**arguments)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_augmentation_waits_for_no_gpu_and_coins_are_those_of_the_cpu(images):
     on_gpu, generator = images.cuda(), torch.Generator("cuda").manual_seed(0)
     augment = FlipTranslateCutout(cutout_size=3, mean=[0.1, 0.2, 0.3], early_sizes=[6, 6])
     augment(on_gpu, 0, generator)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_synchronizing():
         augment(on_gpu, 1, generator)
         flipped = alternating_flip(on_gpu, 1)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(flipped.cpu(), alternating_flip(images, 1))

@@ -6,6 +6,7 @@ from torch import nn
 from cifar_lightning import training
 from cifar_lightning.compilation import warm_up
 from cifar_lightning.config import UserError
+from cifar_lightning.models import build
 from cifar_lightning.training import train
 
 SPEEDRUN = ("experiment=speedrun", "model.widths=[8,8,8]", "trainer.max_epochs=3", "data.batch_size=25", "tta=1")
@@ -91,6 +92,45 @@ def test_warming_up_leaves_no_trace(small_speedrun, monkeypatch):
     states = [seen[when].pop("state") for when in ("before", "after")]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     assert seen["after"] == seen["before"]
+
+
+@pytest.mark.parametrize(
+    "accelerator", [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("gpu", marks=pytest.mark.gpu)]
+)
+@pytest.mark.filterwarnings("ignore")  # of compilers
+def test_compiled_in_bf16_it_trains_as_it_does_uncompiled(accelerator, compose, tiny_root, tmp_path, monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    dataset = (f"data.root={tiny_root}", "data.dataset._target_=conftest.TinyCIFAR10")
+    recipe = (*SPEEDRUN, *dataset, "callbacks=none", "logger=none", "trainer.precision=bf16-mixed")
+    plain, compiled = (
+        train(
+            compose(*recipe, f"trainer.accelerator={accelerator}", f"compile={mode}", f"output_dir={tmp_path / mode}")
+        )
+        for mode in ("false", "reduce-overhead")
+    )
+    assert compiled["train/loss"] == pytest.approx(plain["train/loss"], rel=0.01)
+    assert compiled["test/loss_tta"] == pytest.approx(plain["test/loss_tta"], rel=0.02)
+    torch._dynamo.reset()
+
+
+def test_the_maximum_of_a_map_is_not_looked_for_again_in_compiled_code(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    torch._dynamo.reset()
+    code, images = [], torch.randn(2, 3, 12, 12)
+
+    def backend(graph, inputs):
+        code.append(graph.code)
+        return graph.forward
+
+    net, compiled = (build("speedrun", num_classes=10, in_channels=3, widths=[8, 8, 8]).eval() for _ in range(2))
+    compiled.load_state_dict(net.state_dict())
+    compiled.compile(backend=backend, dynamic=False)
+    assert torch.equal(compiled(images), net(images))
+    assert len(code) == 1
+    assert "max_pool2d" in code[0]
+    assert "amax" not in code[0]
+    torch._dynamo.reset()
 
 
 def test_modes_are_torchs(small_speedrun, monkeypatch):

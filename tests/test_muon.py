@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from conftest import no_synchronizing
 from torch import nn
 
 from cifar_lightning import models
@@ -312,14 +313,11 @@ def test_bad_hyper_parameters(arguments, message):
         muon(TinyNet(), **{"lr": 0.1} | arguments)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_step_waits_for_no_gpu():
     net = TinyNet().cuda()
     optimizer = make_muon(net)
     images, targets = (tensor.cuda() for tensor in batches(1)[0])
     train(net, optimizer, [(images, targets)])
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_synchronizing():
         optimizer.step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

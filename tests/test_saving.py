@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from test_resume import last
 from test_runs import SMALL
 
@@ -216,6 +217,40 @@ def test_a_checkpoint_is_written_every_few_minutes_within_an_epoch(compose, tmp_
     monkeypatch.setattr("cifar_lightning.saving.time.monotonic", lambda: next(now))
     train(compose(*SMALL, "data.batch_size=5", "trainer.max_epochs=1", "checkpoint.every_minutes=3"))
     assert saved == [3, 6, 9, 12]  # saving reads the clock too; the last one is the epoch's end
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["trainer.max_epochs=3"], [18]),
+        (["trainer.max_epochs=null", "trainer.max_steps=6"], [6]),
+        (["trainer.max_epochs=2", "checkpoint.every_minutes=0"], list(range(1, 13))),
+        (["trainer.max_epochs=5", "+callbacks.stop._target_=test_saving.StopAfterTwoEpochs"], [12]),
+    ],
+)
+def test_not_each_epoch_need_end_with_a_checkpoint(overrides, expected, compose, monkeypatch):
+    saved = []
+    save = RunCheckpoints._save
+
+    def saving(self, trainer, pl_module):
+        save(self, trainer, pl_module)
+        saved.append(trainer.global_step)
+
+    monkeypatch.setattr(RunCheckpoints, "_save", saving)
+    train(compose(*SMALL, "checkpoint.every_epoch=false", *overrides))
+    assert saved == expected
+
+
+class StopAfterTwoEpochs(Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = trainer.current_epoch == 1
+
+
+@pytest.mark.parametrize("value", ["1", "often", "null"])
+def test_whether_each_epoch_ends_with_a_checkpoint_is_true_or_false(command, value):
+    outcome = command("train.py", *SMALL, f"checkpoint.every_epoch={value}", tiny=True)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: checkpoint.every_epoch must be true or false, got ")
 
 
 @pytest.mark.parametrize("value", ["-1", "nan", "often", "null"])

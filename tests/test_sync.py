@@ -1,10 +1,11 @@
 """Nothing in a speedrun's steps makes the host wait for the device, from the gather of a batch to the optimizer."""
 
+from contextlib import ExitStack
 from typing import Any
 
 import lightning as L
 import pytest
-import torch
+from conftest import no_synchronizing
 from lightning.pytorch.callbacks import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -30,32 +31,23 @@ class NoSync(Callback):
     entered = 0
 
     def __init__(self) -> None:
-        self.mode = NoReads()
+        self.modes = ExitStack()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if batch_idx == 1:
             NoSync.entered += 1
-            self.mode.__enter__()
-            self.set_debug_mode(pl_module, "error")
+            self.modes.enter_context(no_synchronizing() if pl_module.device.type == "cuda" else NoReads())
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.is_last_batch:
-            self.leave(pl_module)
+            self.modes.close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self.leave(pl_module)
-
-    def leave(self, pl_module: L.LightningModule) -> None:
-        self.set_debug_mode(pl_module, "default")
-        self.mode.__exit__(None, None, None)
-
-    def set_debug_mode(self, pl_module: L.LightningModule, mode: str) -> None:
-        if pl_module.device.type == "cuda":
-            torch.cuda.set_sync_debug_mode(mode)
+        self.modes.close()
 
 
 class Reads(Callback):
@@ -78,10 +70,7 @@ def small_run(compose: Any, tiny_root: Any, experiment: str, accelerator: str, *
     )
 
 
-gpu = pytest.param("gpu", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
-
-
-@pytest.mark.parametrize("accelerator", ["cpu", gpu])
+@pytest.mark.parametrize("accelerator", ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("experiment", ["speedrun", "speedrun_gpu", "speedrun96"])
 def test_steps_do_not_wait_for_the_device(experiment, accelerator, compose, tiny_root, monkeypatch):
     monkeypatch.setattr(NoSync, "entered", 0)

@@ -11,12 +11,14 @@ import torch
 from conftest import TinyCIFAR10
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch.profilers import SimpleProfiler
+from lightning.pytorch.strategies import Strategy
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from cifar_lightning import models
 from cifar_lightning.building import resolved
+from cifar_lightning.callbacks import TrainingCurves
 from cifar_lightning.checkpoint import load_classifier, read
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config import CONF, UserError, argument, quoted
@@ -398,6 +400,21 @@ def test_test_time_augmentation_stands_beside_the_plain_figures(command, tmp_pat
         found = json.loads((judged / "metrics.json").read_text())
         for name in names:
             assert (found[name], found[f"{name}_tta"]) == (plain[name], augmented[f"{name}_tta"])
+
+
+def test_the_network_stays_on_its_device_between_training_and_test(run, monkeypatch):
+    calls = []
+    original = Strategy.teardown
+    monkeypatch.setattr(Strategy, "teardown", lambda self: calls.append("teardown") or original(self))
+    for hook in ("on_train_end", "on_test_start"):
+        monkeypatch.setattr(TrainingCurves, hook, lambda *args, hook=hook: calls.append(hook))
+    run(*BARE)
+    assert calls == ["on_train_end", "on_test_start", "teardown"]
+    calls.clear()
+    monkeypatch.setattr(TrainingCurves, "on_train_end", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError, match="division by zero"):
+        run(*BARE)
+    assert calls == ["teardown"]
 
 
 def test_clocks(run, monkeypatch):

@@ -88,7 +88,7 @@ class SpeedrunNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         features = self.groups(F.gelu(self.patches(images)))  # (N, widths[2], 3, 3) of images of 32x32
-        return self.head(features.amax((2, 3))) * self.logit_scale
+        return self.head(_maxima(features)) * self.logit_scale
 
     @torch.no_grad()
     def init_from_data(self, images: Float[Tensor, "n c h w"]) -> None:
@@ -113,6 +113,15 @@ class SpeedrunNet(nn.Module):
             "head": [self.head.weight],
         }
         return {kind: [p for p in parameters if p.requires_grad] for kind, parameters in kinds.items()}
+
+
+def _maxima(features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c"]:
+    """The maximum of each map."""
+    if torch.compiler.is_compiling():
+        # The gradient of amax goes to where the maximum is found again. Compiled code computes a bf16 map once more for
+        # that, without its rounding, finds it nowhere, and the gradient is nan.
+        return F.max_pool2d(features, features.shape[2:]).flatten(1)
+    return features.amax((2, 3))
 
 
 class PatchConv(nn.Conv2d):
