@@ -44,7 +44,8 @@ RATIOS = {"ms_per_step": "ms/step", "warm_seconds": "warm s", "seconds": "s in a
 def measure(contender: str, options: Options) -> Figures:
     """Figures of one run of a contender, in a fresh process unless all share this one."""
     if options.one_process:
-        return run(contender, options)
+        found = run(contender, options)
+        return {key: value for key, value in found.items() if key not in ("seconds", "peak_gib")}  # of one run each
     command = [
         sys.executable,
         str(Path(__file__).with_name("contenders.py")),
@@ -92,6 +93,10 @@ def main() -> None:
     parser.add_argument("--one-process", action="store_true")
     options = parser.parse_args()
     contenders = SUITES[options.suite]
+    if options.accelerator == "gpu" and not options.suite.startswith("speedrun"):
+        parser.error(f"--accelerator gpu is for the speedruns, got {options.suite}")
+    if options.one_process and options.accelerator == "cpu":
+        parser.error("--one-process is for --accelerator gpu: on a CPU contenders choose threads and memory for good")
     rounds = []
     for number in range(options.rounds):
         # Turned around every other time, so that no contender is always the first on a cool machine.

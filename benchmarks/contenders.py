@@ -3,7 +3,7 @@
 One contender per process, one JSON line each:
 
     python benchmarks/contenders.py bare_tutorial --epochs 1
-    python benchmarks/contenders.py bare_speedrun_gpu --accelerator gpu --compile max-autotune
+    python benchmarks/contenders.py bare_speedrun_gpu --accelerator gpu --compile reduce-overhead
 
 The clock starts after the imports and stops after the test images; ``train_seconds`` is the training alone.
 """

@@ -38,6 +38,9 @@ class TrainingCurves(Callback):
         self._epoch_sums = (0, 0.0, 0)
         self._epoch_seconds = 0.0
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.began_at = time.perf_counter()  # a run resumed after its last step starts no training
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.began_at = self._since = time.perf_counter()  # a run resumed within an epoch has no start of it
 

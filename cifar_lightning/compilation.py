@@ -4,10 +4,12 @@ import itertools
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor, nn
 
 from cifar_lightning.classifier import ImageClassifier
@@ -36,10 +38,10 @@ Kind = tuple[torch.Size, int, list[nn.Parameter]]
 def warm_up(
     classifier: ImageClassifier, trainer: L.Trainer, data: CIFAR10DataModule, shapes: list[torch.Size], *, tta: int
 ) -> None:
-    """Have all done once that a run calls, by steps of each kind, and leave the classifier as it was.
+    """Take training and evaluation steps of each kind that a run will, and leave the classifier as it was.
 
-    That compiles what is to be compiled. And at the first call a GPU loads each kernel, and cuDNN tries its algorithms:
-    8 s of the record's speedrun, which then takes 2 s.
+    That compiles what is to be compiled. And at the first call a GPU loads each kernel, and with ``trainer.benchmark``
+    cuDNN tries its algorithms: 8 s of the record's speedrun, which then takes 2.4 s.
 
     Args:
         classifier: On the device that trains, its network compiled in place or not.
@@ -55,16 +57,16 @@ def warm_up(
     config = torch._dynamo.config  # beyond its limit, kinds would quietly go uncompiled
     config.recompile_limit = max(config.recompile_limit, len(training) + len(evaluation))
     precision.convert_module(classifier)
-    next(iter(data.train_batches(device)))
+    batches = data.train_batches(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for epoch in (0, len(shapes) - 1):  # for the augmentation, which may differ
+            batches.sampler.set_epoch(epoch)
+            next(iter(batches))
         for shape, batch_size, at_rest in training:
             with _resting(at_rest):
+                step = partial(_training_step, classifier, precision, _blank(batch_size, shape, device))
                 for _ in range(_CALLS):
-                    with precision.train_step_context():
-                        logits = classifier.train()(_blank(batch_size, shape, device)).float()
-                        loss = classifier.loss(logits, logits.argmax(1))
-                    loss.backward()
-                    optimizer.step()
+                    optimizer.step(step)
                     optimizer.zero_grad()
         for shape, batch_size, at_rest in evaluation:
             # Lightning's inference mode, since compiled code is bound to it.
@@ -73,6 +75,16 @@ def warm_up(
                     augmented_logits(classifier.eval(), _blank(batch_size, shape, device), level=tta)
     classifier.train().float()
     classifier.load_state_dict(state)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # or the clock would wait for what is still to be done
+
+
+def _training_step(classifier: ImageClassifier, precision: Precision, images: Tensor) -> Any:
+    with precision.train_step_context():
+        logits = classifier.train()(images).float()
+        loss = classifier.loss(logits, logits.argmax(1))
+    loss.backward()
+    return loss
 
 
 def _kinds(

@@ -51,7 +51,7 @@ def hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
     return _flattened({**config, "trainer": differs})
 
 
-_NO_HYPER_PARAMETERS = ("logger", "callbacks", "output_dir", "data.root", "data.urls", "data.dataset")
+_NO_HYPER_PARAMETERS = ("logger", "callbacks", "checkpoint", "output_dir", "data.root", "data.urls", "data.dataset")
 
 
 def _flattened(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -57,6 +57,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if config["output_dir"] is None:
         raise UserError("output_dir must be a folder where train() is called directly, got null")
     folder = Path(config["output_dir"])
+    benchmark = torch.backends.cudnn.benchmark
     try:
         with claimed(folder):
             return _train(cfg, config, started=started)
@@ -66,6 +67,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             all_jobs = f"the same command with {argument('output_dir', folder.parent)}"
             stopped.advice = f"; go on with: {all_jobs if is_sweep() else one}"
         raise
+    finally:
+        torch.backends.cudnn.benchmark = benchmark  # which Lightning sets for the next job of a sweep too
 
 
 def _train(cfg: DictConfig, config: dict[str, Any], *, started: float) -> dict[str, Any]:

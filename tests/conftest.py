@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import pickle
+import re
 import runpy
 import socket
 import sys
@@ -62,7 +63,7 @@ class TinyCIFAR10(CIFAR10):
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests are of the CPU, also where there is a GPU, but for those that ``-m gpu`` asks for."""
-    if "gpu" not in config.getoption("markexpr"):
+    if not re.search(r"(?<!not )\bgpu\b", config.getoption("markexpr")):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 

@@ -1,5 +1,6 @@
 """Signals: the run saves at the next step and says how to go on."""
 
+import json
 import os
 import re
 import signal
@@ -78,6 +79,8 @@ def test_signals_outside_of_training_steps(hook, step, saved_at, command, tmp_pa
     assert outcome.code == 143
     assert last(tmp_path / "run")["global_step"] == saved_at
     assert command("train.py", f"resume={tmp_path / 'run'}", TINY).code == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert 0 < metrics["warm_seconds"] < metrics["seconds"]
     assert command("train.py", *run[1:-1], f"output_dir={tmp_path / 'whole'}", tiny=True).code == 0
     assert differences(last(tmp_path / "run"), last(tmp_path / "whole")) == []
 

@@ -408,9 +408,10 @@ def test_the_network_stays_on_its_device_between_training_and_test(run, monkeypa
     monkeypatch.setattr(Strategy, "teardown", lambda self: calls.append("teardown") or original(self))
     for hook in ("on_train_end", "on_test_start"):
         monkeypatch.setattr(TrainingCurves, hook, lambda *args, hook=hook: calls.append(hook))
-    run(*BARE)
-    assert calls == ["on_train_end", "on_test_start", "teardown"]
-    calls.clear()
+    for overrides in ([], ["data.val_size=20", "trainer.check_val_every_n_epoch=3"]):  # which is judged after training
+        run(*BARE, *overrides)
+        assert calls == ["on_train_end", "on_test_start", "teardown"]
+        calls.clear()
     monkeypatch.setattr(TrainingCurves, "on_train_end", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError, match="division by zero"):
         run(*BARE)
