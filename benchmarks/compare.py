@@ -38,7 +38,7 @@ COLUMNS = {
     "seconds": "s in all",
     "peak_gib": "peak GiB",
 }
-RATIOS = {"ms_per_step": "ms/step", "warm_seconds": "warm s", "seconds": "s in all"}
+RATIOS = ("ms_per_step", "warm_seconds", "seconds")
 
 
 def measure(contender: str, options: Options) -> Figures:
@@ -66,21 +66,21 @@ def table(contenders: tuple[str, ...], rounds: list[dict[str, Figures]], device:
     """Medians over the rounds, and of the ratios to the last contender, which is the project."""
     shown = Table(title=f"{device_name(torch.device(device))}, torch {torch.__version__}, n = {len(rounds)}")
     shown.add_column("contender")
-    for name in (*COLUMNS.values(), "acc", *(f"project / this, {name}" for name in RATIOS.values())):
+    for name in (*COLUMNS.values(), "acc", *(f"project / this, {COLUMNS[key]}" for key in RATIOS)):
         shown.add_column(name, justify="right")
     for contender in contenders:
         runs = [by_name[contender] for by_name in rounds]
         acc = "" if runs[0]["acc"] is None else f"{100 * median(found['acc'] for found in runs):.2f} %"
-        known = [key for key in COLUMNS if key in runs[0]]
-        ratios = {
-            key: median(by_name[contenders[-1]][key] / by_name[contender][key] for by_name in rounds)
+        projects = [by_name[contenders[-1]] for by_name in rounds]
+        figures = [f"{median(found[key] for found in runs):,.2f}" if key in runs[0] else "" for key in COLUMNS]
+        ratios = [
+            f"{median(its[key] / found[key] for its, found in zip(projects, runs, strict=True)):.3f}"
+            if key in runs[0] and key in projects[0]
+            else ""
             for key in RATIOS
-            if key in known
-        }
-        medians = {key: median(found[key] for found in runs) for key in known}
-        figures = [f"{medians[key]:,.2f}" if key in medians else "" for key in COLUMNS]
+        ]
         label = f"{contender} {runs[0]['precision']}" if "precision" in runs[0] else contender
-        shown.add_row(label, *figures, acc, *(f"{ratios[key]:.3f}" if key in ratios else "" for key in RATIOS))
+        shown.add_row(label, *figures, acc, *ratios)
     return shown
 
 

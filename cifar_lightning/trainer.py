@@ -44,10 +44,14 @@ def build_trainer(config: dict[str, Any], **objects: Any) -> L.Trainer:
     for key in ("accumulate_grad_batches", "check_val_every_n_epoch"):
         if node[key] is not None and node[key] < 1:
             raise UserError(f"trainer.{key} must be at least 1, got {node[key]}")
+    if node["deterministic"] and node["benchmark"]:
+        raise UserError(
+            "trainer.benchmark must be false where trainer.deterministic is set, got true: cuDNN would choose its "
+            "algorithms by their time"
+        )
     try:
         with refusals(), blame("trainer", node), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "GPU available but not used")  # as the config says
-            warnings.filterwarnings("ignore", "You passed `deterministic=True` and `benchmark=True`")  # see below
             trainer = factory(default_root_dir=config["output_dir"], plugins=_plugins(), **objects)
     except (UserError, RuntimeError) as error:
         if not re.search("accelerator|device|cuda|gpu", str(error), re.IGNORECASE):
@@ -60,11 +64,6 @@ def build_trainer(config: dict[str, Any], **objects: Any) -> L.Trainer:
         raise UserError(f"trainer.devices: a run uses 1 device so far, got {trainer.world_size}; set trainer.devices=1")
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
-    elif node["deterministic"] and node["benchmark"]:
-        raise UserError(
-            "trainer.benchmark=true has cuDNN choose its algorithms by their time, another way each time; "
-            f"trainer.deterministic={node['deterministic']} wants trainer.benchmark=false"
-        )
     # Where max_steps is set, Lightning takes a checkpoint of an epoch's end for one from within the epoch, and ends it
     # a second time.
     trainer.fit_loop._iteration_based_training = lambda: False

@@ -134,17 +134,9 @@ def _train(cfg: DictConfig, config: dict[str, Any], *, started: float) -> dict[s
         logger.log_hyperparams(hyper_parameters(config))
     with threads(config["num_threads"]):
         announce(config, data, classifier, trainer, flops)
-        device = trainer.strategy.root_device
-        for split in ("train", "test"):
-            data.placed(split, device)
-        classifier.to(device)
-        if config["compile"] or device.type == "cuda":
-            _set_from_data(classifier, data)  # which is done again, once libraries have been loaded
-            warm_up(classifier, trainer, data, shapes, tta=config["tta"])
-        ckpt_path, set_up = output_dir / LAST if before is not None else None, time.perf_counter()
-        if ckpt_path is None:
-            _set_from_data(classifier, data)
-        set_from_data = time.perf_counter() - set_up
+        _get_ready(classifier, trainer, data, shapes, config)
+        ckpt_path = output_dir / LAST if before is not None else None
+        set_from_data = _set_from_data(classifier, data) if ckpt_path is None else 0.0
         _fit_and_test(trainer, classifier, data, has_val=has_val, tta=config["tta"], ckpt_path=ckpt_path)
         metrics = final_metrics(config, data, classifier, trainer, curves) | {
             "flops_per_image": flops,
@@ -157,10 +149,30 @@ def _train(cfg: DictConfig, config: dict[str, Any], *, started: float) -> dict[s
     return metrics
 
 
-def _set_from_data(classifier: ImageClassifier, data: CIFAR10DataModule) -> None:
+def _get_ready(
+    classifier: ImageClassifier,
+    trainer: L.Trainer,
+    data: CIFAR10DataModule,
+    shapes: list[torch.Size],
+    config: dict[str, Any],
+) -> None:
+    """Bring network and images to the device, and have done what is slow only the first time."""
+    device = trainer.strategy.root_device
+    for split in ("train", "test"):
+        data.placed(split, device)
+    classifier.to(device)
+    if config["compile"] or device.type == "cuda":
+        _set_from_data(classifier, data)  # for the libraries that it loads: the one that counts comes later
+        warm_up(classifier, trainer, data, shapes, tta=config["tta"])
+
+
+def _set_from_data(classifier: ImageClassifier, data: CIFAR10DataModule) -> float:
+    """Let a network that wants it see training images; gives the seconds that took."""
+    started = time.perf_counter()
     if hasattr(classifier.net, "init_from_data"):
         images = data.placed("train", classifier.device).images[data.index["train"][:NUM_INIT_IMAGES]]
         classifier.net.init_from_data(classifier.normalized(images))  # type: ignore[operator]
+    return time.perf_counter() - started
 
 
 def _checkpoint_to_resume(folder: Path, resume: str | None) -> dict[str, Any] | None:

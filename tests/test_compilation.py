@@ -12,11 +12,17 @@ from cifar_lightning.training import train
 SPEEDRUN = ("experiment=speedrun", "model.widths=[8,8,8]", "trainer.max_epochs=3", "data.batch_size=25", "tta=1")
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_compiled_yet(monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # its checks cannot be traced
+    yield
+    torch._dynamo.reset()
+
+
 @pytest.fixture
 def graphs(monkeypatch):
     """The graphs compiled so far, by a backend that runs them as they are; CPUs' own wants a C++ compiler."""
-    torch._dynamo.reset()
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # its checks cannot be traced
     found = []
 
     def backend(graph, inputs):
@@ -25,8 +31,7 @@ def graphs(monkeypatch):
 
     original = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda net, **options: original(net, backend=backend, dynamic=False))
-    yield found
-    torch._dynamo.reset()
+    return found
 
 
 @pytest.fixture
@@ -98,9 +103,7 @@ def test_warming_up_leaves_no_trace(small_speedrun, monkeypatch):
     "accelerator", [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("gpu", marks=pytest.mark.gpu)]
 )
 @pytest.mark.filterwarnings("ignore")  # of compilers
-def test_compiled_in_bf16_it_trains_as_it_does_uncompiled(accelerator, compose, tiny_root, tmp_path, monkeypatch):
-    torch._dynamo.reset()
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+def test_compiled_in_bf16_it_trains_as_it_does_uncompiled(accelerator, compose, tiny_root, tmp_path):
     dataset = (f"data.root={tiny_root}", "data.dataset._target_=conftest.TinyCIFAR10")
     recipe = (*SPEEDRUN, *dataset, "callbacks=none", "logger=none", "trainer.precision=bf16-mixed")
     plain, compiled = (
@@ -111,12 +114,9 @@ def test_compiled_in_bf16_it_trains_as_it_does_uncompiled(accelerator, compose, 
     )
     assert compiled["train/loss"] == pytest.approx(plain["train/loss"], rel=0.01)
     assert compiled["test/loss_tta"] == pytest.approx(plain["test/loss_tta"], rel=0.02)
-    torch._dynamo.reset()
 
 
-def test_the_maximum_of_a_map_is_not_looked_for_again_in_compiled_code(monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    torch._dynamo.reset()
+def test_the_maximum_of_a_map_is_not_looked_for_again_in_compiled_code():
     code, images = [], torch.randn(2, 3, 32, 32)
 
     def backend(graph, inputs):
@@ -130,7 +130,6 @@ def test_the_maximum_of_a_map_is_not_looked_for_again_in_compiled_code(monkeypat
     assert len(code) == 1
     assert code[0].count("max_pool2d(") == 3 + 1  # of the groups, and of the last map
     assert "amax" not in code[0]
-    torch._dynamo.reset()
 
 
 def test_modes_are_torchs(small_speedrun, monkeypatch):

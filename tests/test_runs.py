@@ -234,7 +234,7 @@ def test_curves_go_on_without_doubled_points(compose, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         stop_after(patch, step=14)
-        with pytest.raises(Killed):
+        with pytest.raises(Killed, match="killed"):
             train(compose(*overrides, "trainer.max_epochs=3", f"output_dir={cut}"))
     with next(cut.glob("events*")).open("ab") as events:
         events.write(b"\x00\x01half a record")  # as a kill leaves it
@@ -250,7 +250,8 @@ def test_curves_go_on_without_doubled_points(compose, tmp_path, monkeypatch):
 
 
 class Killed(BaseException):
-    pass
+    def __str__(self):
+        return "killed"
 
 
 def test_validations_are_drawn_once_wherever_it_is_killed(compose, tmp_path, monkeypatch):
@@ -272,7 +273,7 @@ def test_validations_are_drawn_once_wherever_it_is_killed(compose, tmp_path, mon
 
         with monkeypatch.context() as patch:
             patch.setattr(RunCheckpoints, killed_at, kill)
-            with pytest.raises(Killed):
+            with pytest.raises(Killed, match="killed"):
                 train(compose(*overrides, f"output_dir={folder}"))
         metrics = train(compose(*overrides, f"output_dir={folder}", f"resume={folder}"))
         assert differences(metrics, whole) == []
@@ -290,7 +291,7 @@ def test_a_run_that_has_stopped_early_stays_stopped(compose, tmp_path, monkeypat
     assert whole["epochs"] < 9
     with monkeypatch.context() as patch:
         patch.setattr(RunCheckpoints, "on_test_start", lambda *args: (_ for _ in ()).throw(Killed))
-        with pytest.raises(Killed):
+        with pytest.raises(Killed, match="killed"):
             train(compose(*overrides, f"output_dir={tmp_path / 'killed'}"))
     metrics = train(compose(*overrides, f"output_dir={tmp_path / 'killed'}", f"resume={tmp_path / 'killed'}"))
     assert differences(metrics, whole) == []
@@ -300,7 +301,7 @@ def test_a_run_killed_before_its_first_checkpoint_may_start_over(compose, tmp_pa
     overrides = ("logger=both", "callbacks=none", "data.batch_size=10", "trainer.log_every_n_steps=1")
     with monkeypatch.context() as patch:
         stop_after(patch, step=3)
-        with pytest.raises(Killed):
+        with pytest.raises(Killed, match="killed"):
             train(compose(*overrides))
     with pytest.raises(UserError, match=r"last\.ckpt to go on from; start over there with resume=auto output_dir="):
         train(compose(*overrides, f"resume={tmp_path / 'run'}"))
@@ -312,7 +313,7 @@ def test_a_damaged_csv_is_set_aside(compose, tmp_path, monkeypatch):
     overrides = ("logger=csv", "callbacks=none", "data.batch_size=10", "trainer.log_every_n_steps=1")
     with monkeypatch.context() as patch:
         stop_after(patch, step=8)
-        with pytest.raises(Killed):
+        with pytest.raises(Killed, match="killed"):
             train(compose(*overrides))
     (tmp_path / "run" / "metrics.csv").write_bytes(b"\xff\xfe\x00 damaged")
     train(compose(*overrides, f"resume={tmp_path / 'run'}"))
@@ -341,7 +342,7 @@ def test_a_sweep_that_is_run_again(command, tmp_path, monkeypatch):
     sweep = ("train.py", "-m", *SMALL, "data.val_size=20", f"output_dir={tmp_path / 'sweep'}")
     with monkeypatch.context() as patch:
         stop_after(patch, step=7)  # within the second epoch of the first job
-        with pytest.raises(Killed):
+        with pytest.raises(Killed, match="killed"):
             command(*sweep, "seed=0,1", tiny=True)
     broken = last(tmp_path / "sweep" / "0")
     assert broken["global_step"] == 4

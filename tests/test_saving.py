@@ -204,16 +204,22 @@ def test_the_last_checkpoint_is_of_the_last_epoch_however_bad_it_is(compose, tmp
     assert best["global_step"] == 4
 
 
-def test_a_checkpoint_is_written_every_few_minutes_within_an_epoch(compose, tmp_path, monkeypatch):
-    now = iter(range(0, 10_000, 61))  # a step takes 61 seconds
-    saved = []
+@pytest.fixture
+def saved(monkeypatch):
+    """The steps after which last.ckpt has been written."""
+    steps = []
     save = RunCheckpoints._save
 
     def saving(self, trainer, pl_module):
         save(self, trainer, pl_module)
-        saved.append(trainer.global_step)
+        steps.append(trainer.global_step)
 
     monkeypatch.setattr(RunCheckpoints, "_save", saving)
+    return steps
+
+
+def test_a_checkpoint_is_written_every_few_minutes_within_an_epoch(compose, saved, monkeypatch):
+    now = iter(range(0, 10_000, 61))  # a step takes 61 seconds
     monkeypatch.setattr("cifar_lightning.saving.time.monotonic", lambda: next(now))
     train(compose(*SMALL, "data.batch_size=5", "trainer.max_epochs=1", "checkpoint.every_minutes=3"))
     assert saved == [3, 6, 9, 12]  # saving reads the clock too; the last one is the epoch's end
@@ -228,15 +234,7 @@ def test_a_checkpoint_is_written_every_few_minutes_within_an_epoch(compose, tmp_
         (["trainer.max_epochs=5", "+callbacks.stop._target_=test_saving.StopAfterTwoEpochs"], [12]),
     ],
 )
-def test_not_each_epoch_need_end_with_a_checkpoint(overrides, expected, compose, monkeypatch):
-    saved = []
-    save = RunCheckpoints._save
-
-    def saving(self, trainer, pl_module):
-        save(self, trainer, pl_module)
-        saved.append(trainer.global_step)
-
-    monkeypatch.setattr(RunCheckpoints, "_save", saving)
+def test_not_each_epoch_need_end_with_a_checkpoint(overrides, expected, compose, saved):
     train(compose(*SMALL, "checkpoint.every_epoch=false", *overrides))
     assert saved == expected
 

@@ -402,6 +402,12 @@ def test_test_time_augmentation_stands_beside_the_plain_figures(command, tmp_pat
             assert (found[name], found[f"{name}_tta"]) == (plain[name], augmented[f"{name}_tta"])
 
 
+def test_algorithms_chosen_by_their_time_are_not_deterministic(command):
+    outcome = command("train.py", "experiment=speedrun", "trainer.deterministic=true", tiny=True)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: trainer.benchmark must be false where trainer.deterministic is set, got true")
+
+
 def test_the_network_stays_on_its_device_between_training_and_test(run, monkeypatch):
     calls = []
     original = Strategy.teardown

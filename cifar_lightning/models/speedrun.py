@@ -119,7 +119,8 @@ def _maxima(features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c"]:
     """The maximum of each map."""
     if torch.compiler.is_compiling():
         # The gradient of amax goes to where the maximum is found again. Compiled code computes a bf16 map once more for
-        # that, without its rounding, finds it nowhere, and the gradient is nan.
+        # that, without its rounding, finds it nowhere, and the gradient is nan. Uncompiled amax stays: it shares
+        # the gradient out between equal maxima, as it did in all figures of RESULTS.md.
         return F.max_pool2d(features, features.shape[2:]).flatten(1)
     return features.amax((2, 3))
 
