@@ -35,10 +35,15 @@ class RunningMetrics:
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self._sums: Tensor | None = None
         self._num_images = 0
+        self._steps: list[int] = []
+        self._is_finite: list[Tensor] = []
 
-    def update(self, loss: Float[Tensor, ""], logits: Float[Tensor, "b k"], targets: Int64[Tensor, " b"]) -> None:
-        """Take in a step: its mean loss and its logits."""
+    def update(
+        self, loss: Float[Tensor, ""], logits: Float[Tensor, "b k"], targets: Int64[Tensor, " b"], *, step: int
+    ) -> None:
+        """Take in a step: its mean loss, its logits, and what it is to be called where the loss is not finite."""
         self._pending.append((loss.detach(), logits.detach(), targets))
+        self._steps.append(step)
         if len(self._pending) == self._FOLD:
             self._fold()
 
@@ -53,6 +58,7 @@ class RunningMetrics:
         sums = torch.stack([loss_sum.float(), num_correct.float()])
         self._sums = sums if self._sums is None else self._sums + sums
         self._num_images += sum(sizes)
+        self._is_finite.append(torch.stack(losses).isfinite())
 
     def take(self) -> tuple[int, float, int]:
         """Number of images, sum of their losses and number of correct ones since the last call; a device sync."""
@@ -61,7 +67,15 @@ class RunningMetrics:
         loss_sum, num_correct = (0.0, 0.0) if self._sums is None else self._sums.tolist()
         taken = (self._num_images, loss_sum, round(num_correct))
         self._sums, self._num_images = None, 0
+        self._steps.clear()
+        self._is_finite.clear()
         return taken
+
+    def first_not_finite(self) -> int | None:
+        """The first step since the last call of ``take`` whose loss is not finite, if there is one; a device sync."""
+        pending = [torch.stack([loss for loss, *_ in self._pending]).isfinite()] if self._pending else []
+        is_finite = torch.cat([*self._is_finite, *pending]).tolist() if self._steps else []
+        return None if all(is_finite) else self._steps[is_finite.index(False)]
 
     def state_dict(self) -> dict[str, Any]:
         """What has been taken in since the last call of ``take``, as it is: adding up early would round differently."""
@@ -74,7 +88,8 @@ class RunningMetrics:
         """Go on from a state, on a device."""
         self._sums = None if state_dict["sums"] is None else state_dict["sums"].to(device)
         self._num_images = state_dict["num_images"]
-        self._pending = []
+        self._pending, self._is_finite = [], []
+        self._steps = [0] * len(state_dict["sizes"])  # finite, or they would not have been saved
         if state_dict["pending"]:
             losses, logits, targets = (tensor.to(device) for tensor in state_dict["pending"])
             sizes = state_dict["sizes"]
@@ -146,7 +161,6 @@ class ImageClassifier(L.LightningModule):
         self._collected: list[tuple[Tensor, Tensor, Tensor]] = []
         self._resting: list[nn.Parameter] = []
         self._epoch_start = 0
-        self._bad_step: Tensor | None = None
         self._restored: dict[str, Any] | None = None
         self.is_training_restored = False
 
@@ -170,27 +184,20 @@ class ImageClassifier(L.LightningModule):
         images, targets = batch
         logits = as_float(self(images))
         loss = self.loss(logits, targets)
-        self._watch(loss)
-        self.train_metrics.update(loss, logits, targets)
+        step = self.trainer.global_step
+        self._watch(loss, step)
+        self.train_metrics.update(loss, logits, targets, step=step)
         return loss
 
-    def _watch(self, loss: Float[Tensor, ""]) -> None:
-        if loss.device.type != "cpu":
-            self._note_bad_step(loss)
-        elif not math.isfinite(loss.item()):
-            self._stop_at(self.trainer.global_step)
-
-    def _note_bad_step(self, loss: Float[Tensor, ""]) -> None:
-        """Keep the first step whose loss is not finite, on the device and without waiting for it."""
-        if self._bad_step is None:
-            self._bad_step = torch.full((), math.inf, device=loss.device)
-        step = self._bad_step.clamp(max=self.trainer.global_step)
-        self._bad_step = torch.where(loss.detach().isfinite(), self._bad_step, step)
+    def _watch(self, loss: Float[Tensor, ""], step: int) -> None:
+        """Stop at a loss that is not finite; on a GPU ``check_finite`` does it, so that no step waits."""
+        if loss.device.type == "cpu" and not math.isfinite(loss.item()):
+            self._stop_at(step)
 
     def check_finite(self) -> None:
-        """Raise RunError if a loss has not been finite; waits for the device."""
-        if self._bad_step is not None and math.isfinite(step := self._bad_step.item()):
-            self._stop_at(int(step))
+        """Raise NonFiniteLoss if a loss since ``train_metrics`` were last taken is not finite; waits for the device."""
+        if (step := self.train_metrics.first_not_finite()) is not None:
+            self._stop_at(step)
 
     def _stop_at(self, step: int) -> NoReturn:
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,11 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim.sgd import sgd as sgd_step
 
+from cifar_lightning.devices import multiplies_bf16
+
 KINDS = ("muon", "sgd")
 
 
 def newton_schulz(
-    matrices: Float[Tensor, "b m n"], *, steps: int = 3, dtype: torch.dtype = torch.bfloat16
+    matrices: Float[Tensor, "b m n"], *, steps: int = 3, dtype: torch.dtype | None = None
 ) -> Float[Tensor, "b m n"]:
     """Bring the singular values of each matrix near 1 and keep its singular vectors: roughly its polar factor.
 
@@ -24,13 +26,13 @@ def newton_schulz(
     Args:
         matrices: Batch of matrices.
         steps: Number of iterations, at least 0; 3 are enough for short trainings, 5 are usual.
-        dtype: Precision of the iterations.
+        dtype: Precision of the iterations; None for bfloat16 where the device multiplies it natively, else float32.
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Bernstein and Newhouse 2024
     (arXiv:2409.20325) for the use of the iteration.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.to(dtype)
+    x = matrices.to(dtype or (torch.bfloat16 if multiplies_bf16(matrices.device.type) else torch.float32))
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # the Frobenius norm bounds the largest singular value
     is_tall = x.shape[1] > x.shape[2]
     x = x.mT if is_tall else x  # the smaller of the two Gram matrices
@@ -121,6 +123,7 @@ class Muon(torch.optim.Optimizer):
                     dampening=0.0,
                     nesterov=True,
                     maximize=False,
+                    fused=parameters[0].is_cuda,
                 )
         return loss
 
@@ -136,21 +139,37 @@ def _muon_step(
 ) -> None:
     torch._foreach_mul_(buffers, momentum)
     torch._foreach_add_(buffers, gradients)
-    directions = _orthogonal(torch._foreach_add(gradients, buffers, alpha=momentum), ns_steps=ns_steps)
-    for weight, direction in zip(filters, directions, strict=True):
-        weight.mul_(math.sqrt(len(weight)) / (weight.norm() + 1e-7))
-        weight.sub_(direction, alpha=lr)
+    nesterov = torch._foreach_add(gradients, buffers, alpha=momentum)
+    directions = _orthogonal(nesterov, ns_steps=ns_steps, fill_up=filters[0].is_cuda)
+    scales = torch._foreach_norm(filters)
+    torch._foreach_add_(scales, 1e-7)
+    torch._foreach_reciprocal_(scales)
+    torch._foreach_mul_(scales, [math.sqrt(len(weight)) for weight in filters])
+    torch._foreach_mul_(filters, scales)
+    torch._foreach_add_(filters, directions, alpha=-lr)
 
 
-def _orthogonal(filters: Iterable[Tensor], *, ns_steps: int) -> list[Tensor]:
-    """Each filter bank as a matrix through ``newton_schulz``; those of one shape go together, in one batch."""
-    filters = list(filters)
-    by_shape: dict[torch.Size, list[int]] = defaultdict(list)
+def _orthogonal(filters: Sequence[Tensor], *, ns_steps: int, fill_up: bool) -> list[Tensor]:
+    """Each filter bank as a matrix through ``newton_schulz``; those of one shape go together, in one batch.
+
+    With ``fill_up`` all that have as many rows do, filled up with columns of zeros, which change no singular value: a
+    GPU takes longer to be called twice.
+    """
+    together: dict[Any, list[int]] = defaultdict(list)
     for index, weight in enumerate(filters):
-        by_shape[weight.shape].append(index)
-    directions = filters.copy()
-    for shape, indices in by_shape.items():
-        matrices = torch.stack([filters[index].flatten(1) for index in indices])
-        for index, direction in zip(indices, newton_schulz(matrices, steps=ns_steps), strict=True):
-            directions[index] = direction.view(shape)
+        together[len(weight) if fill_up else weight.shape].append(index)
+    directions = list(filters)
+    for indices in together.values():
+        banks = [filters[index] for index in indices]
+        matrices = banks[0].new_zeros(len(banks), len(banks[0]), max(bank[0].numel() for bank in banks))
+        torch._foreach_copy_(_as_filters(matrices, banks), banks)
+        orthogonal = newton_schulz(matrices, steps=ns_steps)
+        for index, direction in zip(indices, _as_filters(orthogonal, banks), strict=True):
+            directions[index] = direction
     return directions
+
+
+def _as_filters(matrices: Float[Tensor, "b m n"], banks: list[Tensor]) -> list[Tensor]:
+    """Views of the matrices in the shapes of the filter banks, without columns that they do not have."""
+    pairs = zip(matrices, banks, strict=True)
+    return [matrix[:, : bank[0].numel()].unflatten(1, bank.shape[1:]) for matrix, bank in pairs]

@@ -17,6 +17,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from cifar_lightning.checkpoint import read
 from cifar_lightning.classifier import ImageClassifier
@@ -100,12 +101,11 @@ class DurableIO(CheckpointIO):
         Raises:
             RunError: If a weight is not finite, or the file cannot be written.
         """
-        for name, value in checkpoint["state_dict"].items():
-            if value.is_floating_point() and not value.isfinite().all():
-                raise RunError(
-                    f"after step {checkpoint['global_step']} {name} holds numbers that are not finite; nothing "
-                    "was saved, the last checkpoint is of before. A lower optimizer.lr usually helps"
-                )
+        if (name := _first_not_finite(checkpoint["state_dict"])) is not None:
+            raise RunError(
+                f"after step {checkpoint['global_step']} {name} holds numbers that are not finite; nothing was saved, "
+                "the last checkpoint is of before. A lower optimizer.lr usually helps"
+            )
         buffer = io.BytesIO()  # in memory first: so its size is known, and a full disk is one kind of error
         torch.save(checkpoint, buffer)
         try:
@@ -118,6 +118,13 @@ class DurableIO(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+def _first_not_finite(weights: dict[str, Tensor]) -> str | None:
+    """The name of the first tensor with a number that is not finite, if there is one; waits for the device once."""
+    floats = {name: value for name, value in weights.items() if value.is_floating_point()}
+    are_finite = torch.stack([value.isfinite().all() for value in floats.values()]).tolist()
+    return next((name for name, is_finite in zip(floats, are_finite, strict=True) if not is_finite), None)
 
 
 class RunCheckpoints(Checkpoint):

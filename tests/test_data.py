@@ -201,9 +201,12 @@ def test_a_batch_is_that_part_of_the_order_however_images_are_gathered(batch_siz
         assert torch.equal(images_, images[chosen])
 
 
-def test_order_depends_on_seed_and_epoch_alone(arrays):
+@pytest.mark.parametrize("draws_ahead", [False, True])
+def test_order_depends_on_seed_and_epoch_alone(arrays, draws_ahead):
     batches = Batches(arrays, torch.arange(10), batch_size=4, seed=5)
     first = seen(batches)
+    if draws_ahead:
+        batches.sampler.draw_ahead()
     assert seen(batches) == first
     batches.sampler.set_epoch(1)
     second = seen(batches)

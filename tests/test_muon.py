@@ -8,7 +8,7 @@ from conftest import no_synchronizing
 from torch import nn
 
 from cifar_lightning import models
-from cifar_lightning.muon import Muon, newton_schulz
+from cifar_lightning.muon import Muon, _orthogonal, newton_schulz
 from cifar_lightning.optim import muon, parameter_kinds
 
 
@@ -50,6 +50,13 @@ def test_three_steps_come_close_to_the_polar_factor(dtype):
     assert (error < 0.25).all()
     cosine = nn.functional.cosine_similarity(orthogonal.flatten(1), polar_factor(matrices).flatten(1))
     assert (cosine > 0.97).all()
+
+
+@pytest.mark.parametrize(("has_bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_the_precision_is_one_that_the_device_multiplies(has_bf16, dtype, monkeypatch):
+    monkeypatch.setattr("cifar_lightning.muon.multiplies_bf16", {"cpu": has_bf16}.__getitem__)
+    matrices = random_matrices(2, 24, 96).float()
+    assert torch.equal(newton_schulz(matrices), newton_schulz(matrices, dtype=dtype))
 
 
 def test_more_steps_come_closer_where_singular_values_are_small():
@@ -174,6 +181,16 @@ def test_filters_of_one_shape_are_updated_as_if_alone():
     Muon(weights, lr=0.1).step()
     for weight, expected in zip(weights, alone, strict=True):
         torch.testing.assert_close(weight, expected)
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("fill_up", [False, True])
+def test_filters_of_any_shape_become_orthogonal_as_if_alone(fill_up):
+    shapes = [(8, 3, 3, 3), (8, 8, 3, 3), (8, 3, 3, 3), (16, 8, 3, 3), (16, 3, 1, 1), (4, 8)]
+    filters = [random_matrices(*shape).float() for shape in shapes]
+    for weight, direction in zip(filters, _orthogonal(filters, ns_steps=3, fill_up=fill_up), strict=True):
+        alone = newton_schulz(weight.flatten(1)[None], dtype=torch.float32)
+        torch.testing.assert_close(direction, alone.view(weight.shape), atol=1e-4, rtol=0)
 
 
 def test_a_group_at_rate_zero_is_left_alone():

@@ -34,6 +34,7 @@ class EpochSampler:
         self.index = index
         self.seed = seed
         self.epoch = 0
+        self._ahead = (-1, index)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next."""
@@ -44,10 +45,18 @@ class EpochSampler:
 
     def order(self) -> Int64[Tensor, " n"]:
         """Indices of this epoch's images, in their order."""
+        epoch, order = self._ahead
+        return order if epoch == self.epoch else self._draw(self.epoch)
+
+    def draw_ahead(self) -> None:
+        """Draw the next epoch's order now, so that a GPU need not wait for it then."""
+        self._ahead = (self.epoch + 1, self._draw(self.epoch + 1))
+
+    def _draw(self, epoch: int) -> Int64[Tensor, " n"]:
         if self.seed is None:
             return self.index
-        # Drawn on the CPU, so that the order does not depend on the device.
-        generator = torch.Generator().manual_seed(stream_seed(self.seed, self.epoch))
+        # On the CPU, so that the order does not depend on the device.
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, epoch))
         return self.index[torch.randperm(len(self.index), generator=generator)]
 
 
@@ -112,6 +121,8 @@ class Batches:
             if self.augment is not None:
                 generator.manual_seed(stream_seed(self.sampler.seed or 0, epoch, batch))
                 images = self.augment(images, epoch, generator)
+            if batch + 1 == len(self) and device.type != "cpu":
+                self.sampler.draw_ahead()
             yield images, targets
 
     def _gathered(
