@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cifar_lightning.building import resolved
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.compilation import compile_in_place
+from cifar_lightning.compilation import compile_in_place, with_compiled_update
 from cifar_lightning.config import build, build_partial
 from cifar_lightning.data import Batches
 from cifar_lightning.data.sources import Arrays, to_arrays
@@ -88,7 +88,7 @@ class SpeedrunLoop:
         if as_published:
             for conv_group in net.groups:
                 conv_group.__class__ = PublishedGroup
-        make_optimizer = build_partial(config["optimizer"], "optimizer")
+        make_optimizer = with_compiled_update(build_partial(config["optimizer"], "optimizer"), config["compile"])
         self.classifier = ImageClassifier(
             net, **config["normalize"], optimizer=make_optimizer, freeze=dict(config["freeze"])
         ).to(self.device)

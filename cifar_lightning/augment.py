@@ -50,7 +50,9 @@ def flip_coins(images: Images) -> Bool[Tensor, " n"]:
     Source: Knuth, The Art of Computer Programming, volume 3, section 6.4, for the multiplier.
     """
     pixels = images.flatten(1)
-    words = F.pad(pixels, (0, -pixels.shape[1] % 8)).view(torch.int64)
+    if num_missing := -pixels.shape[1] % 8:
+        pixels = F.pad(pixels, (0, num_missing))
+    words = pixels.view(torch.int64)
     weights = torch.arange(1, 2 * words.shape[1], 2, device=images.device) * _GOLDEN
     return (words * weights).sum(1) < 0
 

@@ -24,8 +24,7 @@ class TrainingCurves(Callback):
 
     ``epoch`` holds the means of the epoch that has just ended, and ``seconds`` the time spent in training steps and
     what surrounds them, validation not included. ``seconds_to`` holds those until a validation first reached each of
-    the ``MILESTONES``. ``began_at`` and ``tested_at`` are what ``time.perf_counter`` said before the first step and
-    after the last test image.
+    the ``MILESTONES``. ``began_at`` is what ``time.perf_counter`` said before the first step.
     """
 
     def __init__(self) -> None:
@@ -33,7 +32,6 @@ class TrainingCurves(Callback):
         self.seconds = 0.0
         self.seconds_to: dict[float, float | None] = dict.fromkeys(MILESTONES)
         self.began_at = 0.0
-        self.tested_at = 0.0
         self.num_images = 0
         self._epoch_sums = (0, 0.0, 0)
         self._epoch_seconds = 0.0
@@ -79,9 +77,6 @@ class TrainingCurves(Callback):
             "images_per_second": num_images / self._epoch_seconds,
         }
         self.seconds, self._epoch_seconds = self.seconds + self._epoch_seconds, 0.0
-
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.tested_at = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
         return {

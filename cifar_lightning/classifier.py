@@ -1,6 +1,7 @@
 """The LightningModule: normalisation, network, loss, metrics, optimizer. It knows no data set."""
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -114,7 +115,8 @@ class ImageClassifier(L.LightningModule):
         description: What checkpoints hold besides Lightning's own keys; see ``checkpoint.describe``.
         train_metrics: Sums over the training steps since they were last taken.
         tta: Level of test-time augmentation; see ``evaluation.augmented_logits``.
-        evaluations: The last evaluation of each split, and in ``judged_at`` the optimizer steps done by then.
+        evaluations: The last evaluation of each split; in ``judged_at`` the optimizer steps done by then, and in
+            ``known_at`` what ``time.perf_counter`` said.
         augmented: The last evaluation of each split with test-time augmentation.
         is_training_restored: Whether training has come to its first step, with all that a checkpoint held taken over.
 
@@ -158,6 +160,7 @@ class ImageClassifier(L.LightningModule):
         self.evaluations: dict[str, Evaluation] = {}
         self.augmented: dict[str, Evaluation] = {}
         self.judged_at: dict[str, int] = {}
+        self.known_at: dict[str, float] = {}
         self._collected: list[tuple[Tensor, Tensor, Tensor]] = []
         self._resting: list[nn.Parameter] = []
         self._epoch_start = 0
@@ -301,6 +304,7 @@ class ImageClassifier(L.LightningModule):
         self.augmented.pop(split, None)
         if self.tta:
             self.augmented[split] = evaluate(torch.cat(augmented), torch.cat(targets))
+        self.known_at[split] = time.perf_counter()
         self.log_dict(self.scalars(split), logger=False)  # for callbacks; by itself it would log one step too early
         step = self.trainer.global_step
         if self.judged_at.get(split) != step:  # a resumed run may judge again what it had judged

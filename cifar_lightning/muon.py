@@ -16,7 +16,7 @@ KINDS = ("muon", "sgd")
 
 
 def newton_schulz(
-    matrices: Float[Tensor, "b m n"], *, steps: int = 3, dtype: torch.dtype | None = None
+    matrices: Float[Tensor, "b m n"], *, steps: int = 3, dtype: torch.dtype = torch.bfloat16
 ) -> Float[Tensor, "b m n"]:
     """Bring the singular values of each matrix near 1 and keep its singular vectors: roughly its polar factor.
 
@@ -26,13 +26,13 @@ def newton_schulz(
     Args:
         matrices: Batch of matrices.
         steps: Number of iterations, at least 0; 3 are enough for short trainings, 5 are usual.
-        dtype: Precision of the iterations; None for bfloat16 where the device multiplies it natively, else float32.
+        dtype: Precision of the iterations.
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Bernstein and Newhouse 2024
     (arXiv:2409.20325) for the use of the iteration.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.to(dtype or (torch.bfloat16 if multiplies_bf16(matrices.device.type) else torch.float32))
+    x = matrices.to(dtype)
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # the Frobenius norm bounds the largest singular value
     is_tall = x.shape[1] > x.shape[2]
     x = x.mT if is_tall else x  # the smaller of the two Gram matrices
@@ -82,6 +82,14 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "ns_steps": ns_steps, "kind": kind}
         super().__init__(params, defaults)
+        self._newton_schulz: Callable[..., Tensor] = newton_schulz
+
+    def compile(self, **options: Any) -> None:
+        """Put ``newton_schulz`` through ``torch.compile`` with these options.
+
+        Not with CUDA graphs, to which each of its calls would be a new step, in which the gradients are overwritten.
+        """
+        self._newton_schulz = torch.compile(newton_schulz, **options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
@@ -104,14 +112,7 @@ class Muon(torch.optim.Optimizer):
             gradients = [parameter.grad for parameter in parameters]
             buffers = [self._momentum_buffer(parameter) for parameter in parameters]
             if group["kind"] == "muon":
-                _muon_step(
-                    parameters,
-                    gradients,
-                    buffers,
-                    lr=group["lr"],
-                    momentum=group["momentum"],
-                    ns_steps=group["ns_steps"],
-                )
+                self._muon_step(group, parameters, gradients, buffers)
             else:
                 sgd_step(
                     parameters,
@@ -133,40 +134,39 @@ class Muon(torch.optim.Optimizer):
             state["momentum_buffer"] = torch.zeros_like(parameter)
         return state["momentum_buffer"]
 
+    def _muon_step(
+        self, group: dict[str, Any], filters: list[Tensor], gradients: list[Tensor], buffers: list[Tensor]
+    ) -> None:
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, gradients)
+        nesterov = torch._foreach_add(gradients, buffers, alpha=group["momentum"])
+        directions = self._orthogonal(nesterov, ns_steps=group["ns_steps"], fill_up=filters[0].is_cuda)
+        scales = torch._foreach_norm(filters)
+        torch._foreach_add_(scales, 1e-7)
+        torch._foreach_reciprocal_(scales)
+        torch._foreach_mul_(scales, [math.sqrt(len(weight)) for weight in filters])
+        torch._foreach_mul_(filters, scales)
+        torch._foreach_add_(filters, directions, alpha=-group["lr"])
 
-def _muon_step(
-    filters: list[Tensor], gradients: list[Tensor], buffers: list[Tensor], *, lr: float, momentum: float, ns_steps: int
-) -> None:
-    torch._foreach_mul_(buffers, momentum)
-    torch._foreach_add_(buffers, gradients)
-    nesterov = torch._foreach_add(gradients, buffers, alpha=momentum)
-    directions = _orthogonal(nesterov, ns_steps=ns_steps, fill_up=filters[0].is_cuda)
-    scales = torch._foreach_norm(filters)
-    torch._foreach_add_(scales, 1e-7)
-    torch._foreach_reciprocal_(scales)
-    torch._foreach_mul_(scales, [math.sqrt(len(weight)) for weight in filters])
-    torch._foreach_mul_(filters, scales)
-    torch._foreach_add_(filters, directions, alpha=-lr)
+    def _orthogonal(self, filters: Sequence[Tensor], *, ns_steps: int, fill_up: bool) -> list[Tensor]:
+        """Each filter bank as a matrix through ``newton_schulz``; those of one shape go together, in one batch.
 
-
-def _orthogonal(filters: Sequence[Tensor], *, ns_steps: int, fill_up: bool) -> list[Tensor]:
-    """Each filter bank as a matrix through ``newton_schulz``; those of one shape go together, in one batch.
-
-    With ``fill_up`` all that have as many rows do, filled up with columns of zeros, which change no singular value: a
-    GPU takes longer to be called twice.
-    """
-    together: dict[Any, list[int]] = defaultdict(list)
-    for index, weight in enumerate(filters):
-        together[len(weight) if fill_up else weight.shape].append(index)
-    directions = list(filters)
-    for indices in together.values():
-        banks = [filters[index] for index in indices]
-        matrices = banks[0].new_zeros(len(banks), len(banks[0]), max(bank[0].numel() for bank in banks))
-        torch._foreach_copy_(_as_filters(matrices, banks), banks)
-        orthogonal = newton_schulz(matrices, steps=ns_steps)
-        for index, direction in zip(indices, _as_filters(orthogonal, banks), strict=True):
-            directions[index] = direction
-    return directions
+        With ``fill_up`` all that have as many rows do, filled up with columns of zeros, which change no singular value:
+        a GPU takes longer to be called twice.
+        """
+        together: dict[Any, list[int]] = defaultdict(list)
+        for index, weight in enumerate(filters):
+            together[len(weight) if fill_up else weight.shape].append(index)
+        directions = list(filters)
+        for indices in together.values():
+            banks = [filters[index] for index in indices]
+            matrices = banks[0].new_zeros(len(banks), len(banks[0]), max(bank[0].numel() for bank in banks))
+            torch._foreach_copy_(_as_filters(matrices, banks), banks)
+            dtype = torch.bfloat16 if multiplies_bf16(matrices.device.type) else torch.float32
+            orthogonal = self._newton_schulz(matrices, steps=ns_steps, dtype=dtype)
+            for index, direction in zip(indices, _as_filters(orthogonal, banks), strict=True):
+                directions[index] = direction
+        return directions
 
 
 def _as_filters(matrices: Float[Tensor, "b m n"], banks: list[Tensor]) -> list[Tensor]:

@@ -104,17 +104,20 @@ def _epochs(trainer: L.Trainer) -> int:
     return trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
 
 
-def clocks(curves: TrainingCurves, *, started: float, set_from_data: float) -> dict[str, float | None]:
+def clocks(
+    curves: TrainingCurves, classifier: ImageClassifier, *, started: float, set_from_data: float
+) -> dict[str, float | None]:
     """Seconds as the speedruns count them and as a user feels them.
 
     Args:
-        curves: Which saw the last test image.
+        curves: Which saw the first step.
+        classifier: Which has been tested; the first clock is None where it has not.
         started: What ``time.perf_counter`` said when ``train`` was called.
         set_from_data: Seconds of setting the network from data.
     """
-    now = time.perf_counter()
+    now, known_at = time.perf_counter(), classifier.known_at.get("test")
     return {
-        "warm_seconds": set_from_data + curves.tested_at - curves.began_at,
+        "warm_seconds": None if known_at is None else set_from_data + known_at - curves.began_at,
         "seconds": now - started,
         "process_seconds": None if is_sweep() else now - STARTED,  # the jobs of a sweep share a process
     }

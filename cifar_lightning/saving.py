@@ -1,8 +1,7 @@
-"""Saving: what is on disk under a checkpoint's name is whole at every moment, and never holds a broken network."""
+"""Saving: what is on disk under a file's name is whole at every moment; and when a run saves itself."""
 
 import contextlib
 import errno
-import io
 import logging
 import math
 import os
@@ -13,15 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
-from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
 
-from cifar_lightning.checkpoint import read
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.config import RunError, argument, one_line
+from cifar_lightning.config import RunError, one_line
 from cifar_lightning.stopping import signals
 
 log = logging.getLogger(__name__)
@@ -90,41 +85,6 @@ def sweep_temporary(folder: Path) -> None:
     """Remove what interrupted saves have left in a folder that no one else writes into."""
     for stale in folder.glob(f".*{_TEMPORARY}"):
         stale.unlink(missing_ok=True)
-
-
-class DurableIO(CheckpointIO):
-    """How Lightning writes and reads checkpoints: durably, and through the gate of ``checkpoint.read``."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            RunError: If a weight is not finite, or the file cannot be written.
-        """
-        if (name := _first_not_finite(checkpoint["state_dict"])) is not None:
-            raise RunError(
-                f"after step {checkpoint['global_step']} {name} holds numbers that are not finite; nothing was saved, "
-                "the last checkpoint is of before. A lower optimizer.lr usually helps"
-            )
-        buffer = io.BytesIO()  # in memory first: so its size is known, and a full disk is one kind of error
-        torch.save(checkpoint, buffer)
-        try:
-            write_durably(Path(path), buffer.getbuffer())
-        except RunError as error:
-            raise RunError(f"{error}; then go on with {argument('resume', Path(path).parent.parent)}") from error
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return read(path)
-
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
-
-
-def _first_not_finite(weights: dict[str, Tensor]) -> str | None:
-    """The name of the first tensor with a number that is not finite, if there is one; waits for the device once."""
-    floats = {name: value for name, value in weights.items() if value.is_floating_point()}
-    are_finite = torch.stack([value.isfinite().all() for value in floats.values()]).tolist()
-    return next((name for name, is_finite in zip(floats, are_finite, strict=True) if not is_finite), None)
 
 
 class RunCheckpoints(Checkpoint):

@@ -12,10 +12,10 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from cifar_lightning.checkpoint_io import DurableIO
 from cifar_lightning.config import UserError, blame, build_partial, one_line
 from cifar_lightning.data import CIFAR10DataModule
 from cifar_lightning.devices import keep_freed_memory
-from cifar_lightning.saving import DurableIO
 
 _NOTHING = nullcontext()
 

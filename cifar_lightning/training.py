@@ -24,8 +24,9 @@ from cifar_lightning.building import (
 )
 from cifar_lightning.callbacks import TrainingCurves
 from cifar_lightning.checkpoint import check_state, describe, read_state
+from cifar_lightning.checkpoint_io import all_saved
 from cifar_lightning.classifier import ImageClassifier, NonFiniteLoss
-from cifar_lightning.compilation import compile_in_place, warm_up
+from cifar_lightning.compilation import compile_in_place, warm_up, with_compiled_update
 from cifar_lightning.config import RunError, UserError, argument, blame, build, build_partial, one_line
 from cifar_lightning.data import CIFAR10DataModule
 from cifar_lightning.devices import forward_flops, sensible_threads, threads
@@ -93,7 +94,7 @@ def _train(cfg: DictConfig, config: dict[str, Any], *, started: float) -> dict[s
     data = build_data(config)
     curves = TrainingCurves()
     trainer = build_full_trainer(config, curves)
-    optimizer = build_partial(config["optimizer"], "optimizer")
+    optimizer = with_compiled_update(build_partial(config["optimizer"], "optimizer"), config["compile"])
     with blame("optimizer", config["optimizer"]):  # refuse a bad hyper-parameter before the data are fetched
         optimizer(nn.Linear(1, 1))
     schedule = build(config["schedule"], "schedule") if config["schedule"] else None
@@ -137,10 +138,11 @@ def _train(cfg: DictConfig, config: dict[str, Any], *, started: float) -> dict[s
         _get_ready(classifier, trainer, data, shapes, config)
         ckpt_path = output_dir / LAST if before is not None else None
         set_from_data = _set_from_data(classifier, data) if ckpt_path is None else 0.0
-        _fit_and_test(trainer, classifier, data, has_val=has_val, tta=config["tta"], ckpt_path=ckpt_path)
+        with all_saved(trainer):
+            _fit_and_test(trainer, classifier, data, has_val=has_val, tta=config["tta"], ckpt_path=ckpt_path)
         metrics = final_metrics(config, data, classifier, trainer, curves) | {
             "flops_per_image": flops,
-            **clocks(curves, started=started, set_from_data=set_from_data),
+            **clocks(curves, classifier, started=started, set_from_data=set_from_data),
         }
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoard):

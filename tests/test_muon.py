@@ -1,5 +1,4 @@
 import copy
-import functools
 import math
 
 import pytest
@@ -8,7 +7,7 @@ from conftest import no_synchronizing
 from torch import nn
 
 from cifar_lightning import models
-from cifar_lightning.muon import Muon, _orthogonal, newton_schulz
+from cifar_lightning.muon import Muon, newton_schulz
 from cifar_lightning.optim import muon, parameter_kinds
 
 
@@ -50,13 +49,6 @@ def test_three_steps_come_close_to_the_polar_factor(dtype):
     assert (error < 0.25).all()
     cosine = nn.functional.cosine_similarity(orthogonal.flatten(1), polar_factor(matrices).flatten(1))
     assert (cosine > 0.97).all()
-
-
-@pytest.mark.parametrize(("has_bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_the_precision_is_one_that_the_device_multiplies(has_bf16, dtype, monkeypatch):
-    monkeypatch.setattr("cifar_lightning.muon.multiplies_bf16", {"cpu": has_bf16}.__getitem__)
-    matrices = random_matrices(2, 24, 96).float()
-    assert torch.equal(newton_schulz(matrices), newton_schulz(matrices, dtype=dtype))
 
 
 def test_more_steps_come_closer_where_singular_values_are_small():
@@ -121,8 +113,7 @@ def assert_same_weights(one: nn.Module, other: nn.Module, **tolerance: float) ->
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Newton-Schulz in float32: bf16 makes much of the last bits in which batched products differ."""
-    in_float32 = functools.partial(newton_schulz, dtype=torch.float32)
-    monkeypatch.setattr("cifar_lightning.muon.newton_schulz", in_float32)
+    monkeypatch.setattr("cifar_lightning.muon.multiplies_bf16", {"cpu": False}.__getitem__)
 
 
 @pytest.mark.usefixtures("exact")
@@ -183,12 +174,38 @@ def test_filters_of_one_shape_are_updated_as_if_alone():
         torch.testing.assert_close(weight, expected)
 
 
+@pytest.mark.parametrize(("has_bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_the_precision_is_one_that_the_device_multiplies(has_bf16, dtype, monkeypatch):
+    monkeypatch.setattr("cifar_lightning.muon.multiplies_bf16", {"cpu": has_bf16}.__getitem__)
+    filters = random_matrices(24, 96).float()
+    (direction,) = Muon([filters], lr=0.1)._orthogonal([filters], ns_steps=3, fill_up=False)
+    assert torch.equal(direction, newton_schulz(filters[None], dtype=dtype)[0])
+
+
+@pytest.mark.usefixtures("exact")
+def test_compiled_it_does_the_same():
+    calls = []
+
+    def backend(graph, inputs):
+        calls.append(graph)
+        return graph.forward
+
+    net, compiled = TinyNet(), TinyNet()
+    optimizer = make_muon(compiled)
+    optimizer.compile(backend=backend, dynamic=False)
+    train(net, make_muon(net), batches(3))
+    train(compiled, optimizer, batches(3))
+    assert calls
+    assert_same_weights(compiled, net, atol=0, rtol=0)
+
+
 @pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("fill_up", [False, True])
 def test_filters_of_any_shape_become_orthogonal_as_if_alone(fill_up):
     shapes = [(8, 3, 3, 3), (8, 8, 3, 3), (8, 3, 3, 3), (16, 8, 3, 3), (16, 3, 1, 1), (4, 8)]
     filters = [random_matrices(*shape).float() for shape in shapes]
-    for weight, direction in zip(filters, _orthogonal(filters, ns_steps=3, fill_up=fill_up), strict=True):
+    directions = Muon(filters, lr=0.1)._orthogonal(filters, ns_steps=3, fill_up=fill_up)
+    for weight, direction in zip(filters, directions, strict=True):
         alone = newton_schulz(weight.flatten(1)[None], dtype=torch.float32)
         torch.testing.assert_close(direction, alone.view(weight.shape), atol=1e-4, rtol=0)
 

@@ -8,6 +8,8 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +21,9 @@ from test_runs import SMALL
 
 from cifar_lightning.callbacks import TrainingCurves
 from cifar_lightning.checkpoint import read
+from cifar_lightning.checkpoint_io import DurableIO
 from cifar_lightning.config import RunError
-from cifar_lightning.saving import DurableIO, RunCheckpoints, write_durably
+from cifar_lightning.saving import RunCheckpoints, write_durably
 from cifar_lightning.training import train
 
 # A process that forks children which do nothing but save, and kills each after a random while.
@@ -28,7 +31,7 @@ KILLS = """
 import os, random, signal, sys, time
 import torch
 from cifar_lightning.checkpoint import describe, read
-from cifar_lightning.saving import DurableIO
+from cifar_lightning.checkpoint_io import DurableIO
 torch.set_num_threads(1)  # OpenMP's other threads would be missing in a child
 path, num_kills = sys.argv[1], int(sys.argv[2])
 config = {"model": {"name": "tutorial"}, "normalize": {}, "data": {}, "trainer": {}}
@@ -146,6 +149,59 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path, value):
     assert (tmp_path / "last.ckpt").read_text() == "before"
 
 
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    monkeypatch.setattr("cifar_lightning.checkpoint_io._is_on_gpu", lambda checkpoint: True)
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """A disk on which nothing is written before this event."""
+    ready = threading.Event()
+    monkeypatch.setattr(
+        "cifar_lightning.checkpoint_io.write_durably", lambda *args: ready.wait(60) and write_durably(*args)
+    )
+    yield ready
+    ready.set()
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_a_gpu_does_not_wait_for_the_disk_and_what_it_does_meanwhile_is_not_saved(tmp_path, disk):
+    saver, path, weights = DurableIO(), tmp_path / "last.ckpt", torch.zeros(3)
+    saver.save_checkpoint({"global_step": 1, "state_dict": {"net.weight": weights}}, path)
+    weights += 1
+    assert not path.exists()
+    disk.set()
+    saver.wait()
+    assert torch.load(path)["state_dict"]["net.weight"].tolist() == [0, 0, 0]
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+@pytest.mark.parametrize("notice", [DurableIO.wait, lambda saver: saver.save_checkpoint({}, "unused")])
+def test_what_went_wrong_in_the_background_is_said_once(tmp_path, notice):
+    saver, path = DurableIO(), tmp_path / "last.ckpt"
+    saver.save_checkpoint({"global_step": 7, "state_dict": {"net.weight": torch.tensor([torch.nan])}}, path)
+    with pytest.raises(RunError, match=r"after step 7 net\.weight holds numbers that are not finite"):
+        notice(saver)
+    saver.save_checkpoint({"global_step": 8, "state_dict": {"net.weight": torch.zeros(3)}}, path)
+    saver.wait()
+    assert torch.load(path)["global_step"] == 8
+
+
+@pytest.mark.gpu
+def test_a_checkpoint_of_a_gpu_is_of_its_moment(tmp_path):
+    saver, weights = DurableIO(), torch.zeros(1000, 1000, device="cuda")
+    for step in range(1, 101):
+        weights += 1
+        if step in (1, 50):
+            saver.save_checkpoint({"global_step": step, "state_dict": {"w": weights}}, tmp_path / f"{step}.ckpt")
+        weights @ weights
+    saver.wait()
+    for step in (1, 50):
+        saved = torch.load(tmp_path / f"{step}.ckpt", map_location="cpu")["state_dict"]["w"]
+        assert torch.equal(saved, torch.full((1000, 1000), float(step)))
+
+
 def test_a_checkpoint_is_read_through_the_gate(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "last.ckpt")
     with pytest.raises(Exception, match="is not a checkpoint of this project: format_version is missing"):
@@ -171,10 +227,15 @@ def in_the_second_epoch(monkeypatch):
     return happen
 
 
-def test_a_disk_that_fills_up_ends_the_run_in_one_line(command, tmp_path, monkeypatch, in_the_second_epoch):
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_a_disk_that_fills_up_ends_the_run_in_one_line(
+    device, request, command, tmp_path, monkeypatch, in_the_second_epoch
+):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    if device == "gpu":
+        request.getfixturevalue("on_a_gpu")
     in_the_second_epoch(lambda: monkeypatch.setattr(os, "fsync", full))
     outcome = command("train.py", *SMALL, f"output_dir={tmp_path / 'run'}", tiny=True)
     assert outcome.code == 1
@@ -183,6 +244,28 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line(command, tmp_path, monkey
     )
     assert outcome.err.endswith(f"Make room first; then go on with resume={tmp_path / 'run'}\n")
     assert last(tmp_path / "run")["global_step"] == 6
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_a_run_ends_when_its_checkpoint_is_on_the_disk(compose, tmp_path, disk, monkeypatch):
+    def judged(self, trainer, pl_module):
+        assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+        threading.Timer(0.3, disk.set).start()
+
+    monkeypatch.setattr(TrainingCurves, "on_test_end", judged)
+    train(compose(*SMALL, "trainer.max_epochs=1"))
+    assert last(tmp_path / "run")["global_step"] == 6
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_a_run_that_is_stopped_waits_for_its_checkpoint(command, tmp_path, monkeypatch, in_the_second_epoch):
+    slowly = lambda *args: (time.sleep(0.3), write_durably(*args))  # noqa: E731
+    monkeypatch.setattr("cifar_lightning.checkpoint_io.write_durably", slowly)
+    in_the_second_epoch(lambda: signal.raise_signal(signal.SIGTERM))
+    outcome = command("train.py", *SMALL, f"output_dir={tmp_path / 'run'}", tiny=True)
+    assert outcome.code == 143
+    assert "go on with: python train.py resume=" in outcome.err
+    assert last(tmp_path / "run")["global_step"] == 7
 
 
 def test_a_folder_that_is_removed_is_made_again(compose, tmp_path, in_the_second_epoch):

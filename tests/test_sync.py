@@ -65,6 +65,7 @@ def small_run(compose: Any, tiny_root: Any, experiment: str, accelerator: str, *
         "data.batch_size=16",
         "model.widths=[8,8,8]",
         "logger=none",
+        "checkpoint.every_epoch=false",  # which on a GPU is written beside the steps
         "+callbacks.no_sync._target_=test_sync.NoSync",
         *overrides,
     )

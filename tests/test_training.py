@@ -161,6 +161,7 @@ def test_a_step_limit_inside_an_epoch_still_validates_the_last_weights(run):
 def test_trainer_arguments_pass_through(run, override):
     metrics, _ = run("data.val_size=20", *BARE, override)
     assert metrics["steps"] > 0
+    assert (metrics["warm_seconds"] is None) == ("limit_test_batches" in override)
 
 
 def test_fused_optimizers_clip_in_mixed_precision(run):
