@@ -1,5 +1,6 @@
 """torch.compile for a network; and what is compiled, chosen and loaded at first, done before the clock starts."""
 
+import gc
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -77,7 +78,7 @@ def warm_up(
     config.recompile_limit = max(config.recompile_limit, len(training) + len(evaluation))
     precision.convert_module(classifier)
     batches = data.train_batches(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _garbage_collected():
         for epoch in (0, len(shapes) - 1):  # for the augmentation, which may differ
             batches.sampler.set_epoch(epoch)
             next(iter(batches))
@@ -145,6 +146,23 @@ def _progress(trainer: L.Trainer, data: CIFAR10DataModule) -> Iterator[float]:
         if epoch * num_steps >= all_steps:
             return
         yield epoch * num_steps / all_steps
+
+
+@contextmanager
+def _garbage_collected() -> Iterator[None]:
+    """Have the garbage collected now, and none meanwhile.
+
+    The CUDA graphs of networks before would otherwise be destroyed at any time, and recording another one fails if that
+    happens meanwhile: pytorch/pytorch#161037. It was seen in the eighth job of a sweep.
+    """
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Muon: momentum whose update is made orthogonal, for the filters of convolutions; and SGD for what is left."""
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -41,6 +42,12 @@ def newton_schulz(
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b G + c G^2
         x = torch.baddbmm(x, factor, x, beta=a)  # a X + (b G + c G^2) X
     return (x.mT if is_tall else x).to(matrices.dtype)
+
+
+@functools.cache
+def _compiled_newton_schulz(**options: Any) -> Callable[..., Tensor]:
+    """The same for each optimizer: a new one would look through what is compiled at its first step."""
+    return torch.compile(newton_schulz, **options)
 
 
 class Muon(torch.optim.Optimizer):
@@ -89,7 +96,7 @@ class Muon(torch.optim.Optimizer):
 
         Not with CUDA graphs, to which each of its calls would be a new step, in which the gradients are overwritten.
         """
-        self._newton_schulz = torch.compile(newton_schulz, **options)
+        self._newton_schulz = _compiled_newton_schulz(**options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)

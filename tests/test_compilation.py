@@ -1,9 +1,12 @@
+import gc
+from contextlib import nullcontext
+
 import jaxtyping
 import pytest
 import torch
 from torch import nn
 
-from cifar_lightning import training
+from cifar_lightning import compilation, training
 from cifar_lightning.compilation import warm_up
 from cifar_lightning.config import UserError
 from cifar_lightning.models import build
@@ -97,6 +100,26 @@ def test_warming_up_leaves_no_trace(small_speedrun, monkeypatch):
     states = [seen[when].pop("state") for when in ("before", "after")]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     assert seen["after"] == seen["before"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_garbage_is_collected_while_graphs_may_be_recorded(small_speedrun, monkeypatch, fails):
+    was_enabled = []
+
+    def step(*args):
+        was_enabled.append(gc.isenabled())
+        if fails:
+            raise RuntimeError("as a step may")
+        return original(*args)
+
+    original = compilation._training_step
+    monkeypatch.setattr(compilation, "_training_step", step)
+    monkeypatch.setattr(nn.Module, "compile", lambda net, **options: None)
+    with pytest.raises(RuntimeError, match="as a step may") if fails else nullcontext():
+        train(small_speedrun("compile=true"))
+    assert was_enabled
+    assert not any(was_enabled)
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize(
