@@ -24,8 +24,9 @@ from speedrun_loop import bare_speedrun
 from torch import nn
 from torch.utils.data import DataLoader
 
-from cifar_lightning.devices import fast_precision, keep_freed_memory
+from cifar_lightning.devices import keep_freed_memory
 from cifar_lightning.models import build
+from cifar_lightning.precision import fast_precision
 
 
 def tutorial_loop(options: Options) -> Figures:

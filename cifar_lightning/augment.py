@@ -49,7 +49,7 @@ def flip_coins(images: Images) -> Bool[Tensor, " n"]:
 
     Source: Knuth, The Art of Computer Programming, volume 3, section 6.4, for the multiplier.
     """
-    pixels = images.flatten(1)
+    pixels = images.flatten(1).contiguous()
     if num_missing := -pixels.shape[1] % 8:
         pixels = F.pad(pixels, (0, num_missing))
     words = pixels.view(torch.int64)

@@ -14,8 +14,9 @@ from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.compilation import MODES
 from cifar_lightning.config import UserError, blame, build, one_line, plain
 from cifar_lightning.data import CIFAR10DataModule, channel_statistics
-from cifar_lightning.devices import MAX_THREADS, fast_precision, forward_flops
+from cifar_lightning.devices import MAX_THREADS, forward_flops
 from cifar_lightning.hints import fits
+from cifar_lightning.precision import fast_precision
 from cifar_lightning.progress import EpochProgress
 from cifar_lightning.saving import RunCheckpoints
 from cifar_lightning.trainer import build_trainer

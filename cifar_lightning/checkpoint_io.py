@@ -1,7 +1,8 @@
-"""How Lightning writes and reads checkpoints: never a broken network, whole files, and no waiting where a GPU would."""
+"""How Lightning writes and reads checkpoints: never a broken network, whole files, and without holding up a GPU."""
 
 import copy
 import io
+import logging
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,6 +17,9 @@ from torch import Tensor
 from cifar_lightning.checkpoint import read
 from cifar_lightning.config import RunError, argument
 from cifar_lightning.saving import write_durably
+from cifar_lightning.stopping import signals
+
+log = logging.getLogger(__name__)
 
 
 class DurableIO(CheckpointIO):
@@ -27,6 +31,7 @@ class DurableIO(CheckpointIO):
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._stream: torch.cuda.Stream | None = None
         self._writing: Future[None] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -36,11 +41,21 @@ class DurableIO(CheckpointIO):
             RunError: If a weight is not finite, or the file cannot be written, this one or the one before.
         """
         self.wait()
-        if _is_on_gpu(checkpoint):
-            copied = copy.deepcopy(checkpoint)
-            self._writing = self._thread.submit(_write_beside, copied, Path(path), _event())
+        copied = _copied(checkpoint) if _is_on_gpu(checkpoint) else None
+        if copied is None:
+            _write(_serialized(checkpoint), Path(path))
         else:
-            _write(checkpoint, Path(path))
+            device = next(iter(checkpoint["state_dict"].values())).device
+            self._writing = self._thread.submit(_write_beside, self._beside(device), copied, Path(path))
+
+    def _beside(self, device: torch.device) -> AbstractContextManager[Any]:
+        """A place for work beside a GPU's other work, from when all that it has been given so far is done."""
+        if device.type != "cuda":
+            return nullcontext()
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(device)
+        self._stream.wait_stream(torch.cuda.current_stream(device))
+        return torch.cuda.stream(self._stream)
 
     def wait(self) -> None:
         """Wait until what was saved is on the disk.
@@ -49,7 +64,9 @@ class DurableIO(CheckpointIO):
             RunError: If it could not be brought there.
         """
         if self._writing is not None:
-            writing, self._writing = self._writing, None
+            writing = self._writing
+            writing.exception()
+            self._writing = None
             writing.result()
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
@@ -61,49 +78,67 @@ class DurableIO(CheckpointIO):
 
 @contextmanager
 def all_saved(trainer: L.Trainer) -> Iterator[None]:
-    """Have the last checkpoint on the disk at the end, however that comes.
+    """Have the last checkpoint on the disk at the end, however that comes; signals wait for that too.
 
     Raises:
-        RunError: If it could not be brought there.
+        RunError: If it could not be brought there; only logged where something else has been raised.
     """
-    checkpoint_io = trainer.strategy.checkpoint_io
-    assert isinstance(checkpoint_io, DurableIO)
     try:
         yield
-    finally:
+    except BaseException:
+        try:
+            _wait(trainer)
+        except RunError as error:
+            log.warning("%s", error)
+        raise
+    _wait(trainer)
+    signals.stop_if_requested()
+
+
+def _wait(trainer: L.Trainer) -> None:
+    checkpoint_io = trainer.strategy.checkpoint_io
+    assert isinstance(checkpoint_io, DurableIO)
+    signals.deferred = True
+    try:
         checkpoint_io.wait()
+    finally:
+        signals.deferred = False
 
 
 def _is_on_gpu(checkpoint: dict[str, Any]) -> bool:
     return any(value.is_cuda for value in checkpoint["state_dict"].values())
 
 
-def _event() -> torch.cuda.Event | None:
-    """What the GPU has been given to do so far."""
-    return torch.cuda.current_stream().record_event() if torch.cuda.is_available() else None
+def _copied(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
+    """A copy on the same device; None if there is no room for one."""
+    try:
+        return copy.deepcopy(checkpoint)
+    except torch.OutOfMemoryError:
+        return None
 
 
-def _write_beside(checkpoint: dict[str, Any], path: Path, copied: torch.cuda.Event | None) -> None:
-    """``_write`` with a GPU that goes on meanwhile, from the moment that the checkpoint has been copied."""
-    beside: AbstractContextManager[Any] = nullcontext()
-    if copied is not None:
-        stream = torch.cuda.Stream()
-        stream.wait_event(copied)
-        beside = torch.cuda.stream(stream)
+def _write_beside(beside: AbstractContextManager[Any], copied: dict[str, Any], path: Path) -> None:
     with beside:
-        _write(checkpoint, path)
+        content = _serialized(copied)
+    copied.clear()  # the GPU's memory is wanted, and disks can be slow
+    _write(content, path)
 
 
-def _write(checkpoint: dict[str, Any], path: Path) -> None:
+def _serialized(checkpoint: dict[str, Any]) -> io.BytesIO:
+    """The bytes of a checkpoint, in memory: so that their number is known, and a full disk is one kind of error."""
     if (name := _first_not_finite(checkpoint["state_dict"])) is not None:
         raise RunError(
             f"after step {checkpoint['global_step']} {name} holds numbers that are not finite; nothing was saved, "
             "the last checkpoint is of before. A lower optimizer.lr usually helps"
         )
-    buffer = io.BytesIO()  # in memory first: so its size is known, and a full disk is one kind of error
-    torch.save(checkpoint, buffer)
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    return content
+
+
+def _write(content: io.BytesIO, path: Path) -> None:
     try:
-        write_durably(path, buffer.getbuffer())
+        write_durably(path, content.getbuffer())
     except RunError as error:
         raise RunError(f"{error}; then go on with {argument('resume', path.parent.parent)}") from error
 

@@ -35,18 +35,30 @@ def with_compiled_update(
 ) -> Callable[[nn.Module], torch.optim.Optimizer]:
     """A builder of optimizers, whose Muon is compiled on a GPU, unless ``choice`` is False; see ``compile_in_place``.
 
-    A step of a small network is less work for the GPU than to be told of it one small product after the other.
+    Python takes longer to launch Muon's many small products than a GPU to compute them.
     """
-    mode = {True: None, "reduce-overhead": None, "max-autotune": "max-autotune-no-cudagraphs"}.get(choice, choice)
 
     def make(net: nn.Module) -> torch.optim.Optimizer:
         optimizer = make_optimizer(net)
-        if isinstance(optimizer, Muon) and all(parameter.is_cuda for parameter in net.parameters()):
-            optimizer.compile(mode=mode, dynamic=False)
+        if isinstance(optimizer, Muon) and _is_on_gpu(net):
+            optimizer.compile(mode=_without_graphs(choice), dynamic=False)
         return optimizer
 
     return make if choice else make_optimizer
 
+
+def _is_on_gpu(net: nn.Module) -> bool:
+    return all(parameter.is_cuda for parameter in net.parameters())
+
+
+def _without_graphs(choice: bool | str) -> str | None:
+    """The mode next to a choice that uses no CUDA graphs."""
+    modes = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}
+    return None if choice is True else modes.get(str(choice), str(choice))
+
+
+_RECOMPILE_LIMIT = 64
+"""For Muon, since the shapes of its matrices add up over the jobs of a sweep."""
 
 _CALLS = 3
 """Of each kind: where torch records CUDA graphs, it does so at the second call, and the third shows that it has."""
@@ -61,7 +73,7 @@ def warm_up(
     """Take training and evaluation steps of each kind that a run will, and leave the classifier as it was.
 
     That compiles what is to be compiled. And at the first call a GPU loads each kernel, and with ``trainer.benchmark``
-    cuDNN tries its algorithms: 8 s of the record's speedrun, which then takes 2.4 s.
+    cuDNN tries its algorithms: 8 s of the record's speedrun, which then takes 2.0 s.
 
     Args:
         classifier: On the device that trains, its network compiled in place or not.
@@ -73,12 +85,12 @@ def warm_up(
     device, precision = trainer.strategy.root_device, trainer.precision_plugin
     state = {name: value.clone() for name, value in classifier.state_dict().items()}
     optimizer = classifier.build_optimizer()
-    training, evaluation = _kinds(classifier, optimizer, trainer, data, shapes)
+    training, validation, test = _kinds(classifier, optimizer, trainer, data, shapes)
     config = torch._dynamo.config  # beyond its limit, kinds would quietly go uncompiled
-    config.recompile_limit = max(config.recompile_limit, len(training) + len(evaluation))
+    config.recompile_limit = max(config.recompile_limit, _RECOMPILE_LIMIT, len(training + validation + test))
     precision.convert_module(classifier)
     batches = data.train_batches(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _garbage_collected():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _no_garbage_collection():
         for epoch in (0, len(shapes) - 1):  # for the augmentation, which may differ
             batches.sampler.set_epoch(epoch)
             next(iter(batches))
@@ -88,11 +100,12 @@ def warm_up(
                 for _ in range(_CALLS):
                     optimizer.step(step)
                     optimizer.zero_grad()
-        for shape, batch_size, at_rest in evaluation:
-            # Lightning's inference mode, since compiled code is bound to it.
-            with _resting(at_rest), precision.test_step_context(), _without_gradients(trainer):
-                for _ in range(_CALLS):
-                    augmented_logits(classifier.eval(), _blank(batch_size, shape, device), level=tta)
+        # As Lightning has them, since compiled code is bound to inference mode: within training it has none.
+        for kinds, context, level in ((validation, torch.no_grad, 0), (test, _test_context(trainer), tta)):
+            for shape, batch_size, at_rest in kinds:
+                with _resting(at_rest), precision.test_step_context(), context():
+                    for _ in range(_CALLS):
+                        augmented_logits(classifier.eval(), _blank(batch_size, shape, device), level=level)
     classifier.train().float()
     classifier.load_state_dict(state)
     if device.type == "cuda":
@@ -113,8 +126,8 @@ def _kinds(
     trainer: L.Trainer,
     data: CIFAR10DataModule,
     shapes: list[torch.Size],
-) -> tuple[list[Kind], list[Kind]]:
-    """Each kind of training step and of evaluation step once."""
+) -> tuple[list[Kind], list[Kind], list[Kind]]:
+    """Each kind of step in training, validation and test once."""
     planned = zip(shapes, _progress(trainer, data), strict=False)  # in this order: a run may have no planned end
     epochs = [(shape, classifier.ended(optimizer.param_groups, progress)) for shape, progress in planned]
     full = data.arrays("train").images.shape[1:]
@@ -124,11 +137,11 @@ def _kinds(
         for batch_size in _batch_sizes(len(data.index["train"]), data.batch_size)
     ]
     num_val, num_test = (len(data.index[split]) for split in ("val", "test"))
-    evaluation = [
+    validation = [
         (full, batch_size, ended) for _, ended in epochs for batch_size in _batch_sizes(num_val, data.eval_batch_size)
     ]
-    evaluation += [(full, batch_size, []) for batch_size in _batch_sizes(num_test, data.eval_batch_size)]
-    return _distinct(training), _distinct(evaluation)
+    test: list[Kind] = [(full, batch_size, []) for batch_size in _batch_sizes(num_test, data.eval_batch_size)]
+    return _distinct(training), _distinct(validation), test
 
 
 def _distinct(kinds: list[Kind]) -> list[Kind]:
@@ -149,8 +162,8 @@ def _progress(trainer: L.Trainer, data: CIFAR10DataModule) -> Iterator[float]:
 
 
 @contextmanager
-def _garbage_collected() -> Iterator[None]:
-    """Have the garbage collected now, and none meanwhile.
+def _no_garbage_collection() -> Iterator[None]:
+    """Collect garbage now, and none meanwhile.
 
     The CUDA graphs of networks before would otherwise be destroyed at any time, and recording another one fails if that
     happens meanwhile: pytorch/pytorch#161037. It was seen in the eighth job of a sweep.
@@ -183,5 +196,5 @@ def _blank(batch_size: int, shape: torch.Size, device: torch.device) -> Tensor:
     return torch.zeros(batch_size, *shape, dtype=torch.uint8, device=device)
 
 
-def _without_gradients(trainer: L.Trainer) -> AbstractContextManager[Any]:
-    return torch.inference_mode() if trainer.test_loop.inference_mode else torch.no_grad()
+def _test_context(trainer: L.Trainer) -> Callable[[], AbstractContextManager[Any]]:
+    return torch.inference_mode if trainer.test_loop.inference_mode else torch.no_grad

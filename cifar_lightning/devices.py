@@ -1,7 +1,6 @@
-"""The device a run is on, and the precision, the threads and the memory allocation that are fast there."""
+"""The device a run is on, and the threads and the memory allocation that are fast there."""
 
 import ctypes
-import functools
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,31 +24,6 @@ operations a step waits for the one that was put aside.
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt, see malloc.h."""
-
-
-@functools.cache
-def multiplies_bf16(device_type: str) -> bool:
-    """Whether devices of a type, ``cpu`` or ``cuda``, multiply bfloat16 natively.
-
-    On a CPU without such instructions torch falls back to reference kernels, slower by orders of magnitude.
-    """
-    if device_type == "cuda":
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return device_type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def fast_precision(accelerator: str) -> str:
-    """Lightning's name of the precision that ``trainer.precision=auto`` stands for on an accelerator.
-
-    ``bf16-mixed`` where the hardware multiplies bfloat16 natively, else ``32-true``.
-    """
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        device_type = "cuda"
-    elif accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available()):
-        device_type = "cpu"
-    else:
-        device_type = "other"
-    return "bf16-mixed" if multiplies_bf16(device_type) else "32-true"
 
 
 def forward_flops(net: nn.Module, images: Shaped[Tensor, "n c h w"]) -> int:

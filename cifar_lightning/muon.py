@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim.sgd import sgd as sgd_step
 
-from cifar_lightning.devices import multiplies_bf16
+from cifar_lightning.precision import multiplies_bf16
 
 KINDS = ("muon", "sgd")
 
@@ -46,7 +46,7 @@ def newton_schulz(
 
 @functools.cache
 def _compiled_newton_schulz(**options: Any) -> Callable[..., Tensor]:
-    """The same for each optimizer: a new one would look through what is compiled at its first step."""
+    """One compiled function for all optimizers of the process, so that each new one finds what was compiled before."""
     return torch.compile(newton_schulz, **options)
 
 
@@ -77,6 +77,8 @@ class Muon(torch.optim.Optimizer):
     gave it for CIFAR-10.
     """
 
+    _newton_schulz: Callable[..., Tensor] = staticmethod(newton_schulz)
+
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
@@ -89,12 +91,12 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "ns_steps": ns_steps, "kind": kind}
         super().__init__(params, defaults)
-        self._newton_schulz: Callable[..., Tensor] = newton_schulz
 
     def compile(self, **options: Any) -> None:
         """Put ``newton_schulz`` through ``torch.compile`` with these options.
 
-        Not with CUDA graphs, to which each of its calls would be a new step, in which the gradients are overwritten.
+        Not with CUDA graphs: each call would count as a new iteration, and the gradients, outputs of the network's
+        graph, could be overwritten.
         """
         self._newton_schulz = _compiled_newton_schulz(**options)
 
@@ -159,7 +161,7 @@ class Muon(torch.optim.Optimizer):
         """Each filter bank as a matrix through ``newton_schulz``; those of one shape go together, in one batch.
 
         With ``fill_up`` all that have as many rows do, filled up with columns of zeros, which change no singular value:
-        a GPU takes longer to be called twice.
+        on a GPU one larger batch takes less time than two calls.
         """
         together: dict[Any, list[int]] = defaultdict(list)
         for index, weight in enumerate(filters):

@@ -41,7 +41,7 @@ def write_durably(path: Path, content: bytes | memoryview) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's are for the owner alone
+        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp's are for the owner alone
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -55,6 +55,10 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+_UMASK = _umask()
+"""Read once: to read it is to change it for a moment, for all threads."""
 
 
 def _sync_folder(folder: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "cifar_lightning"
-PURE = {"augment", "generators", "hints", "models", "muon", "optim", "evaluation", "figures"}
+PURE = {"augment", "generators", "hints", "models", "muon", "optim", "evaluation", "figures", "precision"}
 PIECES = {"data", "classifier"}
 GLUE = {
     "config",
@@ -18,6 +18,7 @@ GLUE = {
     "records",
     "progress",
     "checkpoint",
+    "checkpoint_io",
     "explain",
     "lookahead",
     "compilation",

@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import lightning as L
 import pytest
@@ -202,10 +203,29 @@ def test_running_metrics_equal_sums_over_all_images(num_batches):
         size = 3 if batch == num_batches - 1 else 4
         logits, targets = torch.randn(size, 5, generator=generator), torch.randint(5, (size,), generator=generator)
         loss = nn.functional.cross_entropy(logits, targets)
-        running.update(loss, logits, targets)
+        running.update(loss, logits, targets, step=batch)
         num_images, loss_sum = num_images + size, loss_sum + size * loss.item()
         num_correct += int((logits.argmax(1) == targets).sum())
     taken = running.take()
     assert (taken[0], taken[2]) == (num_images, num_correct)
     assert taken[1] == pytest.approx(loss_sum)
     assert running.take() == (0, 0.0, 0)
+
+
+@pytest.mark.parametrize("bad", [0, 63, 64, 70, 79, None])
+@pytest.mark.parametrize("resumed_after", [None, 40, 66])
+def test_the_first_loss_that_is_not_finite_is_named(bad, resumed_after):
+    running = RunningMetrics()
+    logits, targets = torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64)
+    for step in range(80):
+        if step == resumed_after:
+            assert bad is None or running.first_not_finite() == (bad if bad < step else None)
+            if bad is not None and bad < step:
+                return  # nothing would have been saved
+            state, running = running.state_dict(), RunningMetrics()
+            running.load_state_dict(state, torch.device("cpu"))
+        loss = torch.tensor(math.nan if bad is not None and step >= bad else 1.0)
+        running.update(loss, logits, targets, step=step)
+    assert running.first_not_finite() == bad
+    running.take()
+    assert running.first_not_finite() is None

@@ -10,6 +10,7 @@ from cifar_lightning import compilation, training
 from cifar_lightning.compilation import warm_up
 from cifar_lightning.config import UserError
 from cifar_lightning.models import build
+from cifar_lightning.muon import Muon
 from cifar_lightning.training import train
 
 SPEEDRUN = ("experiment=speedrun", "model.widths=[8,8,8]", "trainer.max_epochs=3", "data.batch_size=25", "tta=1")
@@ -48,8 +49,8 @@ def small_speedrun(compose, tiny_root):
     [
         # 24x24 with the first layer's bias, 32x32 with it and without, each with a last batch of 10; and the test.
         (["freeze=[[patches.bias,0.5]]"], 3 * 2 + 1),
-        # 24x24 with it and without, 32x32 without, a last batch of 15; validation with it, as the test, and without.
-        (["freeze=[[patches.bias,0.3]]", "augment.early_sizes=[24,24]", "data.val_size=20"], 3 * 2 + 2),
+        # 24x24 with it and without, 32x32 without, a last batch of 15; validation with it and without; and the test.
+        (["freeze=[[patches.bias,0.3]]", "augment.early_sizes=[24,24]", "data.val_size=20"], 3 * 2 + 2 + 1),
         # Two epochs: 24x24 with it, 32x32 without.
         (["freeze=[[patches.bias,0.5]]", "trainer.max_epochs=null", "trainer.max_steps=6"], 2 * 2 + 1),
         (["freeze=[[patches.bias,0.3]]", "trainer.limit_train_batches=2"], 2 * 2 + 1),
@@ -100,6 +101,28 @@ def test_warming_up_leaves_no_trace(small_speedrun, monkeypatch):
     states = [seen[when].pop("state") for when in ("before", "after")]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     assert seen["after"] == seen["before"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "on_gpu", "expected"),
+    [
+        (True, True, {"mode": None, "dynamic": False}),
+        ("default", True, {"mode": "default", "dynamic": False}),
+        ("reduce-overhead", True, {"mode": "default", "dynamic": False}),
+        ("max-autotune", True, {"mode": "max-autotune-no-cudagraphs", "dynamic": False}),
+        ("max-autotune-no-cudagraphs", True, {"mode": "max-autotune-no-cudagraphs", "dynamic": False}),
+        ("reduce-overhead", False, None),
+        (False, True, None),
+    ],
+)
+def test_muon_is_compiled_on_a_gpu_without_cuda_graphs(small_speedrun, monkeypatch, choice, on_gpu, expected):
+    found = []
+    monkeypatch.setattr(compilation, "_is_on_gpu", lambda net: on_gpu)
+    monkeypatch.setattr(Muon, "compile", lambda self, **options: found.append(options))
+    monkeypatch.setattr(nn.Module, "compile", lambda net, **options: None)
+    train(small_speedrun(f"compile={choice}", "trainer.max_steps=1"))
+    assert [options for options in found if options != expected] == []
+    assert bool(found) == (expected is not None)
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from test_resume import last
+from test_resume import differences, last
 from test_runs import SMALL
 
 from cifar_lightning.callbacks import TrainingCurves
@@ -188,6 +188,34 @@ def test_what_went_wrong_in_the_background_is_said_once(tmp_path, notice):
     assert torch.load(path)["global_step"] == 8
 
 
+@pytest.mark.usefixtures("on_a_gpu")
+def test_where_there_is_no_room_for_a_copy_saving_waits(tmp_path, disk, monkeypatch):
+    def full(value):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("cifar_lightning.checkpoint_io.copy.deepcopy", full)
+    disk.set()
+    DurableIO().save_checkpoint({"global_step": 1, "state_dict": {"w": torch.zeros(3)}}, tmp_path / "last.ckpt")
+    assert torch.load(tmp_path / "last.ckpt")["global_step"] == 1
+
+
+def test_in_the_background_the_same_is_saved(compose, tmp_path, monkeypatch):
+    recipe = (
+        *SMALL,
+        "data.val_size=20",
+        "callbacks=lookahead",
+        "optimizer=muon",
+        "model=speedrun",
+        "model.widths=[4,4,4]",
+    )
+    train(compose(*recipe))
+    monkeypatch.setattr("cifar_lightning.checkpoint_io._is_on_gpu", lambda checkpoint: True)
+    train(compose(*recipe, f"output_dir={tmp_path / 'beside'}"))
+    for name in ("last.ckpt", "best.ckpt"):
+        found = [read(tmp_path / run / "checkpoints" / name) for run in ("run", "beside")]
+        assert not differences(*found)
+
+
 @pytest.mark.gpu
 def test_a_checkpoint_of_a_gpu_is_of_its_moment(tmp_path):
     saver, weights = DurableIO(), torch.zeros(1000, 1000, device="cuda")
@@ -266,6 +294,36 @@ def test_a_run_that_is_stopped_waits_for_its_checkpoint(command, tmp_path, monke
     assert outcome.code == 143
     assert "go on with: python train.py resume=" in outcome.err
     assert last(tmp_path / "run")["global_step"] == 7
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_a_signal_at_the_end_waits_for_the_checkpoint(command, tmp_path, disk, monkeypatch):
+    def judged(self, trainer, pl_module):
+        threading.Timer(0.2, signal.raise_signal, [signal.SIGTERM]).start()
+        threading.Timer(0.6, disk.set).start()
+
+    monkeypatch.setattr(TrainingCurves, "on_test_end", judged)
+    outcome = command("train.py", *SMALL, "trainer.max_epochs=1", f"output_dir={tmp_path / 'run'}", tiny=True)
+    assert outcome.code == 143
+    assert "go on with: python train.py resume=" in outcome.err
+    assert last(tmp_path / "run")["global_step"] == 6
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_what_ends_a_run_is_not_hidden_by_its_last_checkpoint(
+    compose, tmp_path, monkeypatch, in_the_second_epoch, caplog
+):
+    def full(*args):
+        raise RunError("no room")
+
+    def fail():
+        raise KeyError("what ended it")
+
+    monkeypatch.setattr("cifar_lightning.checkpoint_io.write_durably", full)
+    in_the_second_epoch(fail)
+    with pytest.raises(KeyError, match="what ended it"):
+        train(compose(*SMALL))
+    assert "no room; then go on with resume=" in caplog.text
 
 
 def test_a_folder_that_is_removed_is_made_again(compose, tmp_path, in_the_second_epoch):

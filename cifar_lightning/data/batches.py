@@ -96,6 +96,7 @@ class Batches:
         self.sampler = EpochSampler(index, seed=seed)
         self.batch_size = batch_size
         self.augment = augment
+        self.draws_ahead = arrays.images.device.type != "cpu"
         self._given = 0
         self._start = 0
 
@@ -121,7 +122,7 @@ class Batches:
             if self.augment is not None:
                 generator.manual_seed(stream_seed(self.sampler.seed or 0, epoch, batch))
                 images = self.augment(images, epoch, generator)
-            if batch + 1 == len(self) and device.type != "cpu":
+            if self.draws_ahead and batch + 1 == len(self):
                 self.sampler.draw_ahead()
             yield images, targets
 
