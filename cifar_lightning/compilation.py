@@ -166,7 +166,7 @@ def _no_garbage_collection() -> Iterator[None]:
     """Collect garbage now, and none meanwhile.
 
     The CUDA graphs of networks before would otherwise be destroyed at any time, and recording another one fails if that
-    happens meanwhile: pytorch/pytorch#161037. It was seen in the eighth job of a sweep.
+    happens meanwhile: pytorch/pytorch#161037. The eighth job of a sweep failed, likely by that.
     """
     gc.collect()
     was_enabled = gc.isenabled()
