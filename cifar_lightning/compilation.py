@@ -90,26 +90,31 @@ def warm_up(
     config.recompile_limit = max(config.recompile_limit, _RECOMPILE_LIMIT, len(training + validation + test))
     precision.convert_module(classifier)
     batches = data.train_batches(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _no_garbage_collection():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for epoch in (0, len(shapes) - 1):  # for the augmentation, which may differ
             batches.sampler.set_epoch(epoch)
             next(iter(batches))
-        for shape, batch_size, at_rest in training:
-            with _resting(at_rest):
-                step = partial(_training_step, classifier, precision, _blank(batch_size, shape, device))
-                for _ in range(_CALLS):
-                    optimizer.step(step)
-                    optimizer.zero_grad()
-        # As Lightning has them, since compiled code is bound to inference mode: within training it has none.
-        for kinds, context, level in ((validation, torch.no_grad, 0), (test, _test_context(trainer), tta)):
-            for shape, batch_size, at_rest in kinds:
-                with _resting(at_rest), precision.test_step_context(), context():
-                    for _ in range(_CALLS):
-                        augmented_logits(classifier.eval(), _blank(batch_size, shape, device), level=level)
+        for kind in training:
+            _train(classifier, precision, optimizer, kind)
+        # Compiled code is bound to inference mode, which Lightning has not in the validations within training.
+        for kind in validation:
+            _evaluate(classifier, precision, kind, torch.no_grad(), tta=0)
+        for kind in test:
+            inference = torch.inference_mode() if trainer.test_loop.inference_mode else torch.no_grad()
+            _evaluate(classifier, precision, kind, inference, tta=tta)
     classifier.train().float()
     classifier.load_state_dict(state)
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # or the clock would wait for what is still to be done
+
+
+def _train(classifier: ImageClassifier, precision: Precision, optimizer: torch.optim.Optimizer, kind: Kind) -> None:
+    shape, batch_size, at_rest = kind
+    images = _blank(batch_size, shape, classifier.device)
+    with _resting(at_rest):
+        for _ in range(_CALLS):
+            optimizer.step(partial(_training_step, classifier, precision, images))
+            optimizer.zero_grad()
 
 
 def _training_step(classifier: ImageClassifier, precision: Precision, images: Tensor) -> Any:
@@ -118,6 +123,16 @@ def _training_step(classifier: ImageClassifier, precision: Precision, images: Te
         loss = classifier.loss(logits, logits.argmax(1))
     loss.backward()
     return loss
+
+
+def _evaluate(
+    classifier: ImageClassifier, precision: Precision, kind: Kind, inference: AbstractContextManager[Any], *, tta: int
+) -> None:
+    shape, batch_size, at_rest = kind
+    images = _blank(batch_size, shape, classifier.device)
+    with _resting(at_rest), precision.test_step_context(), inference:
+        for _ in range(_CALLS):
+            augmented_logits(classifier.eval(), images, level=tta)
 
 
 def _kinds(
@@ -162,7 +177,7 @@ def _progress(trainer: L.Trainer, data: CIFAR10DataModule) -> Iterator[float]:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """Collect garbage now, and none meanwhile.
 
     The CUDA graphs of networks before would otherwise be destroyed at any time, and recording another one fails if that
@@ -194,7 +209,3 @@ def _batch_sizes(num_images: int, batch_size: int) -> set[int]:
 
 def _blank(batch_size: int, shape: torch.Size, device: torch.device) -> Tensor:
     return torch.zeros(batch_size, *shape, dtype=torch.uint8, device=device)
-
-
-def _test_context(trainer: L.Trainer) -> Callable[[], AbstractContextManager[Any]]:
-    return torch.inference_mode if trainer.test_loop.inference_mode else torch.no_grad

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from cifar_lightning.callbacks import TrainingCurves
 from cifar_lightning.checkpoint import check_state, describe, read_state
 from cifar_lightning.checkpoint_io import all_saved
 from cifar_lightning.classifier import ImageClassifier, NonFiniteLoss
-from cifar_lightning.compilation import compile_in_place, warm_up, with_compiled_update
+from cifar_lightning.compilation import compile_in_place, no_garbage_collection, warm_up, with_compiled_update
 from cifar_lightning.config import RunError, UserError, argument, blame, build, build_partial, one_line
 from cifar_lightning.data import CIFAR10DataModule
 from cifar_lightning.devices import forward_flops, sensible_threads, threads
@@ -165,7 +166,8 @@ def _get_ready(
     classifier.to(device)
     if config["compile"] or device.type == "cuda":
         _set_from_data(classifier, data)  # for the libraries that it loads: the one that counts comes later
-        warm_up(classifier, trainer, data, shapes, tta=config["tta"])
+        with no_garbage_collection() if config["compile"] else nullcontext():
+            warm_up(classifier, trainer, data, shapes, tta=config["tta"])
 
 
 def _set_from_data(classifier: ImageClassifier, data: CIFAR10DataModule) -> float:

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "cifar_lightning"
-PURE = {"augment", "generators", "hints", "models", "muon", "optim", "evaluation", "figures", "precision"}
+PURE = {"augment", "generators", "hints", "metrics", "models", "muon", "optim", "evaluation", "figures", "precision"}
 PIECES = {"data", "classifier"}
 GLUE = {
     "config",

@@ -1,5 +1,4 @@
 import itertools
-import math
 
 import lightning as L
 import pytest
@@ -8,7 +7,7 @@ from torch import nn
 from torchvision.transforms.v2.functional import normalize, to_dtype
 
 from cifar_lightning import models
-from cifar_lightning.classifier import ImageClassifier, RunningMetrics
+from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.data import Arrays, Batches
 from cifar_lightning.optim import adamw, muon, sgd, triangular
 
@@ -193,39 +192,3 @@ def test_compile_in_place_keeps_the_names_of_the_weights():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         make_classifier(**arguments)
-
-
-@pytest.mark.parametrize("num_batches", [1, 63, 64, 65, 200])
-def test_running_metrics_equal_sums_over_all_images(num_batches):
-    running, generator = RunningMetrics(), torch.Generator().manual_seed(0)
-    num_images, loss_sum, num_correct = 0, 0.0, 0
-    for batch in range(num_batches):
-        size = 3 if batch == num_batches - 1 else 4
-        logits, targets = torch.randn(size, 5, generator=generator), torch.randint(5, (size,), generator=generator)
-        loss = nn.functional.cross_entropy(logits, targets)
-        running.update(loss, logits, targets, step=batch)
-        num_images, loss_sum = num_images + size, loss_sum + size * loss.item()
-        num_correct += int((logits.argmax(1) == targets).sum())
-    taken = running.take()
-    assert (taken[0], taken[2]) == (num_images, num_correct)
-    assert taken[1] == pytest.approx(loss_sum)
-    assert running.take() == (0, 0.0, 0)
-
-
-@pytest.mark.parametrize("bad", [0, 63, 64, 70, 79, None])
-@pytest.mark.parametrize("resumed_after", [None, 40, 66])
-def test_the_first_loss_that_is_not_finite_is_named(bad, resumed_after):
-    running = RunningMetrics()
-    logits, targets = torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64)
-    for step in range(80):
-        if step == resumed_after:
-            assert bad is None or running.first_not_finite() == (bad if bad < step else None)
-            if bad is not None and bad < step:
-                return  # nothing would have been saved
-            state, running = running.state_dict(), RunningMetrics()
-            running.load_state_dict(state, torch.device("cpu"))
-        loss = torch.tensor(math.nan if bad is not None and step >= bad else 1.0)
-        running.update(loss, logits, targets, step=step)
-    assert running.first_not_finite() == bad
-    running.take()
-    assert running.first_not_finite() is None

@@ -173,7 +173,7 @@ def test_a_gpu_does_not_wait_for_the_disk_and_what_it_does_meanwhile_is_not_save
     assert not path.exists()
     disk.set()
     saver.wait()
-    assert torch.load(path)["state_dict"]["net.weight"].tolist() == [0, 0, 0]
+    assert torch.load(path, weights_only=True)["state_dict"]["net.weight"].tolist() == [0, 0, 0]
 
 
 @pytest.mark.usefixtures("on_a_gpu")
@@ -185,7 +185,7 @@ def test_what_went_wrong_in_the_background_is_said_once(tmp_path, notice):
         notice(saver)
     saver.save_checkpoint({"global_step": 8, "state_dict": {"net.weight": torch.zeros(3)}}, path)
     saver.wait()
-    assert torch.load(path)["global_step"] == 8
+    assert torch.load(path, weights_only=True)["global_step"] == 8
 
 
 @pytest.mark.usefixtures("on_a_gpu")
@@ -196,7 +196,7 @@ def test_where_there_is_no_room_for_a_copy_saving_waits(tmp_path, disk, monkeypa
     monkeypatch.setattr("cifar_lightning.checkpoint_io.copy.deepcopy", full)
     disk.set()
     DurableIO().save_checkpoint({"global_step": 1, "state_dict": {"w": torch.zeros(3)}}, tmp_path / "last.ckpt")
-    assert torch.load(tmp_path / "last.ckpt")["global_step"] == 1
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 1
 
 
 def test_in_the_background_the_same_is_saved(compose, tmp_path, monkeypatch):
@@ -226,7 +226,7 @@ def test_a_checkpoint_of_a_gpu_is_of_its_moment(tmp_path):
         weights @ weights
     saver.wait()
     for step in (1, 50):
-        saved = torch.load(tmp_path / f"{step}.ckpt", map_location="cpu")["state_dict"]["w"]
+        saved = torch.load(tmp_path / f"{step}.ckpt", map_location="cpu", weights_only=True)["state_dict"]["w"]
         assert torch.equal(saved, torch.full((1000, 1000), float(step)))
 
 
@@ -262,9 +262,19 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line(
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def save(self, *args, **options):
+        savers.append(self)
+        original(self, *args, **options)
+
+    def fill_up():
+        savers[-1].wait()  # the first epoch's checkpoint still finds room
+        monkeypatch.setattr(os, "fsync", full)
+
     if device == "gpu":
         request.getfixturevalue("on_a_gpu")
-    in_the_second_epoch(lambda: monkeypatch.setattr(os, "fsync", full))
+    savers, original = [], DurableIO.save_checkpoint
+    monkeypatch.setattr(DurableIO, "save_checkpoint", save)
+    in_the_second_epoch(fill_up)
     outcome = command("train.py", *SMALL, f"output_dir={tmp_path / 'run'}", tiny=True)
     assert outcome.code == 1
     assert outcome.err.startswith(
