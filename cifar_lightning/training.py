@@ -3,6 +3,7 @@
 import logging
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,22 +74,79 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         torch.backends.cudnn.benchmark = benchmark  # which Lightning sets for the next job of a sweep too
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What a run is made of, once all of it fits together.
+
+    Attributes:
+        config: Resolved, with what the data and the machine have decided.
+        shapes: Shapes (C, H, W) of the augmented images, by epoch.
+        flops: Of the forward pass of one image.
+    """
+
+    config: dict[str, Any]
+    data: CIFAR10DataModule
+    classifier: ImageClassifier
+    trainer: L.Trainer
+    curves: TrainingCurves
+    shapes: list[torch.Size]
+    flops: int
+
+
 def _train(cfg: DictConfig, config: dict[str, Any], *, started: float) -> dict[str, Any]:
     """``train`` in a folder that is held for this process."""
     output_dir = Path(config["output_dir"])
     before = _checkpoint_to_resume(output_dir, config["resume"])
     if before is not None:
-        if cfg.trainer.precision == "auto":  # as it was resolved when the run started
-            config["trainer"]["precision"] = before["config"]["trainer"].get("precision")
-        take_measured(config, before["config"])
-        refuse_changes(output_dir, before["config"], config)
+        _take_over(cfg, config, before)
         if (metrics := _finished(output_dir, before, config)) is not None:
             return metrics
         config["num_threads"] = config["num_threads"] or before["config"].get("num_threads")
         check_ranges(config)
     with blame("seed"):
         L.seed_everything(config["seed"], workers=True, verbose=False)
+    run = _built(config, before)
+    goes_on = (output_dir / CONFIG).exists()  # with a checkpoint, or from the start
+    if before is None:
+        record(output_dir, cfg)
+    compile_in_place(run.classifier.net, config["compile"])
+    for logger in run.trainer.loggers:
+        if goes_on and isinstance(logger, TensorBoard | CSV):
+            logger.go_on(after_step=before["global_step"] if before else -1)
+        logger.log_hyperparams(hyper_parameters(config))
+    with threads(config["num_threads"]):
+        announce(config, run.data, run.classifier, run.trainer, run.flops)
+        _get_ready(run)
+        set_from_data = _set_from_data(run.classifier, run.data) if before is None else 0.0
+        with all_saved(run.trainer):
+            _fit_and_test(run, ckpt_path=output_dir / LAST if before is not None else None)
+        metrics = final_metrics(config, run.data, run.classifier, run.trainer, run.curves) | {
+            "flops_per_image": run.flops,
+            **clocks(run.curves, run.classifier, started=started, set_from_data=set_from_data),
+        }
+    for logger in run.trainer.loggers:
+        if isinstance(logger, TensorBoard):
+            logger.end_session()
+    report(metrics, write_metrics(output_dir, metrics))
+    return metrics
 
+
+def _take_over(cfg: DictConfig, config: dict[str, Any], before: dict[str, Any]) -> None:
+    """Put into the config what a run found out by itself before it was stopped; refuse what would make it another."""
+    if cfg.trainer.precision == "auto":  # as it was resolved when the run started
+        config["trainer"]["precision"] = before["config"]["trainer"].get("precision")
+    take_measured(config, before["config"])
+    refuse_changes(Path(config["output_dir"]), before["config"], config)
+
+
+def _built(config: dict[str, Any], before: dict[str, Any] | None) -> _Run:
+    """Data, classifier and Trainer of a config, and of the checkpoint that the run goes on from.
+
+    What costs little is refused before the data are fetched.
+
+    Raises:
+        UserError: If one of them refuses its arguments, or they do not fit each other.
+    """
     freeze = config["freeze"]
     if not fits(freeze, list[tuple[str, float]]):
         raise UserError(f"freeze must be parts of the network and fractions, as in [[conv1,0.5]], got {freeze}")
@@ -96,15 +154,15 @@ def _train(cfg: DictConfig, config: dict[str, Any], *, started: float) -> dict[s
     curves = TrainingCurves()
     trainer = build_full_trainer(config, curves)
     optimizer = with_compiled_update(build_partial(config["optimizer"], "optimizer"), config["compile"])
-    with blame("optimizer", config["optimizer"]):  # refuse a bad hyper-parameter before the data are fetched
+    with blame("optimizer", config["optimizer"]):
         optimizer(nn.Linear(1, 1))
     schedule = build(config["schedule"], "schedule") if config["schedule"] else None
     check_length(trainer, planned_by="schedule" if schedule else "freeze" if freeze else None)
     read_data(data, config)
     if before is not None and before["classes"] != list(data.classes):
         raise UserError(
-            f"resume={output_dir}: the run tells apart {before['classes']}, the data hold {list(data.classes)}: a run "
-            "goes on with the classes it began with"
+            f"resume={config['output_dir']}: the run tells apart {before['classes']}, the data hold "
+            f"{list(data.classes)}: a run goes on with the classes it began with"
         )
     measure(config, data)
     has_val = data.has_val and trainer.limit_val_batches != 0
@@ -124,50 +182,20 @@ def _train(cfg: DictConfig, config: dict[str, Any], *, started: float) -> dict[s
         config["num_threads"] = sensible_threads(flops * data.batch_size)
     classifier.description = describe(config, data.classes)
     if before is not None:
-        check_state(output_dir / LAST, before, classifier)
-    goes_on = (output_dir / CONFIG).exists()  # with a checkpoint, or from the start
-    if before is None:
-        record(output_dir, cfg)
-    compile_in_place(classifier.net, config["compile"])
-
-    for logger in trainer.loggers:
-        if goes_on and isinstance(logger, TensorBoard | CSV):
-            logger.go_on(after_step=before["global_step"] if before else -1)
-        logger.log_hyperparams(hyper_parameters(config))
-    with threads(config["num_threads"]):
-        announce(config, data, classifier, trainer, flops)
-        _get_ready(classifier, trainer, data, shapes, config)
-        ckpt_path = output_dir / LAST if before is not None else None
-        set_from_data = _set_from_data(classifier, data) if ckpt_path is None else 0.0
-        with all_saved(trainer):
-            _fit_and_test(trainer, classifier, data, has_val=has_val, tta=config["tta"], ckpt_path=ckpt_path)
-        metrics = final_metrics(config, data, classifier, trainer, curves) | {
-            "flops_per_image": flops,
-            **clocks(curves, classifier, started=started, set_from_data=set_from_data),
-        }
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoard):
-            logger.end_session()
-    report(metrics, write_metrics(output_dir, metrics))
-    return metrics
+        check_state(Path(config["output_dir"]) / LAST, before, classifier)
+    return _Run(config, data, classifier, trainer, curves, shapes, flops)
 
 
-def _get_ready(
-    classifier: ImageClassifier,
-    trainer: L.Trainer,
-    data: CIFAR10DataModule,
-    shapes: list[torch.Size],
-    config: dict[str, Any],
-) -> None:
+def _get_ready(run: _Run) -> None:
     """Bring network and images to the device, and have done what is slow only the first time."""
-    device = trainer.strategy.root_device
+    config, device = run.config, run.trainer.strategy.root_device
     for split in ("train", "test"):
-        data.placed(split, device)
-    classifier.to(device)
+        run.data.placed(split, device)
+    run.classifier.to(device)
     if config["compile"] or device.type == "cuda":
-        _set_from_data(classifier, data)  # for the libraries that it loads: the one that counts comes later
+        _set_from_data(run.classifier, run.data)  # for the libraries that it loads: the one that counts comes later
         with no_garbage_collection() if config["compile"] else nullcontext():
-            warm_up(classifier, trainer, data, shapes, tta=config["tta"])
+            warm_up(run.classifier, run.trainer, run.data, run.shapes, tta=config["tta"])
 
 
 def _set_from_data(classifier: ImageClassifier, data: CIFAR10DataModule) -> float:
@@ -218,15 +246,8 @@ def _finished(folder: Path, checkpoint: dict[str, Any], config: dict[str, Any]) 
     return metrics
 
 
-def _fit_and_test(
-    trainer: L.Trainer,
-    classifier: ImageClassifier,
-    data: CIFAR10DataModule,
-    *,
-    has_val: bool,
-    tta: int,
-    ckpt_path: Path | None,
-) -> None:
+def _fit_and_test(run: _Run, *, ckpt_path: Path | None) -> None:
+    trainer, classifier, data = run.trainer, run.classifier, run.data
     try:
         with refusals(), staying_on_device(trainer):
             trainer.fit(classifier, data, ckpt_path=ckpt_path, weights_only=True)
@@ -239,8 +260,8 @@ def _fit_and_test(
     if trainer.global_step == 0:
         raise UserError("trainer: nothing was trained; max_time must leave a step to do")
     is_judged = "val" in classifier.evaluations and classifier.judged_at["val"] == trainer.global_step
-    if has_val and not is_judged:  # training ended between validations, or before a kill
+    if trainer.limit_val_batches and not is_judged:  # training ended between validations, or before a kill
         with staying_on_device(trainer):
             trainer.validate(classifier, data, verbose=False)
-    classifier.tta = tta  # not before: the validations of each epoch would take six times as long
+    classifier.tta = run.config["tta"]  # not before: the validations of each epoch would take six times as long
     trainer.test(classifier, data, verbose=False)
