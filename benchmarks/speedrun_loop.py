@@ -12,7 +12,7 @@ from cifar_lightning.building import resolved
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.compilation import compile_in_place, with_compiled_update
 from cifar_lightning.config import build, build_partial
-from cifar_lightning.data import Batches
+from cifar_lightning.data import Batches, spread
 from cifar_lightning.data.sources import Arrays, to_arrays
 from cifar_lightning.devices import keep_freed_memory
 from cifar_lightning.evaluation import augmented_logits
@@ -111,7 +111,8 @@ class SpeedrunLoop:
         started = time.perf_counter()
         net = self.classifier.net
         assert isinstance(net, SpeedrunNet)
-        net.init_from_data(self.classifier.normalized(self.train.images[:NUM_INIT_IMAGES]))
+        chosen = spread(len(self.train.images), NUM_INIT_IMAGES)
+        net.init_from_data(self.classifier.normalized(self.train.images[chosen]))
         optimizer = self.classifier.build_optimizer()
         train_started = time.perf_counter()
         self._train(optimizer)

@@ -75,7 +75,7 @@ def random_crop(
         size: Height and width of the crops in pixels, in [1, min(H, W)]; None for those of the images.
 
     Raises:
-        ValueError: If ``padding`` or ``size`` is out of its range.
+        ValueError: If ``padding`` or ``size`` is out of its range, or ``mode`` is unknown.
 
     Source: He et al. 2016 (arXiv:1512.03385, section 4.2), with zeros.
     """
@@ -84,6 +84,8 @@ def random_crop(
         raise ValueError(f"padding must be in [0, {min(height, width)}), got {padding}")
     if size is not None and not 1 <= size <= min(height, width):
         raise ValueError(f"size must be in [1, {min(height, width)}], got {size}")
+    if mode not in ("constant", "reflect"):
+        raise ValueError(f"mode must be constant or reflect, got {mode!r}")
     device = images.device
 
     def places(length: int) -> Int64[Tensor, "n new_length"]:
@@ -199,7 +201,7 @@ class FlipTranslateCutout:
             least 1; anywhere in the image, so that they are not translated besides.
 
     Raises:
-        ValueError: If an argument is out of its range; when called, if the images are smaller than an early size.
+        ValueError: If an argument is out of its range; when called, if it does not fit the images.
 
     Source: Jordan 2024 (arXiv:2404.00498) for flip and translation; Page 2019, "How to train your ResNet 8:
     bag of tricks", for all three on batches.
@@ -216,12 +218,9 @@ class FlipTranslateCutout:
     ) -> None:
         if flip not in ("alternating", "random", "none"):
             raise ValueError(f"flip must be one of alternating, random, none, got {flip!r}")
-        for name, value, least in (
-            ("padding", padding, 0),
-            ("cutout_size", cutout_size, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        for name, value in {"padding": padding, "cutout_size": cutout_size}.items():
+            if value < 0:
+                raise ValueError(f"{name} must be at least 0, got {value}")
         if not mean or not all(0 <= value <= 1 for value in mean):
             raise ValueError(f"mean must be in [0, 1] per channel, got {list(mean)}")
         if not all(size >= 1 for size in early_sizes):

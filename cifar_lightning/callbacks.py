@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.data import CIFAR10DataModule
+from cifar_lightning.data import CIFAR10DataModule, spread
 
 MILESTONES = (0.90, 0.92, 0.94)
 """Validation accuracies whose time is noted."""
@@ -148,7 +148,7 @@ class Pictures(Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not _writers(trainer):
             return
-        from cifar_lightning.figures import confusion_matrix, prediction_grid, spread
+        from cifar_lightning.figures import confusion_matrix, prediction_grid
 
         assert isinstance(pl_module, ImageClassifier)
         data, evaluation = _data(trainer), pl_module.evaluations["test"]

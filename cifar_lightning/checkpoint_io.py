@@ -12,10 +12,11 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
 from cifar_lightning.checkpoint import read
-from cifar_lightning.config import RunError, argument
+from cifar_lightning.config import RunError, argument, one_line
 from cifar_lightning.saving import write_durably
 from cifar_lightning.stopping import signals
 
@@ -88,8 +89,8 @@ def all_saved(trainer: L.Trainer) -> Iterator[None]:
     except BaseException:
         try:
             _wait(trainer)
-        except RunError as error:
-            log.warning("%s", error)
+        except Exception as error:
+            log.warning("%s", one_line(error))
         raise
     _wait(trainer)
     signals.stop_if_requested()
@@ -119,9 +120,9 @@ def _copied(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
 
 def _write_beside(beside: AbstractContextManager[Any], copied: dict[str, Any], path: Path) -> None:
     with beside:
-        content = _serialized(copied)
-    copied.clear()  # the GPU's memory is wanted, and disks can be slow
-    _write(content, path)
+        on_cpu = move_data_to_device(copied, "cpu")  # where judging the weights takes none of the GPU's memory
+    copied.clear()  # it is wanted, and disks can be slow
+    _write(_serialized(on_cpu), path)
 
 
 def _serialized(checkpoint: dict[str, Any]) -> io.BytesIO:

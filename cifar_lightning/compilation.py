@@ -3,6 +3,7 @@
 import gc
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -14,6 +15,7 @@ from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor, nn
 
 from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.config import UserError
 from cifar_lightning.data import CIFAR10DataModule
 from cifar_lightning.evaluation import augmented_logits
 from cifar_lightning.muon import Muon
@@ -51,14 +53,51 @@ def _is_on_gpu(net: nn.Module) -> bool:
     return all(parameter.is_cuda for parameter in net.parameters())
 
 
+_WITHOUT_GRAPHS = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}
+"""Modes that use CUDA graphs, and those next to them that do not."""
+
+
 def _without_graphs(choice: bool | str) -> str | None:
-    """The mode next to a choice that uses no CUDA graphs."""
-    modes = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}
-    return None if choice is True else modes.get(str(choice), str(choice))
+    return None if choice is True else _WITHOUT_GRAPHS.get(str(choice), str(choice))
 
 
-_RECOMPILE_LIMIT = 64
-"""For Muon, since the shapes of its matrices add up over the jobs of a sweep."""
+def refuse_accumulation(trainer: L.Trainer, choice: bool | str) -> None:
+    """Refuse to accumulate gradients where CUDA graphs compute them: each batch overwrites those of the one before.
+
+    Raises:
+        UserError: If it is asked for.
+
+    Source: pytorch/pytorch#169545.
+    """
+    num = trainer.accumulate_grad_batches
+    if num > 1 and choice in _WITHOUT_GRAPHS and trainer.strategy.root_device.type == "cuda":
+        raise UserError(
+            f"trainer.accumulate_grad_batches must be 1 on a GPU with compile={choice}, whose CUDA graphs overwrite "
+            f"gradients, got {num}; compile={_WITHOUT_GRAPHS[str(choice)]} uses none"
+        )
+
+
+@contextmanager
+def refuse_without_compiler(choice: bool | str) -> Iterator[None]:
+    """Say in one line that torch.compile has found no C or C++ compiler.
+
+    Raises:
+        UserError: If that is so.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not choice or not re.search(r"C(\+\+)? compiler", str(error)):
+            raise
+        said = str(error).splitlines()[0]
+        raise UserError(
+            f"compile={str(choice).lower()}: torch.compile has found no working C or C++ compiler ({said}); install "
+            "one, such as g++, or set compile=false"
+        ) from error
+
+
+_MUON_SHAPES = 64
+"""Room for as many shapes of matrices in one network."""
 
 _CALLS = 3
 """Of each kind: where torch records CUDA graphs, it does so at the second call, and the third shows that it has."""
@@ -86,8 +125,10 @@ def warm_up(
     state = {name: value.clone() for name, value in classifier.state_dict().items()}
     optimizer = classifier.build_optimizer()
     training, validation, test = _kinds(classifier, optimizer, trainer, data, shapes)
-    config = torch._dynamo.config  # beyond its limit, kinds would quietly go uncompiled
-    config.recompile_limit = max(config.recompile_limit, _RECOMPILE_LIMIT, len(training + validation + test))
+    # Beyond torch's limits kinds would quietly go uncompiled; what earlier jobs of a sweep have compiled counts, too.
+    config = torch._dynamo.config
+    config.recompile_limit += len(training + validation + test) + _MUON_SHAPES
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, config.recompile_limit)
     precision.convert_module(classifier)
     batches = data.train_batches(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

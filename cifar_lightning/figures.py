@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
@@ -83,12 +82,6 @@ def prediction_grid(
             titles.append(f"✗ {_shortened(classes[pred], _MAX_NAME)} {sure:.0%}\nis {classes[target]}")
         colors.append(_RIGHT if target == pred else _WRONG)
     return image_grid(images, titles, title_colors=colors, heading=heading)
-
-
-def spread(num_images: int, num_shown: int) -> Int64[Tensor, " s"]:
-    """Indices of images to show, evenly spread: the first ones of a folder would all be of one class."""
-    num_shown = min(num_images, num_shown)
-    return torch.arange(num_shown) * num_images // num_shown
 
 
 def _shortened(text: str, length: int) -> str:

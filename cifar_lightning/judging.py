@@ -10,12 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 from cifar_lightning.building import read_data, resolved
 from cifar_lightning.checkpoint import load_classifier, read
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.compilation import compile_in_place
+from cifar_lightning.compilation import compile_in_place, refuse_without_compiler
 from cifar_lightning.config import CONF, UserError, build, one_line, quoted
-from cifar_lightning.data import CIFAR10DataModule
+from cifar_lightning.data import CIFAR10DataModule, spread
 from cifar_lightning.devices import device_name, forward_flops, threads
 from cifar_lightning.evaluation import Evaluation, write_predictions
-from cifar_lightning.figures import confusion_matrix, prediction_grid, save, spread
+from cifar_lightning.figures import confusion_matrix, prediction_grid, save
 from cifar_lightning.records import log_table, provenance, relative, shown, write_metrics
 from cifar_lightning.runs import refuse_used
 from cifar_lightning.trainer import build_trainer
@@ -85,7 +85,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     with threads(config["num_threads"]):
         device = device_name(trainer.strategy.root_device)
         log.info("device    %s, precision %s", device, trainer.precision)
-        judge(classifier, data, verbose=False)
+        with refuse_without_compiler(config["compile"]):
+            judge(classifier, data, verbose=False)
 
     evaluation = classifier.evaluations[split]
     output_dir = Path(config["output_dir"])

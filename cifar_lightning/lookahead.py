@@ -25,6 +25,7 @@ class Lookahead(Callback):
 
     Raises:
         ValueError: If an argument is out of its range.
+        MisconfigurationException: At the start of training, if that has no planned end.
 
     Source: Zhang et al. 2019 (arXiv:1907.08610); the growing share is from tysam-code/hlb-CIFAR10, with the constants
     of Jordan 2024 (arXiv:2404.00498).

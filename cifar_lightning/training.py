@@ -28,9 +28,16 @@ from cifar_lightning.callbacks import TrainingCurves
 from cifar_lightning.checkpoint import check_state, describe, read_state
 from cifar_lightning.checkpoint_io import all_saved
 from cifar_lightning.classifier import ImageClassifier, NonFiniteLoss
-from cifar_lightning.compilation import compile_in_place, no_garbage_collection, warm_up, with_compiled_update
+from cifar_lightning.compilation import (
+    compile_in_place,
+    no_garbage_collection,
+    refuse_accumulation,
+    refuse_without_compiler,
+    warm_up,
+    with_compiled_update,
+)
 from cifar_lightning.config import RunError, UserError, argument, blame, build, build_partial, one_line
-from cifar_lightning.data import CIFAR10DataModule
+from cifar_lightning.data import CIFAR10DataModule, spread
 from cifar_lightning.devices import forward_flops, sensible_threads, threads
 from cifar_lightning.entry import is_sweep, sweeper_optimises
 from cifar_lightning.hints import fits
@@ -44,7 +51,7 @@ from cifar_lightning.trainer import check_length, check_limits, refusals, stayin
 log = logging.getLogger(__name__)
 
 NUM_INIT_IMAGES = 5_000
-"""Training images that a network which is set from data sees, at most."""
+"""Training images that a network which is set from data sees, at most; evenly spread over all."""
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -153,6 +160,7 @@ def _built(config: dict[str, Any], before: dict[str, Any] | None) -> _Run:
     data = build_data(config)
     curves = TrainingCurves()
     trainer = build_full_trainer(config, curves)
+    refuse_accumulation(trainer, config["compile"])
     optimizer = with_compiled_update(build_partial(config["optimizer"], "optimizer"), config["compile"])
     with blame("optimizer", config["optimizer"]):
         optimizer(nn.Linear(1, 1))
@@ -194,7 +202,8 @@ def _get_ready(run: _Run) -> None:
     run.classifier.to(device)
     if config["compile"] or device.type == "cuda":
         _set_from_data(run.classifier, run.data)  # for the libraries that it loads: the one that counts comes later
-        with no_garbage_collection() if config["compile"] else nullcontext():
+        collected = no_garbage_collection() if config["compile"] else nullcontext()
+        with refuse_without_compiler(config["compile"]), collected:
             warm_up(run.classifier, run.trainer, run.data, run.shapes, tta=config["tta"])
 
 
@@ -202,7 +211,8 @@ def _set_from_data(classifier: ImageClassifier, data: CIFAR10DataModule) -> floa
     """Let a network that wants it see training images; gives the seconds that took."""
     started = time.perf_counter()
     if hasattr(classifier.net, "init_from_data"):
-        images = data.placed("train", classifier.device).images[data.index["train"][:NUM_INIT_IMAGES]]
+        index = data.index["train"]
+        images = data.placed("train", classifier.device).images[index[spread(len(index), NUM_INIT_IMAGES)]]
         classifier.net.init_from_data(classifier.normalized(images))  # type: ignore[operator]
     return time.perf_counter() - started
 
@@ -261,6 +271,7 @@ def _fit_and_test(run: _Run, *, ckpt_path: Path | None) -> None:
         raise UserError("trainer: nothing was trained; max_time must leave a step to do")
     is_judged = "val" in classifier.evaluations and classifier.judged_at["val"] == trainer.global_step
     if trainer.limit_val_batches and not is_judged:  # training ended between validations, or before a kill
+        trainer.validate_loop.inference_mode = False  # as within fit, for which it has been compiled
         with staying_on_device(trainer):
             trainer.validate(classifier, data, verbose=False)
     classifier.tta = run.config["tta"]  # not before: the validations of each epoch would take six times as long

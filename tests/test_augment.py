@@ -1,5 +1,6 @@
 from collections import Counter
 
+import jaxtyping
 import pytest
 import torch
 from conftest import no_synchronizing
@@ -68,6 +69,12 @@ def test_smaller_crops_come_from_anywhere_in_the_padded_images(images, padding, 
 def test_bad_crop_size(images, size):
     with pytest.raises(ValueError, match=rf"size must be in \[1, 8\], got {size}"):
         random_crop(images, seeded(), padding=0, mode="reflect", size=size)
+
+
+def test_unknown_border(images, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # which would refuse it first
+    with pytest.raises(ValueError, match=r"mode must be constant or reflect, got 'zeros'"):
+        random_crop(images, seeded(), padding=1, mode="zeros")
 
 
 def test_no_padding_changes_nothing(images):

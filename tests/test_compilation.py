@@ -1,5 +1,6 @@
 import gc
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import jaxtyping
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from cifar_lightning import compilation, training
-from cifar_lightning.compilation import warm_up
+from cifar_lightning.compilation import refuse_accumulation, warm_up
 from cifar_lightning.config import UserError
 from cifar_lightning.models import build
 from cifar_lightning.muon import Muon
@@ -55,6 +56,8 @@ def small_speedrun(compose, tiny_root):
         (["freeze=[[patches.bias,0.5]]", "trainer.max_epochs=null", "trainer.max_steps=6"], 2 * 2 + 1),
         (["freeze=[[patches.bias,0.3]]", "trainer.limit_train_batches=2"], 2 * 2 + 1),
         (["freeze=[]", "trainer.precision=bf16-true"], 2 * 2 + 1),
+        # It ends within the second epoch, and is validated after that, too.
+        (["freeze=[]", "data.val_size=15", "trainer.max_epochs=null", "trainer.max_steps=3"], 2 * 2 + 1 + 1),
     ],
 )
 def test_nothing_is_compiled_after_the_clock_has_started(small_speedrun, graphs, monkeypatch, overrides, kinds):
@@ -75,6 +78,17 @@ def test_the_same_numbers_with_and_without(small_speedrun, graphs, tmp_path):
     assert graphs
     for name in ("train/loss", "test/loss", "test/acc_tta"):
         assert found[0][name] == found[1][name]
+
+
+def test_what_earlier_jobs_have_compiled_leaves_room_for_more(small_speedrun, graphs, monkeypatch, tmp_path):
+    monkeypatch.setattr(compilation, "_MUON_SHAPES", 0)
+    found = []
+    with torch._dynamo.config.patch(recompile_limit=2, accumulated_recompile_limit=2):
+        for width in (2, 3, 4):
+            already = len(graphs)
+            train(small_speedrun("compile=true", f"model.widths=[{width},4,4]", f"output_dir={tmp_path / str(width)}"))
+            found.append(len(graphs) - already)
+    assert found == [3 * 2 + 1] * 3
 
 
 def test_warming_up_leaves_no_trace(small_speedrun, monkeypatch):
@@ -176,6 +190,32 @@ def test_the_maximum_of_a_map_is_not_looked_for_again_in_compiled_code():
     assert len(code) == 1
     assert code[0].count("max_pool2d(") == 3 + 1  # of the groups, and of the last map
     assert "amax" not in code[0]
+
+
+@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
+@pytest.mark.parametrize(("num", "device", "is_refused"), [(2, "cuda", True), (1, "cuda", False), (2, "cpu", False)])
+def test_gradients_of_cuda_graphs_are_not_accumulated(mode, num, device, is_refused):
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    trainer = SimpleNamespace(accumulate_grad_batches=num, strategy=strategy)
+    for choice in (False, True, "default"):
+        refuse_accumulation(trainer, choice)
+    match = rf"trainer\.accumulate_grad_batches must be 1 on a GPU with compile={mode}.*, got 2; compile="
+    with pytest.raises(UserError, match=match) if is_refused else nullcontext():
+        refuse_accumulation(trainer, mode)
+
+
+@pytest.mark.filterwarnings("ignore")  # of compilers
+def test_no_compiler(small_speedrun, command, tmp_path):
+    train(small_speedrun("trainer.max_epochs=1", f"output_dir={tmp_path / 'run'}"))
+    said = "error: compile=true: torch.compile has found no working C or C++ compiler "
+    with torch._inductor.config.patch({"cpp.cxx": (None, str(tmp_path / "none"))}):
+        training = command("train.py", "experiment=smoke", "compile=true", f"output_dir={tmp_path / 'other'}")
+        judging = command("evaluate.py", f"ckpt={tmp_path / 'run/checkpoints/last.ckpt'}", "compile=true", tiny=True)
+    for outcome in (training, judging):
+        assert outcome.code == 2
+        assert outcome.err.count("\n") == 1
+        assert outcome.err.startswith(said)
+        assert outcome.err.endswith("; install one, such as g++, or set compile=false\n")
 
 
 def test_modes_are_torchs(small_speedrun, monkeypatch):

@@ -10,7 +10,7 @@ from conftest import CLASSES, TinyCIFAR10
 from omegaconf import OmegaConf
 
 from cifar_lightning.config import CONF, build, plain, register
-from cifar_lightning.data import CIFAR10, Arrays, Batches, CIFAR10DataModule, channel_statistics
+from cifar_lightning.data import CIFAR10, Arrays, Batches, CIFAR10DataModule, channel_statistics, spread
 from cifar_lightning.data.batches import stream_seed
 from cifar_lightning.data.datamodule import stratified_split
 from cifar_lightning.data.sources import fetch, to_arrays
@@ -176,6 +176,11 @@ def test_channel_statistics_are_those_of_the_pixels():
 
 
 # Batches
+
+
+def test_chosen_images_are_spread_over_all():
+    assert spread(10, 4).tolist() == [0, 2, 5, 7]
+    assert spread(3, 8).tolist() == [0, 1, 2]
 
 
 def test_an_epoch_shows_each_image_once_with_its_target(arrays):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cifar_lightning.figures import confusion_matrix, image_grid, prediction_grid, save, spread, to_pixels
+from cifar_lightning.figures import confusion_matrix, image_grid, prediction_grid, save, to_pixels
 
 
 @pytest.fixture
@@ -32,11 +32,6 @@ def test_names_are_no_mathematics_and_may_be_of_any_script(images, tmp_path):
         assert to_pixels(figure).std() > 0
         save(figure, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
-
-
-def test_samples_are_spread_over_all_images():
-    assert spread(10, 4).tolist() == [0, 2, 5, 7]
-    assert spread(3, 8).tolist() == [0, 1, 2]
 
 
 def test_grey_images(images):

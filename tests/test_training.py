@@ -16,13 +16,14 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from cifar_lightning import models
+from cifar_lightning import models, training
 from cifar_lightning.building import resolved
 from cifar_lightning.callbacks import TrainingCurves
 from cifar_lightning.checkpoint import load_classifier, read
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config import CONF, UserError, argument, quoted
 from cifar_lightning.data import CIFAR10DataModule, channel_statistics
+from cifar_lightning.data.sources import to_arrays
 from cifar_lightning.devices import forward_flops, threads
 from cifar_lightning.judging import _keys, overrides_from
 from cifar_lightning.models.speedrun import whitening_filters
@@ -199,6 +200,16 @@ def test_whitening_is_set_from_normalised_training_images_before_the_first_step(
     loaded, _ = load_classifier(folder / "checkpoints" / "last.ckpt")
     assert len(seen) == 1  # a checkpoint is rebuilt without data
     assert torch.equal(loaded.net.patches.weight, torch.cat([expected, -expected]))
+
+
+def test_whitening_sees_images_from_all_over_the_training_split(run, monkeypatch, tiny_root):
+    seen = []
+    monkeypatch.setattr(training, "NUM_INIT_IMAGES", 4)
+    monkeypatch.setattr(models.NETWORKS["speedrun"], "init_from_data", lambda self, images: seen.append(images))
+    _, folder = run(*BARE, "model=speedrun", "model.widths=[8,8,8]", "trainer.max_epochs=1")
+    loaded, _ = load_classifier(folder / "checkpoints" / "last.ckpt")
+    chosen = to_arrays(TinyCIFAR10(root=tiny_root)).images[[0, 15, 30, 45]]  # of a folder the first are of one class
+    assert torch.equal(seen[0], loaded.normalized(chosen))
 
 
 def test_imagenet_weights_are_fetched_for_training_alone(run, monkeypatch):

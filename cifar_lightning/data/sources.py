@@ -40,6 +40,12 @@ def to_arrays(dataset: Any) -> Arrays:
     return Arrays(images.contiguous(), targets, tuple(dataset.classes))
 
 
+def spread(num_images: int, num_chosen: int) -> Int64[Tensor, " s"]:
+    """Indices of some images, evenly spread over all: the first ones of a folder would be of one class."""
+    num_chosen = min(num_images, num_chosen)
+    return torch.arange(num_chosen) * num_images // num_chosen
+
+
 def channel_statistics(images: UInt8[Tensor, "n c h w"]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of the pixels per channel, of values in [0, 1], to six decimals.
 
