@@ -11,6 +11,7 @@ import pytest
 from conftest import CLASSES
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 from test_resume import differences, last
 
 from cifar_lightning.config import UserError
@@ -26,6 +27,12 @@ TINY = "data.dataset._target_=conftest.TinyCIFAR10"  # a class is never taken fr
 def scalars(folder, tag):
     events = EventAccumulator(str(folder)).Reload()
     return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+@pytest.fixture(autouse=True)
+def event_files_sort_as_they_were_made(monkeypatch):
+    """TensorBoard's names end in a count over the process, and of one second "10" is read before "9"."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(10))
 
 
 # Folders
