@@ -159,21 +159,33 @@ def test_no_garbage_is_collected_while_graphs_may_be_recorded(small_speedrun, mo
     assert gc.isenabled()
 
 
-@pytest.mark.parametrize(
+on_either = pytest.mark.parametrize(
     "accelerator", [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("gpu", marks=pytest.mark.gpu)]
 )
+
+
+@on_either
 @pytest.mark.filterwarnings("ignore")  # of compilers
-def test_compiled_in_bf16_it_trains_as_it_does_uncompiled(accelerator, compose, tiny_root, tmp_path):
-    dataset = (f"data.root={tiny_root}", "data.dataset._target_=conftest.TinyCIFAR10")
-    recipe = (*SPEEDRUN, *dataset, "callbacks=none", "logger=none", "trainer.precision=bf16-mixed")
+def test_compiled_in_bf16_it_trains_as_it_does_uncompiled(accelerator, small_speedrun, tmp_path):
+    recipe = ("trainer.precision=bf16-mixed", f"trainer.accelerator={accelerator}")
     plain, compiled = (
-        train(
-            compose(*recipe, f"trainer.accelerator={accelerator}", f"compile={mode}", f"output_dir={tmp_path / mode}")
-        )
+        train(small_speedrun(*recipe, f"compile={mode}", f"output_dir={tmp_path / mode}"))
         for mode in ("false", "reduce-overhead")
     )
     assert compiled["train/loss"] == pytest.approx(plain["train/loss"], rel=0.01)
     assert compiled["test/loss_tta"] == pytest.approx(plain["test/loss_tta"], rel=0.02)
+
+
+@on_either
+@pytest.mark.filterwarnings("ignore")  # of compilers
+def test_compiled_jobs_of_several_networks_in_one_process(accelerator, small_speedrun, tmp_path):
+    recipe = ("compile=reduce-overhead", f"trainer.accelerator={accelerator}", "trainer.max_epochs=1")
+    losses = [
+        train(small_speedrun(*recipe, f"model.widths=[{width},8,8]", f"output_dir={tmp_path / str(job)}"))["train/loss"]
+        for job, width in enumerate((8, 12, 8, 12))
+    ]
+    assert losses[2:] == pytest.approx(losses[:2], rel=0.01)
+    assert losses[0] != pytest.approx(losses[1], rel=0.0001)
 
 
 def test_the_maximum_of_a_map_is_not_looked_for_again_in_compiled_code():
