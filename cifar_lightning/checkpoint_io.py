@@ -120,8 +120,8 @@ def _copied(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
 
 def _write_beside(beside: AbstractContextManager[Any], copied: dict[str, Any], path: Path) -> None:
     with beside:
-        on_cpu = move_data_to_device(copied, "cpu")  # where judging the weights takes none of the GPU's memory
-    copied.clear()  # it is wanted, and disks can be slow
+        on_cpu = move_data_to_device(copied, "cpu")  # where looking for numbers that are not finite takes no GPU memory
+    copied.clear()  # the GPU's memory is wanted, and disks can be slow
     _write(_serialized(on_cpu), path)
 
 

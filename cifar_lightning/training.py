@@ -108,8 +108,6 @@ def _train(cfg: DictConfig, config: dict[str, Any], *, started: float) -> dict[s
         _take_over(cfg, config, before)
         if (metrics := _finished(output_dir, before, config)) is not None:
             return metrics
-        config["num_threads"] = config["num_threads"] or before["config"].get("num_threads")
-        check_ranges(config)
     with blame("seed"):
         L.seed_everything(config["seed"], workers=True, verbose=False)
     run = _built(config, before)
@@ -144,6 +142,8 @@ def _take_over(cfg: DictConfig, config: dict[str, Any], before: dict[str, Any]) 
         config["trainer"]["precision"] = before["config"]["trainer"].get("precision")
     take_measured(config, before["config"])
     refuse_changes(Path(config["output_dir"]), before["config"], config)
+    config["num_threads"] = config["num_threads"] or before["config"].get("num_threads")
+    check_ranges(config)
 
 
 def _built(config: dict[str, Any], before: dict[str, Any] | None) -> _Run:
