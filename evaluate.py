@@ -2,8 +2,8 @@
 
 from omegaconf import DictConfig
 
-from cifar_lightning.config import UserError
-from cifar_lightning.entry import run
+from cifar_lightning.cli.main import run
+from cifar_lightning.errors import UserError
 
 
 def with_checkpoint(arguments: list[str]) -> list[str]:
@@ -13,7 +13,7 @@ def with_checkpoint(arguments: list[str]) -> list[str]:
         raise UserError(
             "ckpt=PATH is missing: the checkpoint to judge, such as logs/<name>/<time>/checkpoints/last.ckpt"
         )
-    from cifar_lightning.judging import overrides_from
+    from cifar_lightning.cli.preludes import overrides_from
 
     given = dict(argument.partition("=")[::2] for argument in arguments)
     own = overrides_from(path.strip("'\""))
@@ -24,7 +24,7 @@ def with_checkpoint(arguments: list[str]) -> list[str]:
 
 def main(cfg: DictConfig) -> None:
     """Judge as configured."""
-    from cifar_lightning.judging import evaluate
+    from cifar_lightning.commands.evaluate import evaluate
 
     evaluate(cfg)
 

@@ -4,8 +4,8 @@ from typing import NoReturn
 
 from omegaconf import DictConfig
 
-from cifar_lightning.config import UserError
-from cifar_lightning.entry import is_sweep, report, run, sweeper_optimises
+from cifar_lightning.cli.main import is_sweep, report, run, sweeper_optimises
+from cifar_lightning.errors import UserError
 
 
 def with_record(arguments: list[str]) -> list[str]:
@@ -16,7 +16,7 @@ def with_record(arguments: list[str]) -> list[str]:
         return arguments
     if resume == "auto" and "output_dir" not in given:
         raise UserError("resume=auto goes on in output_dir, if there is a run: set output_dir=FOLDER too")
-    from cifar_lightning.runs import overrides_to_resume
+    from cifar_lightning.cli.preludes import overrides_to_resume
 
     return overrides_to_resume(resume, arguments)
 
@@ -28,7 +28,9 @@ def main(cfg: DictConfig) -> float | None:
     if is_sweep():
         if cfg.resume not in (None, "auto"):
             _refuse(f"resume={cfg.resume}: a sweep is resumed by its own command, with the same output_dir")
-        from cifar_lightning.runs import CONFIG, finished_metrics, place_of_job
+        from cifar_lightning.runs.folder import CONFIG
+        from cifar_lightning.runs.records import finished_metrics
+        from cifar_lightning.runs.sweep import place_of_job
 
         try:
             place = place_of_job(cfg)
@@ -38,7 +40,7 @@ def main(cfg: DictConfig) -> float | None:
         if (metrics := finished_metrics(place)) is not None:
             print(f"{cfg.output_dir} is done already")
             return metrics.get("val/acc")
-    from cifar_lightning.training import train  # late, so that --help answers at once
+    from cifar_lightning.commands.train import train  # late, so that --help answers at once
 
     return train(cfg).get("val/acc")
 

@@ -23,7 +23,7 @@ from harness import Figures, Options, arguments
 from rich.console import Console
 from rich.table import Table
 
-from cifar_lightning.devices import device_name
+from cifar_lightning.device import device_name
 
 SUITES = {
     "tutorial": ("tutorial_loop", "bare_tutorial", "project_tutorial"),

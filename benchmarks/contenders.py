@@ -24,9 +24,8 @@ from speedrun_loop import bare_speedrun
 from torch import nn
 from torch.utils.data import DataLoader
 
-from cifar_lightning.devices import keep_freed_memory
+from cifar_lightning.device import fast_precision, keep_freed_memory
 from cifar_lightning.models import build
-from cifar_lightning.precision import fast_precision
 
 
 def tutorial_loop(options: Options) -> Figures:
@@ -111,8 +110,8 @@ def bare_resnet18(
         layout: Of images and filters.
         keeps_memory: As ``train(cfg)`` does; a plain loop does not.
     """
-    from cifar_lightning.building import resolved
-    from cifar_lightning.config import build_partial
+    from cifar_lightning.config.build import build_partial
+    from cifar_lightning.config.resolve import resolved
 
     if keeps_memory:
         keep_freed_memory()
@@ -139,7 +138,7 @@ def bare_resnet18(
 
 def project(options: Options, *overrides: str) -> Figures:
     """``train(cfg)``, the function behind train.py, with all that it does by default."""
-    from cifar_lightning.training import train
+    from cifar_lightning.commands.train import train
 
     with tempfile.TemporaryDirectory() as folder:
         metrics = train(compose(options, *overrides, f"output_dir={folder}/run"))

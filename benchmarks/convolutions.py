@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from cifar_lightning.devices import device_name, keep_freed_memory
+from cifar_lightning.device import device_name, keep_freed_memory
 from cifar_lightning.models.fourier import fourier_conv2d
 
 # Channels in and out, pixels in and out: of images of 32x32, and of 24x24. The first convolution is left out: it has 24

@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cifar_lightning.data.folder import CACHE_FOLDER, ImageFolder
-from cifar_lightning.devices import device_name
+from cifar_lightning.device import device_name
 
 TORCHVISION = {f"torchvision, batches of {size}": size for size in (4, 128, 500)}
 CONTENDERS = (*TORCHVISION, "first use", "from the cache")

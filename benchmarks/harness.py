@@ -6,8 +6,8 @@ from typing import Any
 from hydra.utils import get_class
 from torch import Tensor
 
-from cifar_lightning.compilation import MODES
-from cifar_lightning.data.sources import to_arrays
+from cifar_lightning.data.arrays import to_arrays
+from cifar_lightning.engine.compile import MODES
 
 Options = argparse.Namespace
 Figures = dict[str, Any]
@@ -31,7 +31,7 @@ def compose(options: Options, *overrides: str) -> Any:
     """The config of train.py with these overrides, over the data of the options."""
     import hydra
 
-    from cifar_lightning.config import CONF, register
+    from cifar_lightning.config.schema import CONF, register
 
     register()
     target = f"{options.dataset.__module__}.{options.dataset.__qualname__}"

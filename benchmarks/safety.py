@@ -17,13 +17,13 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from cifar_lightning.checkpoint_io import DurableIO
+from cifar_lightning.callbacks.saving import RunCheckpoints
+from cifar_lightning.checkpoint.write import DurableIO
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.config import CONF, register
-from cifar_lightning.devices import device_name
+from cifar_lightning.commands.train import train
+from cifar_lightning.config.schema import CONF, register
+from cifar_lightning.device import device_name
 from cifar_lightning.models import build
-from cifar_lightning.saving import RunCheckpoints
-from cifar_lightning.training import train
 
 STRETCH = 60
 """Steps between two switches."""

@@ -8,17 +8,17 @@ import torch.nn.functional as F
 from harness import Figures, Options, compose, epochs, figures
 from torch import Tensor
 
-from cifar_lightning.building import resolved
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.compilation import compile_in_place, with_compiled_update
-from cifar_lightning.config import build, build_partial
+from cifar_lightning.commands.train import NUM_INIT_IMAGES
+from cifar_lightning.config.build import build, build_partial
+from cifar_lightning.config.resolve import resolved
 from cifar_lightning.data import Batches, spread
-from cifar_lightning.data.sources import Arrays, to_arrays
-from cifar_lightning.devices import keep_freed_memory
-from cifar_lightning.evaluation import augmented_logits
+from cifar_lightning.data.arrays import Arrays, to_arrays
+from cifar_lightning.device import keep_freed_memory
+from cifar_lightning.engine.compile import compile_in_place, with_compiled_update
+from cifar_lightning.metrics import augmented_logits
 from cifar_lightning.models import build as build_net
 from cifar_lightning.models.speedrun import ConvGroup, SpeedrunNet
-from cifar_lightning.training import NUM_INIT_IMAGES
 
 
 class PublishedGroup(ConvGroup):

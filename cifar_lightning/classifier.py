@@ -11,10 +11,10 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from cifar_lightning.evaluation import Evaluation, as_float, augmented_logits, evaluate
-from cifar_lightning.generators import default_generators, set_default_generators
-from cifar_lightning.metrics import RunningMetrics
-from cifar_lightning.optim import Schedule, end_early
+from cifar_lightning.checkpoint.random_states import default_generators, set_default_generators
+from cifar_lightning.metrics import Evaluation, RunningMetrics, as_float, augmented_logits, evaluate
+from cifar_lightning.optim.freeze import end_early
+from cifar_lightning.optim.schedules import Schedule
 
 
 class NonFiniteLoss(RuntimeError):

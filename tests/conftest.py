@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import hydra
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -23,13 +24,20 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 from torchvision.datasets import CIFAR10
 
-from cifar_lightning.config import CONF, register
+from cifar_lightning import models
+from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.config.schema import CONF, register
+from cifar_lightning.data import Arrays, Batches
 from cifar_lightning.data.synthetic import Synthetic
+from cifar_lightning.optim.builders import sgd
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # a core for each worker
 
 ROOT = Path(__file__).resolve().parent.parent
+SMALL = ("data.batch_size=10", "logger=none", "callbacks=none", "trainer.enable_progress_bar=false")
+TINY = "data.dataset._target_=conftest.TinyCIFAR10"  # a class is never taken from a file, so it is typed each time
+TIMES = ("seconds", "images_per_second", "output_dir", "save_dir", "resume", "versions", "commit", "dirty")
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
@@ -188,3 +196,39 @@ def command(tmp_path: Path, tiny_root: Path, monkeypatch: pytest.MonkeyPatch, ca
         return Outcome(int(exit_info.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+def differences(one: Any, other: Any, key: str = "") -> list[str]:
+    """Keys of what differs by a bit between two checkpoints or metrics, but for times and places."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = [name for name in one | other if not any(time in str(name) for time in TIMES)]
+        return [found for name in keys for found in differences(one.get(name), other.get(name), f"{key}.{name}")]
+    if isinstance(one, list | tuple) and len(one) == len(other):
+        return [
+            found for i, pair in enumerate(zip(one, other, strict=True)) for found in differences(*pair, f"{key}.{i}")
+        ]
+    same = torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+    return [] if same else [key]
+
+
+def last(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def make_classifier(**arguments) -> ImageClassifier:
+    torch.manual_seed(0)
+    net = models.build("tutorial", num_classes=10, in_channels=3)
+    return ImageClassifier(net, **{"mean": [0.5], "std": [0.5], "optimizer": lambda net: sgd(net, lr=0.01)} | arguments)
+
+
+def make_batches(num_images: int = 40, batch_size: int = 8) -> Batches:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (num_images, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    arrays = Arrays(images, torch.arange(num_images) % 10, tuple("abcdefghij"))
+    return Batches(arrays, torch.arange(num_images), batch_size=batch_size, seed=0)
+
+
+def make_trainer(tmp_path, **arguments) -> L.Trainer:
+    off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {"max_epochs": 1, "limit_val_batches": 0}  # a classifier that has no validation images is warned about
+    return L.Trainer(accelerator="cpu", default_root_dir=tmp_path, **off | quiet | arguments)

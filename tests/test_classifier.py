@@ -3,32 +3,12 @@ import itertools
 import lightning as L
 import pytest
 import torch
+from conftest import make_batches, make_classifier, make_trainer
 from torch import nn
 from torchvision.transforms.v2.functional import normalize, to_dtype
 
-from cifar_lightning import models
-from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.data import Arrays, Batches
-from cifar_lightning.optim import adamw, muon, sgd, triangular
-
-
-def make_classifier(**arguments) -> ImageClassifier:
-    torch.manual_seed(0)
-    net = models.build("tutorial", num_classes=10, in_channels=3)
-    return ImageClassifier(net, **{"mean": [0.5], "std": [0.5], "optimizer": lambda net: sgd(net, lr=0.01)} | arguments)
-
-
-def make_batches(num_images: int = 40, batch_size: int = 8) -> Batches:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (num_images, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    arrays = Arrays(images, torch.arange(num_images) % 10, tuple("abcdefghij"))
-    return Batches(arrays, torch.arange(num_images), batch_size=batch_size, seed=0)
-
-
-def make_trainer(tmp_path, **arguments) -> L.Trainer:
-    off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    quiet = {"max_epochs": 1, "limit_val_batches": 0}  # a classifier that has no validation images is warned about
-    return L.Trainer(accelerator="cpu", default_root_dir=tmp_path, **off | quiet | arguments)
+from cifar_lightning.optim.builders import adamw, muon, sgd
+from cifar_lightning.optim.schedules import triangular
 
 
 @pytest.mark.parametrize(("mean", "std"), [([0.5], [0.5]), ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616])])

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
-from cifar_lightning import training
-from cifar_lightning.config import CONF
+from cifar_lightning.commands import train as training
+from cifar_lightning.config.schema import CONF
 
 VALUES = (
     *("-1", "0", "1", "2", "3", "0.5", "1e-3", "-0.1", "1e30", "1000000000000", "nan", "inf", "-inf", "08", "0x10"),

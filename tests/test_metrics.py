@@ -1,10 +1,138 @@
+import csv
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from cifar_lightning.metrics import RunningMetrics
+from cifar_lightning.metrics import RunningMetrics, augmented_logits, evaluate
+from cifar_lightning.report.tables import write_predictions
+
+
+@pytest.fixture
+def logits() -> torch.Tensor:
+    """Softmax of (log 2, 0, 0) is (1/2, 1/4, 1/4): predictions 0, 1, 0, 2, each with confidence 1/2."""
+    return math.log(2) * torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 1]])
+
+
+def test_hand_example(logits):
+    evaluation = evaluate(logits, torch.tensor([0, 1, 1, 0]))
+    assert evaluation.num_images == 4
+    assert evaluation.acc == 0.5
+    assert evaluation.preds.tolist() == [0, 1, 0, 2]
+    assert evaluation.confusion.tolist() == [[1, 0, 1], [1, 1, 0], [0, 0, 0]]
+    assert evaluation.class_acc[:2] == [0.5, 0.5]
+    assert math.isnan(evaluation.class_acc[2])  # no image of class 2
+    assert evaluation.loss == pytest.approx((2 * math.log(2) + 2 * math.log(4)) / 4)
+    assert evaluation.ece == pytest.approx(0.0, abs=1e-6)  # half right at confidence one half
+    assert evaluation.confidence.tolist() == pytest.approx([0.5] * 4)
+
+
+def test_calibration_error_is_the_gap_of_each_bin_weighted(logits):
+    sure = torch.tensor([[math.log(18), 0.0, 0.0]])  # confidence 0.9
+    evaluation = evaluate(torch.cat([logits, sure]), torch.tensor([0, 1, 1, 1, 1]))
+    assert evaluation.ece == pytest.approx(4 / 5 * abs(0.5 - 2 / 4) + 1 / 5 * 0.9, abs=1e-6)
+
+
+def test_perfect_and_constant_predictors():
+    targets = torch.arange(40) % 4
+    perfect = evaluate(100 * torch.nn.functional.one_hot(targets).float(), targets)
+    assert (perfect.acc, perfect.class_acc) == (1.0, [1.0] * 4)
+    assert perfect.loss == pytest.approx(0, abs=1e-6)
+    constant = evaluate(torch.tensor([[3.0, 0, 0, 0]]).expand(40, 4), targets)
+    assert (constant.acc, constant.class_acc) == (0.25, [1.0, 0, 0, 0])
+
+
+def test_agrees_with_a_loop_over_images():
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(200, 5, generator=generator), torch.randint(5, (200,), generator=generator)
+    evaluation = evaluate(logits, targets)
+    num_correct, loss = 0, 0.0
+    for row, target in zip(logits.tolist(), targets.tolist(), strict=True):
+        num_correct += row.index(max(row)) == target
+        loss += math.log(sum(math.exp(value) for value in row)) - row[target]
+    assert evaluation.acc == num_correct / 200
+    for label, acc in enumerate(evaluation.class_acc):
+        hits = [
+            pred == label
+            for pred, target in zip(evaluation.preds.tolist(), targets.tolist(), strict=True)
+            if target == label
+        ]
+        assert acc == sum(hits) / len(hits)  # to the last bit: these are printed and written
+    assert evaluation.loss == pytest.approx(loss / 200)
+    assert int(evaluation.confusion.sum()) == 200
+
+
+def test_scalars_of_half_precision_logits_are_those_of_their_values(logits):
+    targets = torch.tensor([0, 1, 1, 0])
+    assert evaluate(logits.bfloat16(), targets).scalars() == evaluate(logits.bfloat16().float(), targets).scalars()
+
+
+def test_ties_are_one_prediction_each():
+    evaluation = evaluate(torch.zeros(6, 3), torch.tensor([0, 0, 1, 1, 2, 2]))
+    assert evaluation.acc == 1 / 3  # whichever class it is, it is right on two of six
+    assert evaluation.loss == pytest.approx(math.log(3))
+    assert evaluation.confidence.tolist() == pytest.approx([1 / 3] * 6)
+
+
+def test_a_network_that_diverged_is_reported_as_such():
+    targets = torch.tensor([0, 1, 0])
+    assert math.isnan(evaluate(torch.full((3, 2), math.nan), targets).loss)
+    assert evaluate(torch.tensor([[0.0, 1], [0, -math.inf], [1, 0]]), targets).loss == math.inf
+
+
+def test_bad_input(logits):
+    with pytest.raises(ValueError, match=r"targets must be in \[0, 3\), got 0 to 3"):
+        evaluate(logits, torch.tensor([0, 1, 2, 3]))
+    with pytest.raises(ValueError, match=r"targets must be in \[0, 3\), got -1 to 2"):
+        evaluate(logits, torch.tensor([0, 1, 2, -1]))
+    with pytest.raises(ValueError, match="at least 1 image"):
+        evaluate(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
+
+
+def test_predictions_file_has_a_line_per_image(logits, tmp_path):
+    targets = torch.tensor([0, 1, 1, 0])
+    write_predictions(tmp_path / "p.csv", evaluate(logits, targets), targets, ["cat", "big, dog", "ship"])
+    with (tmp_path / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["index"] for row in rows] == ["0", "1", "2", "3"]
+    assert [row["target"] for row in rows] == ["cat", "big, dog", "big, dog", "cat"]
+    assert [row["pred"] for row in rows] == ["cat", "big, dog", "cat", "ship"]
+    assert [row["correct"] for row in rows] == ["1", "1", "0", "0"]
+    assert {row["confidence"] for row in rows} == {"0.500000"}
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_augmented_logits_equal_a_loop_over_views(level):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    weight = torch.randn(3 * 8 * 8, 5, generator=generator)
+
+    def classify(some: torch.Tensor) -> torch.Tensor:  # not linear, so that averaging images would show
+        return torch.tanh(some.flatten(1).float() @ weight / 1000)
+
+    views = {0: [(1.0, 1, 1, False)], 1: [(1 / 2, 1, 1, flip) for flip in (False, True)]}
+    views[2] = [(1 / 4, 1, 1, flip) for flip in (False, True)]
+    views[2] += [(1 / 8, offset, offset, flip) for offset in (0, 2) for flip in (False, True)]
+    padded = torch.nn.functional.pad(images.float(), (1, 1, 1, 1), mode="reflect").to(torch.uint8)
+    expected = torch.zeros(4, 5)
+    for share, top, left, flip in views[level]:
+        view = padded[:, :, top : top + 8, left : left + 8]
+        expected += share * classify(view.flip(-1) if flip else view)
+    plain, augmented = augmented_logits(classify, images, level=level)
+    torch.testing.assert_close(augmented, expected)
+    assert torch.equal(plain, classify(images))
+
+
+def test_augmented_logits_average_in_float32_and_leave_no_graph():
+    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    bias = torch.tensor([1.0, 0.0], requires_grad=True)
+    for logits in augmented_logits(lambda some: bias.expand(len(some), 2).bfloat16(), images, level=2):
+        assert logits.dtype == torch.float32
+        assert not logits.requires_grad
+        assert torch.equal(logits, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    with pytest.raises(ValueError, match="level must be 0, 1 or 2, got 3"):
+        augmented_logits(lambda some: some, images, level=3)
 
 
 @pytest.mark.parametrize("num_batches", [1, 63, 64, 65, 200])

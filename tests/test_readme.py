@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT
 from omegaconf import OmegaConf
 
-from cifar_lightning.config import CONF, register
-from cifar_lightning.training import train
+from cifar_lightning.commands.train import train
+from cifar_lightning.config.schema import CONF, register
 
 README = (ROOT / "README.md").read_text().replace("<time>", "2026-11-24_12-00-00")
 COMMANDS = [

@@ -1,10 +1,10 @@
 """Data sets as arrays in memory, their splits, and their batches."""
 
+from cifar_lightning.data.arrays import Arrays, channel_statistics, spread
 from cifar_lightning.data.batches import Augment, Batches
 from cifar_lightning.data.cifar import CIFAR10, CIFAR100
-from cifar_lightning.data.datamodule import CIFAR10DataModule
+from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.data.folder import ImageFolder
-from cifar_lightning.data.sources import Arrays, channel_statistics, spread
 
 __all__ = [
     "CIFAR10",
@@ -12,7 +12,7 @@ __all__ = [
     "Arrays",
     "Augment",
     "Batches",
-    "CIFAR10DataModule",
+    "ImageDataModule",
     "ImageFolder",
     "channel_statistics",
     "spread",

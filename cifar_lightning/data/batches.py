@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from cifar_lightning.data.sources import Arrays
+from cifar_lightning.data.arrays import Arrays
 
 Augment = Callable[[UInt8[Tensor, "n c h w"], int, torch.Generator], UInt8[Tensor, "n c h2 w2"]]
 """``(images, epoch, generator) -> images``."""

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from cifar_lightning.data.arrays import Arrays, Dataset, fetch, to_arrays
 from cifar_lightning.data.batches import Augment, Batches
-from cifar_lightning.data.sources import Arrays, Dataset, fetch, to_arrays
 
 SPLITS = ("train", "val", "test")
 
@@ -41,7 +41,7 @@ def stratified_split(
     return (~is_val).nonzero().flatten(), is_val.nonzero().flatten()
 
 
-class CIFAR10DataModule(L.LightningDataModule):
+class ImageDataModule(L.LightningDataModule):
     """CIFAR-10, or a data set of its form, in the memory of the device that trains.
 
     The official test images stay the test split. Validation images come off the training images, chosen by

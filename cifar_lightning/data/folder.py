@@ -12,8 +12,8 @@ from jaxtyping import UInt8
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from cifar_lightning.data import pixelcache
-from cifar_lightning.data.decoders import Write, decode_all, nowhere
-from cifar_lightning.data.decoding import file_stamp
+from cifar_lightning.data.decode import file_stamp
+from cifar_lightning.data.decode_pool import Write, decode_all, nowhere
 
 CACHE_FOLDER = ".cifar-lightning"
 MAX_IMAGE_SIZE = 1024

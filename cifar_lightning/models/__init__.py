@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from cifar_lightning.hints import fits, words
 from cifar_lightning.models.resnet import ResNet18, ResNet18ImageNet
 from cifar_lightning.models.speedrun import SpeedrunNet
 from cifar_lightning.models.tutorial import TutorialCNN
+from cifar_lightning.typehints import fits, words
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "tutorial": TutorialCNN,

@@ -1,0 +1,1 @@
+"""What happens at the hooks of training: one callback per file."""

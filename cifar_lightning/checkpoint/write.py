@@ -1,0 +1,190 @@
+"""How files and checkpoints are written: whole at every moment, and without holding up a GPU."""
+
+import contextlib
+import copy
+import errno
+import io
+import os
+import shutil
+import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.utilities import move_data_to_device
+from torch import Tensor
+
+from cifar_lightning.checkpoint.format import read
+from cifar_lightning.config.overrides import argument
+from cifar_lightning.errors import RunError, one_line
+
+_TEMPORARY = ".tmp"
+
+
+def write_durably(path: Path, content: bytes | memoryview) -> None:
+    """Write a file so that its name stands for the old content or the new one, whole, whatever happens meanwhile.
+
+    Written beside its place (another folder may be on another device, where moving is copying), brought to the disk,
+    then renamed.
+
+    Raises:
+        RunError: If it cannot be written; the file is then what it was.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_TEMPORARY, dir=path.parent)
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp's are for the owner alone
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        raise RunError(_cannot_write(path, len(content), error)) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _umask()
+"""Read once: to read it is to change it for a moment, for all threads."""
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a renaming to the disk, where the system has such a call for folders."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EINVAL, errno.ENOTSUP):
+            raise
+
+
+def _cannot_write(path: Path, num_bytes: int, error: OSError) -> str:
+    kept = "; the one before it is whole" if path.exists() else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        free = shutil.disk_usage(path.parent).free
+        return (
+            f"{path} cannot be written: {os.strerror(error.errno)}; it needs {num_bytes:,} bytes, {free:,} are free"
+            f"{kept}. Make room first"
+        )
+    return f"{path} cannot be written: {one_line(error)}{kept}"
+
+
+def sweep_temporary(folder: Path) -> None:
+    """Remove what interrupted saves have left in a folder that no one else writes into."""
+    for stale in folder.glob(f".*{_TEMPORARY}"):
+        stale.unlink(missing_ok=True)
+
+
+class DurableIO(CheckpointIO):
+    """Writes checkpoints durably, and reads them through the gate of ``checkpoint.read``.
+
+    One of a network on a GPU is copied there and written by a thread: collecting its bytes and waiting for the disk
+    takes as long as six steps of a speedrun. One is written at a time; ``wait`` is for the last.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._stream: torch.cuda.Stream | None = None
+        self._writing: Future[None] | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            RunError: If a weight is not finite, or the file cannot be written, this one or the one before.
+        """
+        self.wait()
+        copied = _copied(checkpoint) if _is_on_gpu(checkpoint) else None
+        if copied is None:
+            _write(_serialized(checkpoint), Path(path))
+        else:
+            device = next(iter(checkpoint["state_dict"].values())).device
+            self._writing = self._thread.submit(_write_beside, self._beside(device), copied, Path(path))
+
+    def _beside(self, device: torch.device) -> AbstractContextManager[Any]:
+        """A place for work beside a GPU's other work, from when all that it has been given so far is done."""
+        if device.type != "cuda":
+            return nullcontext()
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(device)
+        self._stream.wait_stream(torch.cuda.current_stream(device))
+        return torch.cuda.stream(self._stream)
+
+    def wait(self) -> None:
+        """Wait until what was saved is on the disk.
+
+        Raises:
+            RunError: If it could not be brought there.
+        """
+        if self._writing is not None:
+            writing = self._writing
+            writing.exception()
+            self._writing = None
+            writing.result()
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return read(path)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def _is_on_gpu(checkpoint: dict[str, Any]) -> bool:
+    return any(value.is_cuda for value in checkpoint["state_dict"].values())
+
+
+def _copied(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
+    """A copy on the same device; None if there is no room for one."""
+    try:
+        return copy.deepcopy(checkpoint)
+    except torch.OutOfMemoryError:
+        return None
+
+
+def _write_beside(beside: AbstractContextManager[Any], copied: dict[str, Any], path: Path) -> None:
+    with beside:
+        on_cpu = move_data_to_device(copied, "cpu")  # where looking for numbers that are not finite takes no GPU memory
+    copied.clear()  # the GPU's memory is wanted, and disks can be slow
+    _write(_serialized(on_cpu), path)
+
+
+def _serialized(checkpoint: dict[str, Any]) -> io.BytesIO:
+    """The bytes of a checkpoint, in memory: so that their number is known, and a full disk is one kind of error."""
+    if (name := _first_not_finite(checkpoint["state_dict"])) is not None:
+        raise RunError(
+            f"after step {checkpoint['global_step']} {name} holds numbers that are not finite; nothing was saved, "
+            "the last checkpoint is of before. A lower optimizer.lr usually helps"
+        )
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    return content
+
+
+def _write(content: io.BytesIO, path: Path) -> None:
+    try:
+        write_durably(path, content.getbuffer())
+    except RunError as error:
+        raise RunError(f"{error}; then go on with {argument('resume', path.parent.parent)}") from error
+
+
+def _first_not_finite(weights: dict[str, Tensor]) -> str | None:
+    """The name of the first tensor with a number that is not finite, if there is one; waits for the device once."""
+    floats = {name: value for name, value in weights.items() if value.is_floating_point()}
+    are_finite = torch.stack([value.isfinite().all() for value in floats.values()]).tolist()
+    return next((name for name, is_finite in zip(floats, are_finite, strict=True) if not is_finite), None)

@@ -1,0 +1,1 @@
+"""The command line: Hydra runs a command, and each error is one line and an exit code."""

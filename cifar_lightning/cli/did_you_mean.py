@@ -1,0 +1,103 @@
+"""Hydra's errors of composition, told in one line with the nearest valid name."""
+
+import re
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import (
+    CompactHydraException,
+    ConfigCompositionException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cifar_lightning.config.schema import CONF
+from cifar_lightning.errors import UserError, nearest, one_line
+
+OWNED = {
+    "logger": "choose with logger=",
+    "callbacks": "choose with callbacks=",
+    "default_root_dir": "choose the run's folder with output_dir=",
+    "enable_checkpointing": "every run writes its checkpoints",
+    "plugins": "the project sets them",
+    "barebones": "benchmarks/compare.py measures the Trainer's cost",
+    "model_registry": "checkpoints are local files",
+}
+"""Trainer arguments that the project sets itself, and what to use instead."""
+
+
+def explained(error: Exception, overrides: list[str], config_name: str) -> Exception:
+    """Hydra's errors of composition as a UserError that names the nearest valid key; others as they are."""
+    if isinstance(error, OverrideParseException):
+        return UserError(
+            f"cannot read {error.override!r}: a value with any of = , ( ) [ ] {{ }} or quotes wants quotes around it, "
+            f"such as 'key=\"value\"' ({error.message.splitlines()[0]})"
+        )
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return UserError(f"{group}={choice} is not one of its choices{nearest(choice, error.options)}")
+    if isinstance(error, ConfigCompositionException) and (
+        match := re.search(r"Could not override '([^']+)'", str(error))
+    ):
+        return UserError(_explain_key(match.group(1), error, overrides, config_name))
+    if isinstance(error, CompactHydraException | OmegaConfBaseException):
+        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+        key, message = getattr(cause, "full_key", None), str(getattr(cause, "msg", None) or cause)
+        return UserError(f"{key}: {message.partition(chr(10))[0]}" if key else " ".join(message.split()))
+    if isinstance(error, ValueError | TypeError):  # Hydra's own, of values it has no better word for
+        return UserError(f"{' '.join(overrides)}: {one_line(error)}")
+    if isinstance(error, OSError):  # the task's own errors never come here: this is Hydra making the run's folder
+        return UserError(f"output_dir cannot be used: {one_line(error)}")
+    return error
+
+
+def _explain_key(key: str, error: Exception, overrides: list[str], config_name: str) -> str:
+    key = key.partition("@")[0]
+    given = next((override for override in overrides if override.partition("=")[0] == key), key)
+    parent, _, name = key.rpartition(".")
+    if parent == "trainer" and name in OWNED:
+        return f"{given}: this argument of the Trainer is the project's own; {OWNED[name]}"
+    try:
+        config, groups = _composed_without(key, overrides, config_name)
+    except CompactHydraException:  # the fault is in conf/ itself
+        return one_line(error)
+    section = OmegaConf.select(config, parent) if parent else config
+    if not isinstance(section, DictConfig):
+        return f"{given}: there is no {parent}{_nearest_key(parent, config, groups)}"
+    if name in section:  # the key is right, so the value is wrong
+        return f"{given}: {one_line(error.__cause__ or error)}".split(" full_key:")[0]
+    return f"{given}: there is no key {key}{_nearest_key(key, config, groups)}"
+
+
+def _nearest_key(key: str, config: DictConfig, groups: list[str]) -> str:
+    """The nearest key of the same section, or one of that name elsewhere."""
+    parent, _, name = key.rpartition(".")
+    section = OmegaConf.select(config, parent) if parent else config
+    siblings = [str(k) for k in section if k != "_target_"] if isinstance(section, DictConfig) else []
+    elsewhere = [path for path in _paths(config) if path.rpartition(".")[2] == name]
+    if elsewhere and name not in siblings:
+        return f": did you mean {elsewhere[0]}?"
+    hint = nearest(name, siblings if parent else [*siblings, *groups])
+    return hint.replace("did you mean ", f"did you mean {parent}.") if parent else hint
+
+
+def _paths(config: Any, prefix: str = "") -> list[str]:
+    if not isinstance(config, DictConfig):
+        return []
+    found = []
+    for key in config:
+        path = f"{prefix}{key!s}"
+        found += [path, *_paths(config._get_node(key), f"{path}.")]
+    return found
+
+
+def _composed_without(key: str, overrides: list[str], config_name: str) -> tuple[DictConfig, list[str]]:
+    """The config as it would be without the override in question, and the names of the config groups."""
+    groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
+    choices = [o for o in overrides if o.partition("=")[0] in groups and o.partition("=")[0] != key and "," not in o]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(config_name, choices), groups

@@ -1,0 +1,215 @@
+"""What every entry has in common: Hydra runs its task, and each error becomes one line and an exit code.
+
+0 done, 1 failed while running, 2 bad configuration or input, 130 stopped by Ctrl-C, 143 by another signal.
+``HYDRA_FULL_ERROR=1`` shows the traceback as well.
+"""
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn, TextIO
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from cifar_lightning.cli.did_you_mean import explained
+from cifar_lightning.config.schema import CONF, register
+from cifar_lightning.errors import RunError, UserError, one_line
+from cifar_lightning.runs.signals import Stopped, signals
+
+log = logging.getLogger(__name__)
+
+
+class Console(logging.StreamHandler[TextIO]):
+    """Standard output, until whoever reads it has gone, as with ``| head``: the run goes on, its log file holds all."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+            super().handleError(record)
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.stream.fileno())  # or Python would fail at its end, with what it still holds
+        os.close(nowhere)
+
+
+@dataclass
+class _Job:
+    number: int
+    overrides: str
+    outcome: str
+    failed: bool
+
+
+def run(
+    task: Callable[[DictConfig], float | None],
+    *,
+    config_name: str,
+    prepare: Callable[[list[str]], list[str]] = lambda overrides: overrides,
+) -> NoReturn:
+    """Run a task as configured by conf/ and the command line, then exit.
+
+    Args:
+        task: Called with the composed config, whose ``output_dir`` is the run's folder; what it returns goes to
+            Hydra's sweeper.
+        config_name: Name of the primary config in conf/.
+        prepare: May change the command line's overrides before Hydra reads them.
+    """
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(_help(task, config_name))
+        sys.exit(0)
+    register()
+    # Lightning 2.6 over torch 2.14 and later; nothing a user could mend.
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
+    # True of Lightning's own logging; TrainingCurves has a point at the end of each epoch too.
+    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on, instead of printing them over several lines
+    jobs: list[_Job] = []
+    overrides: list[str] = []
+
+    def job(cfg: DictConfig) -> float | None:
+        return _run_job(cfg, task=task, jobs=jobs, wants_traceback=wants_traceback)
+
+    try:
+        with signals:
+            flags, overrides = _split(sys.argv[1:])
+            _refuse_additions(overrides)
+            if not {"--hydra-help", "--info", "-i", "--shell-completion", "-sc"} & set(flags):
+                overrides = prepare(overrides)
+            sys.argv[1:] = [*flags, *overrides]
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+        status = 0
+    except SystemExit as ended:  # report() has said why
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except Stopped as stopped:
+        print(f"{stopped}{stopped.advice}", file=sys.stderr, flush=True)
+        status = stopped.exit_code
+    except Exception as error:
+        if wants_traceback:
+            raise
+        if not any(entry.failed for entry in jobs):
+            sys.exit(report(explained(error, overrides, config_name)))
+        status = 1
+    for entry in jobs:
+        print(
+            f"job {entry.number}  {entry.overrides}  {entry.outcome}", file=sys.stderr if entry.failed else sys.stdout
+        )
+    sys.exit(status)
+
+
+def _run_job(
+    cfg: DictConfig, *, task: Callable[[DictConfig], float | None], jobs: list[_Job], wants_traceback: bool
+) -> float | None:
+    """Run the task in the folder that Hydra chose; in a sweep, note how it went."""
+    cfg.output_dir = HydraConfig.get().runtime.output_dir
+    try:
+        result = task(cfg)
+    except Exception as error:
+        if wants_traceback:
+            raise
+        if not isinstance(error, UserError):
+            _log_traceback(error)
+        if not is_sweep():
+            # Not handed to Hydra, which would write a line of its own first.
+            raise SystemExit(report(error)) from error
+        job = _current_job(f"failed: {_describe(error)}", failed=True)
+        jobs.append(job)
+        print(f"error: job {job.number} ({job.overrides}): {_describe(error)}", file=sys.stderr, flush=True)
+        raise  # to the sweeper, which goes on with the other jobs
+    if is_sweep():
+        jobs.append(_current_job("done" if result is None else f"done: {result:.4f}", failed=False))
+    return result
+
+
+def _help(task: Callable[[DictConfig], float | None], config_name: str) -> str:
+    """What can be chosen, read off conf/ at once; Hydra's own help takes a second to compose every choice."""
+    primary = (CONF / f"{config_name}.yaml").read_text()
+    groups = [folder.name for folder in sorted(CONF.iterdir()) if f"- {folder.name}:" in primary]
+    choices = "\n".join(
+        f"  {group:<11} {', '.join(sorted(f.stem for f in (CONF / group).glob('*.yaml')))}" for group in groups
+    )
+    keys = primary.partition("\nhydra:")[0].strip()
+    return f"""{sys.modules[task.__module__].__doc__}
+
+Choices, as group=choice:
+{choices}
+
+Keys, as key=value; conf/{config_name}.yaml:
+{keys}
+
+More:
+  --cfg job    show every key of the composed config, and run nothing
+  -m           sweep: optimizer.lr=0.001,0.01 seed=0,1,2
+  --hydra-help Hydra's own flags"""
+
+
+def _current_job(outcome: str, *, failed: bool) -> _Job:
+    config = HydraConfig.get()
+    overrides = list(config.overrides.task)
+    swept = [override for override in overrides if override not in sys.argv]  # the others are the same for all jobs
+    return _Job(config.job.num, " ".join(swept or overrides), outcome, failed)
+
+
+def is_sweep() -> bool:
+    """Whether this is one job of several, under Hydra's ``-m``."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def sweeper_optimises() -> bool:
+    """Whether the sweeper chooses jobs by what the task returns; Hydra's own goes through all values."""
+    return is_sweep() and not HydraConfig.get().sweeper._target_.endswith(".BasicSweeper")
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, UserError | RunError):
+        return str(error)
+    return f"{type(error).__name__}: {one_line(error)} (HYDRA_FULL_ERROR=1 shows where)"
+
+
+def report(error: BaseException) -> int:
+    """Write an error as one line; return the exit code."""
+    text = "".join(character if character.isprintable() else " " for character in _describe(error))
+    print(f"error: {text}", file=sys.stderr, flush=True)  # a file's own words may hold line breaks and worse
+    return 2 if isinstance(error, UserError) else 1
+
+
+def _log_traceback(error: BaseException) -> None:
+    """Keep the traceback in the run's log file, off the console."""
+    text = "".join(traceback.format_exception(error))
+    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, text, (), None)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.emit(record)
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags and the overrides, apart: argparse takes a flag between two overrides for the end of them.
+
+    Raises:
+        UserError: If a flag is not Hydra's; by itself argparse would write its usage over several lines.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; a key is set as key=value, and --help lists the keys")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    overrides = parser.parse_intermixed_args(arguments).overrides
+    return [argument for argument in arguments if argument not in overrides], overrides
+
+
+def _refuse_additions(arguments: list[str]) -> None:
+    """``+key=value`` and ``~key`` would slip past the schema: a misspelt key would be taken in silence."""
+    for argument in arguments:
+        key = argument.lstrip("+~").partition("=")[0]
+        if argument.startswith("+") and not key.startswith("hydra"):
+            raise UserError(f"{argument}: no key can be added; write {argument.lstrip('+')} to set one that exists")
+        if argument.startswith("~") and not key.startswith("hydra"):
+            raise UserError(f"{argument}: no key can be removed; write {key}=null to go without")

@@ -1,0 +1,132 @@
+"""What ckpt= and resume= put before the command line."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType, QuotedString
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from cifar_lightning.checkpoint.format import read, read_state
+from cifar_lightning.checkpoint.trust import read_text
+from cifar_lightning.config.overrides import quoted
+from cifar_lightning.config.schema import CONF
+from cifar_lightning.errors import UserError
+from cifar_lightning.runs.folder import LAST, OVERRIDES
+
+
+def overrides_to_resume(resume: str, typed: list[str]) -> list[str]:
+    """The overrides of a run that is to go on: those it was started with, then those that are typed now.
+
+    Args:
+        resume: The run's folder; or ``auto``, with ``output_dir`` typed, for what may hold none yet.
+        typed: Overrides of the command line.
+
+    Raises:
+        UserError: If the folder holds no run, or one whose overrides would have to be typed again.
+    """
+    values = {_key(override): override.partition("=")[2] for override in typed}
+    output_dir = values.get("output_dir", "null").strip("'\"")
+    folder = Path(output_dir if resume == "auto" else resume)
+    if resume == "auto" and not (folder / LAST).exists():
+        return typed
+    if output_dir not in ("null", "") and Path(output_dir) != folder:
+        raise UserError(f"output_dir={output_dir}: a run goes on in its own folder, {folder}; leave output_dir out")
+    recorded = _recorded_overrides(folder, typed)
+    if "trainer.max_epochs" not in values and (folder / LAST).exists():  # an earlier resumption may have raised it
+        recorded.append(
+            f"trainer.max_epochs={quoted(read_state(folder / LAST)['config']['trainer'].get('max_epochs'))}"
+        )
+    typed = [override for override in typed if _key(override) not in ("output_dir", "resume")]
+    return [*recorded, *typed, f"output_dir={quoted(str(folder))}", f"resume={quoted(resume)}"]
+
+
+def _recorded_overrides(folder: Path, typed: list[str]) -> list[str]:
+    """The overrides a run was started with, without those that are typed again.
+
+    A run's folder may come from anyone. So a recorded override only chooses among the files of conf/ and sets plain
+    values: one that names a class, adds a key, speaks to Hydra or has something looked up is refused.
+
+    Raises:
+        UserError: If the folder has no such record, or an override in it would have to be typed again.
+    """
+    path = folder / OVERRIDES
+    try:
+        recorded = yaml.safe_load(read_text(path))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"resume={folder} is no folder of a run: {path} cannot be read") from error
+    if not isinstance(recorded, list) or not all(isinstance(override, str) for override in recorded):
+        raise UserError(f"resume={folder}: {path} is no list of overrides")
+    again = {_key(override) for override in typed}
+    kept = [override for override in recorded if _key(override) not in again | {"output_dir", "resume"}]
+    for override in kept:
+        if not _is_plain(override):
+            raise UserError(
+                f"resume={folder}: it was started with {override}, which is not taken from a file; type it again if "
+                "you trust it"
+            )
+    return kept
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _is_plain(text: str) -> bool:
+    """Whether an override only chooses a file of conf/, or gives an existing key a plain value."""
+    try:
+        [override] = OverridesParser.create().parse_overrides([text])
+    except HydraException:
+        return False
+    key, value = override.key_or_group, override.value()
+    if "\\" in text or override.package is not None or override.type is not OverrideType.CHANGE:
+        return False
+    if (CONF / key).is_dir():  # no path that leads out of conf/
+        return isinstance(value, str) and re.fullmatch(r"[\w-]+", value) is not None
+    # A logger's own values may be paths, which it writes to; and no address is fetched from because a file names it.
+    return not key.startswith(("hydra", "logger", "data.urls")) and "_target_" not in key and _is_plain_value(value)
+
+
+def _is_plain_value(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_plain_value, value))
+    text = value.text if isinstance(value, QuotedString) else value
+    return text is None or isinstance(text, int | float) or (isinstance(text, str) and "${" not in text)
+
+
+def overrides_from(path: str) -> list[str]:
+    """Command-line overrides that give evaluate.py a checkpoint's data, precision, kernels, threads and views.
+
+    The data group's file in conf/ is looked up by name; the checkpoint's plain values go on top of it. A class is never
+    taken from a file: one given on the command line in training is given again.
+
+    Raises:
+        UserError: If the checkpoint is refused, or names a data group that is not in conf/data.
+    """
+    config = read(path)["config"]
+    name = config["data"].get("name")
+    file = CONF / "data" / f"{name}.yaml"
+    if name not in {known.stem for known in file.parent.glob("*.yaml")}:
+        raise UserError(f"{path} was trained on data={name}, which is not in {file.parent}; choose with data=")
+    known = _keys(file)
+    # Nor are addresses to fetch from.
+    values = {f"data.{k}": value for k, value in config["data"].items() if k in known and k[0] != "_" and k != "urls"}
+    values |= {"trainer.precision": config["trainer"].get("precision"), "compile": config.get("compile", False)}
+    values["tta"] = config.get("tta", 0)
+    available = torch.get_num_threads()  # more would wait for each other
+    values["num_threads"] = min(config.get("num_threads") or available, available)
+    if config["trainer"].get("accelerator") == "cpu":  # which every machine has; others are chosen anew
+        values["trainer.accelerator"] = "cpu"
+    return [f"data={name}", *(f"{key}={quoted(value)}" for key, value in values.items() if not isinstance(value, dict))]
+
+
+def _keys(file: Path) -> set[str]:
+    """Keys of a file of conf/, those of the files beside it that it builds upon among them."""
+    node = OmegaConf.to_container(OmegaConf.load(file))
+    assert isinstance(node, dict)
+    parents = [parent for parent in node.pop("defaults", []) if parent != "_self_"]
+    return {*map(str, node), *(key for parent in parents for key in _keys(file.with_name(f"{parent}.yaml")))}

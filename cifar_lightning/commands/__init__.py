@@ -1,0 +1,1 @@
+"""The function behind each entry, by the entry's name."""

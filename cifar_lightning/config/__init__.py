@@ -1,0 +1,1 @@
+"""Configuration: composed, resolved and checked; and objects made from it."""

@@ -1,0 +1,111 @@
+"""The device a run is on: the precision, the threads and the memory allocation that are fast there."""
+
+import ctypes
+import functools
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@functools.cache
+def multiplies_bf16(device_type: str) -> bool:
+    """Whether devices of a type, ``cpu`` or ``cuda``, multiply bfloat16 natively.
+
+    On a CPU without such instructions torch falls back to reference kernels, slower by orders of magnitude.
+    """
+    if device_type == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return device_type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def fast_precision(accelerator: str) -> str:
+    """Lightning's name of the precision that ``trainer.precision=auto`` stands for on an accelerator.
+
+    ``bf16-mixed`` where the hardware multiplies bfloat16 natively, else ``32-true``.
+    """
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        device_type = "cuda"
+    elif accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available()):
+        device_type = "cpu"
+    else:
+        device_type = "other"
+    return "bf16-mixed" if multiplies_bf16(device_type) else "32-true"
+
+
+MAX_THREADS = 1024
+"""More than a run can use; OpenMP ends the process where it cannot start as many as it is told to."""
+
+SMALL_BATCH_FLOPS = 10_000_000
+"""A batch whose forward pass takes less is not worth sharing out between threads.
+
+Measured with the tutorial's network, 1.3 MFLOP an image: batches of 4 take one thread as long as two, batches of 16
+1.2 times as long. But beside one other busy process two threads take five times as long, since each of some fifty
+operations a step waits for the one that was put aside.
+"""
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+"""Parameters of glibc's mallopt, see malloc.h."""
+
+
+def forward_flops(net: nn.Module, images: Shaped[Tensor, "n c h w"]) -> int:
+    """Floating-point operations of a forward pass in evaluation mode: two for each multiplication with its addition."""
+    was_training = net.training
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net.eval()(images)
+    net.train(was_training)
+    return counter.get_total_flops()
+
+
+def sensible_threads(flops_per_batch: int) -> int:
+    """CPU threads for batches with a forward pass of so many operations: one, or what torch takes by itself."""
+    return 1 if flops_per_batch < SMALL_BATCH_FLOPS else torch.get_num_threads()
+
+
+@contextmanager
+def threads(num: int | None) -> Iterator[None]:
+    """Have torch use so many CPU threads meanwhile; None changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def keep_freed_memory() -> bool:
+    """Have the C library keep what this process frees, for the next step to use; worth it where a CPU does the work.
+
+    glibc by itself maps each block of more than 32 MB anew and returns it when freed, so that in each step the system
+    has to clear every page of large activations once more: on a virtual machine that took 40 % of a step of the
+    record's speedrun. The most that a process holds hardly grows, but it holds it to its end.
+
+    Returns:
+        Whether that was possible: with glibc it is, elsewhere nothing is done.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1))  # no maps of their own; never trimmed
+
+
+def device_name(device: torch.device) -> str:
+    """What a person would call the device, such as ``NVIDIA H100`` or ``AMD EPYC 9554 (2 threads)``."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    num = torch.get_num_threads()
+    return f"{_cpu_name()} ({num} thread{'s' * (num > 1)})"
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

@@ -1,0 +1,1 @@
+"""Lightning's Trainer and torch.compile, built and made ready."""

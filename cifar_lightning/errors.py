@@ -1,0 +1,24 @@
+"""What can go wrong: a user's error, a run's failure, and messages in one line."""
+
+import difflib
+import typing
+
+
+class UserError(Exception):
+    """What the user can mend: one line that names the key or file, what was allowed, what was got, and the fix."""
+
+
+class RunError(Exception):
+    """What went wrong while a run ran, with what is left of it and what to do, in one line."""
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message without its line breaks, or its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def nearest(name: str, valid: typing.Iterable[str]) -> str:
+    """A hint at the valid name nearest to a misspelt one, or at all of them."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f": did you mean {close[0]}?" if close else f"; allowed: {', '.join(valid)}"

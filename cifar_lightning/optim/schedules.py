@@ -1,0 +1,58 @@
+"""Learning-rate schedules as functions of progress."""
+
+import math
+from collections.abc import Callable
+
+Schedule = Callable[[float], float]
+
+
+def cosine(*, warmup_fraction: float = 0.0, end_factor: float = 0.0) -> Schedule:
+    """Linear warm-up from 0 to 1, then half a cosine down to ``end_factor``.
+
+    Args:
+        warmup_fraction: Fraction of all steps spent warming up, in [0, 1).
+        end_factor: Factor at the end, in [0, 1].
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Source: Loshchilov and Hutter 2017 (arXiv:1608.03983), without restarts.
+
+    >>> [round(cosine(warmup_fraction=0.2)(p), 3) for p in (0.0, 0.1, 0.2, 0.6, 1.0)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+    return _warmed_up(warmup_fraction, 0.0, end_factor, lambda done: (1 + math.cos(math.pi * done)) / 2)
+
+
+def triangular(*, warmup_fraction: float = 0.2, start_factor: float = 0.0, end_factor: float = 0.0) -> Schedule:
+    """Linear warm-up from ``start_factor`` to 1, then a straight line down to ``end_factor``.
+
+    Args:
+        warmup_fraction: Fraction of all steps spent warming up, in [0, 1).
+        start_factor: Factor at the start of the warm-up, in [0, 1].
+        end_factor: Factor at the end, in [0, 1].
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Source: Page 2018, "How to train your ResNet"; Li et al. 2020 (arXiv:1905.04753) on a linear end for small budgets.
+
+    >>> [triangular(warmup_fraction=0.2, end_factor=0.5)(p) for p in (0.0, 0.1, 0.2, 0.6, 1.0)]
+    [0.0, 0.5, 1.0, 0.75, 0.5]
+    """
+    return _warmed_up(warmup_fraction, start_factor, end_factor, lambda done: 1 - done)
+
+
+def _warmed_up(warmup_fraction: float, start_factor: float, end_factor: float, fall: Schedule) -> Schedule:
+    if not 0 <= warmup_fraction < 1:
+        raise ValueError(f"warmup_fraction must be in [0, 1), got {warmup_fraction}")
+    for name, value in {"start_factor": start_factor, "end_factor": end_factor}.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {value}")
+
+    def factor(progress: float) -> float:
+        if progress < warmup_fraction:
+            return start_factor + (1 - start_factor) * progress / warmup_fraction
+        return end_factor + (1 - end_factor) * fall((progress - warmup_fraction) / (1 - warmup_fraction))
+
+    return factor

@@ -1,0 +1,1 @@
+"""Run folders: lock, record, resume, sweeps, signals, loggers."""

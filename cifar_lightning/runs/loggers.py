@@ -1,0 +1,151 @@
+"""What a run says of itself: at its start, in TensorBoard's HPARAMS, in metrics.json and in the table at its end."""
+
+import csv
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from torch.utils.tensorboard.summary import hparams
+
+from cifar_lightning.checkpoint.write import write_durably
+from cifar_lightning.errors import one_line
+
+log = logging.getLogger(__name__)
+
+
+class TensorBoard(TensorBoardLogger):
+    """Lightning's TensorBoard logger, writing into the run folder itself.
+
+    TensorBoard takes the columns of its HPARAMS tab from the first experiment summary it finds, so that a run with
+    other hyper-parameters or metrics would lack its columns. Without such a summary it makes them the union over all
+    runs; so a session's start and end are written, and no summary. The metrics are the run's scalars.
+
+    Args:
+        save_dir: The run folder.
+    """
+
+    def __init__(self, *, save_dir: str) -> None:
+        super().__init__(save_dir, name="", version="", default_hp_metric=False)
+        self._session_end: Any = None
+        self._goes_on = False
+
+    def go_on(self, *, after_step: int) -> None:
+        """Continue the curves of an earlier process; what it wrote after a step is not shown any more.
+
+        Args:
+            after_step: That step; -1 for a run that starts over.
+        """
+        self._goes_on = after_step >= 0
+        self._kwargs["purge_step"] = after_step + 1
+
+    def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
+        """Start the session with hyper-parameters: a flat dictionary of str, int, float, bool; None is left out."""
+        as_text = {key: str(value) if isinstance(value, bool) else value for key, value in params.items()}
+        _, session_start, self._session_end = hparams(as_text, {})
+        if not self._goes_on:
+            self.experiment._get_file_writer().add_summary(session_start)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        # Lightning adds the epoch: a curve that says nothing, and the first column of the HPARAMS tab.
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+
+    def end_session(self) -> None:
+        """Mark the session as finished and close the file."""
+        if self._session_end is not None:
+            self.experiment._get_file_writer().add_summary(self._session_end)
+        self.experiment.close()
+
+    def save(self) -> None:
+        self.experiment.flush()  # without Lightning's hparams.yaml: .hydra/ has the whole config
+
+    def finalize(self, status: str) -> None:
+        self.save()  # without closing: fit and test of a run share one file
+
+
+class CSV(CSVLogger):
+    """Lightning's CSV logger, writing metrics.csv into the run folder itself, and going on with it in a resumed run.
+
+    Args:
+        save_dir: The run folder.
+    """
+
+    def __init__(self, *, save_dir: str) -> None:
+        super().__init__(save_dir, name="", version="")
+
+    def go_on(self, *, after_step: int) -> None:
+        """Continue the file of an earlier process, without what it wrote after that step."""
+        path = Path(self.log_dir) / ExperimentWriter.NAME_METRICS_FILE
+        if not path.exists():
+            return
+        try:
+            with path.open(newline="") as file:
+                reader = csv.DictReader(file)
+                rows = [row for row in reader if (row["step"] or "").isdigit() and int(row["step"]) <= after_step]
+            write_durably(path, _as_csv(reader.fieldnames or [], rows))
+        except (ValueError, KeyError, csv.Error) as error:
+            aside = path.with_suffix(".damaged.csv")
+            path.replace(aside)
+            log.warning("%s cannot be continued (%s): it is now %s", path, one_line(error), aside.name)
+
+    @property
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            self._experiment = _Writer(log_dir=self.log_dir)
+        return self._experiment
+
+
+class _Writer(ExperimentWriter):
+    """Appends to a file that is there; Lightning's own deletes it."""
+
+    def _check_log_dir_exists(self) -> None:
+        path = Path(self.metrics_file_path)
+        if path.exists():
+            with path.open(newline="") as file:
+                self.metrics_keys = next(csv.reader(file), [])
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        path = Path(self.metrics_file_path)
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        write_durably(path, _as_csv(fieldnames, rows))
+
+
+def _as_csv(fieldnames: Sequence[str], rows: list[dict[str, str]]) -> bytes:
+    text = StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
+    """What the HPARAMS tab compares: the config's plain values; of the Trainer's those that are not Lightning's own."""
+    defaults = inspect.signature(L.Trainer.__init__).parameters
+    differs = {
+        key: value for key, value in config["trainer"].items() if key in defaults and value != defaults[key].default
+    }
+    return _flattened({**config, "trainer": differs})
+
+
+_NO_HYPER_PARAMETERS = ("logger", "callbacks", "checkpoint", "output_dir", "data.root", "data.urls", "data.dataset")
+
+
+def _flattened(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and plain values; of a class only its name is shown, in place of its ``_target_``."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if prefix + key in _NO_HYPER_PARAMETERS or value is None:
+            continue
+        if isinstance(value, dict):
+            flat |= _flattened(value, f"{prefix}{key}.")
+        elif key == "_target_":
+            flat[prefix.removesuffix(".")] = value.rpartition(".")[2]
+        elif not key.startswith("_"):
+            flat[prefix + key] = value if isinstance(value, str | int | float) else str(value)
+    return flat

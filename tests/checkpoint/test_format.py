@@ -1,0 +1,178 @@
+import io
+import pickle
+import zipfile
+
+import pytest
+import torch
+
+from cifar_lightning import models
+from cifar_lightning.checkpoint.format import describe, load_classifier, read
+from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.errors import UserError
+
+CLASSES = tuple("abcdefghij")
+
+
+def config(**model) -> dict:
+    return {
+        "model": {"name": "tutorial", "num_classes": 10, "in_channels": 3} | model,
+        "normalize": {"mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 3.0]},
+        "data": {"name": "synthetic"},
+        "trainer": {"precision": "32-true"},
+    }
+
+
+@pytest.fixture
+def classifier() -> ImageClassifier:
+    torch.manual_seed(0)
+    return ImageClassifier(
+        models.build("tutorial", num_classes=10, in_channels=3), mean=[0.1, 0.2, 0.3], std=[1.0, 2.0, 3.0]
+    )
+
+
+@pytest.fixture
+def contents(classifier) -> dict:
+    return {"state_dict": classifier.state_dict(), **describe(config(), CLASSES)}
+
+
+@pytest.fixture
+def path(contents, tmp_path):
+    torch.save(contents, tmp_path / "last.ckpt")
+    return tmp_path / "last.ckpt"
+
+
+def test_a_checkpoint_rebuilds_its_classifier(path, classifier):
+    loaded, checkpoint = load_classifier(path)
+    images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
+    assert torch.equal(loaded(images), classifier(images))
+    assert checkpoint["classes"] == list(CLASSES)
+    assert not loaded.training
+
+
+# What is refused
+
+
+def test_missing_file_lists_its_neighbours(path):
+    with pytest.raises(UserError, match=r"there is no file .*best\.ckpt; beside it: last\.ckpt$"):
+        read(path.with_name("best.ckpt"))
+
+
+def test_folder_lists_what_it_holds(path):
+    with pytest.raises(UserError, match=r"is a folder; it holds .*last\.ckpt"):
+        read(path.parent)
+
+
+@pytest.mark.parametrize("address", ["http://example.org/a.ckpt", "s3://bucket/a.ckpt", "file:///a.ckpt"])
+def test_addresses(address):
+    with pytest.raises(UserError, match="is an address: download the file first"):
+        read(address)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"is empty \(0 bytes\)"),
+        (b"hello", "not written by torch.save"),
+        (b"<html>captive portal</html>", "not written by torch.save"),
+        (bytes(1000), "not written by torch.save"),
+        (pickle.dumps({"state_dict": {}}), "not written by torch.save"),
+        (b"PK\x03\x04 and then nothing", "truncated or damaged"),
+    ],
+)
+def test_files_that_are_something_else(content, message, tmp_path):
+    (tmp_path / "x.ckpt").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read(tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize("keep", [10, 0.5, -1])
+def test_truncated(path, keep):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))] if isinstance(keep, float) else content[:keep])
+    with pytest.raises(UserError, match="truncated or damaged"):
+        read(path)
+
+
+def test_a_flipped_byte_is_found_by_its_checksum(path):
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(io.BytesIO(bytes(content))) as archive:
+        largest = max(archive.infolist(), key=lambda info: info.file_size)
+    content[largest.header_offset + 4096] ^= 1
+    path.write_bytes(bytes(content))
+    assert isinstance(torch.load(path, weights_only=True), dict)  # torch itself does not notice
+    with pytest.raises(UserError, match=f"damaged: wrong checksum in {largest.filename}"):
+        read(path)
+
+
+def test_encryption(tmp_path):
+    file = tmp_path / "x.ckpt"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("data.pkl", b"secret")
+    content = bytearray(file.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + offset] |= 1  # the flag that says encrypted
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"truncated or damaged: .*encrypted"):
+        read(file)
+
+
+def test_names_that_no_file_can_have(tmp_path):
+    with pytest.raises(UserError, match=r"ckpt=.* cannot be read: .*name too long"):
+        read(tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["state_dict"], "not a checkpoint of this project: format_version is missing"),
+        (lambda c: [c], "it holds a list, not a dictionary"),
+        (lambda c: c | {"config": "x"}, "config is no dict"),
+        (lambda c: c | {"config": {}}, r"config\.model is missing"),
+        (lambda c: c | {"format_version": 99}, "format 99, and this version of the project reads formats up to 1"),
+        (lambda c: c | {"classes": [1, 2]}, "classes must be names"),
+        (lambda c: c | {"config": config(x=torch.ones(2))}, r"config\.model\.x is a Tensor"),
+        (lambda c: c | {"config": config() | {"tta": {}}}, r"config\.tta must be a whole number, got \{\}"),
+        (
+            lambda c: c | {"config": config() | {"num_threads": "four"}},
+            r"config\.num_threads must be a whole number or null, got 'four'",
+        ),
+        (
+            lambda c: c | {"config": config(x=[{"y": "${oc.env:HOME}"}])},
+            r"config\.model\.x\.0\.y holds an interpolation",
+        ),
+    ],
+)
+def test_foreign_contents(contents, path, change, message):
+    torch.save(change(contents), path)
+    with pytest.raises(UserError, match=message):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c | {"config": config(name="os.system")}, "name must be one of tutorial"),
+        (lambda c: c | {"config": config(num_classes=10**9)}, "num_classes must be a whole number"),
+        (lambda c: c | {"config": config(_target_="os.system")}, "_target_ is not an argument of tutorial"),
+        (lambda c: c | {"config": config(num_classes=7)}, "size mismatch for net.fc3.weight"),
+        (lambda c: c | {"classes": ["a", "b"]}, "2 class names for 10 outputs"),
+    ],
+)
+def test_descriptions_that_cannot_be_built(contents, path, change, message):
+    torch.save(change(contents), path)
+    with pytest.raises(UserError, match=message):
+        load_classifier(path)
+
+
+@pytest.mark.parametrize("variable", [None, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"])
+def test_code_in_a_file_never_runs(contents, path, tmp_path, monkeypatch, variable):
+    class Payload:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sentinel"), "w"))
+
+    if variable:
+        monkeypatch.setenv(variable, "1")
+    torch.save(contents | {"extra": Payload()}, path)
+    with pytest.raises(UserError, match="holds objects beyond tensors and plain values"):
+        read(path)
+    assert not (tmp_path / "sentinel").exists()

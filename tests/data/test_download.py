@@ -1,0 +1,613 @@
+"""CIFAR-10 in spite of the network: every fault of a server, told by one on the loopback interface."""
+
+from conftest import ROOT, TinyCIFAR10
+import hashlib
+import io
+import json
+import os
+import pickle
+import random
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torchvision
+from filelock import FileLock
+
+from cifar_lightning.data import cifar
+from cifar_lightning.data.download import DownloadError, Patience, RemoteFile, download, one_at_a_time
+
+
+def described(name: str, content: bytes) -> RemoteFile:
+    return RemoteFile(name, len(content), hashlib.md5(content).hexdigest(), hashlib.sha256(content).hexdigest())
+
+
+CONTENT = random.Random(0).randbytes(300_000)
+FILE = described("cargo.tar.gz", CONTENT)
+PATIENT = Patience(
+    connect_seconds=5, stall_seconds=5, window_seconds=5, min_bytes_per_second=1000, backoff_seconds=0.01
+)
+HASTY = Patience(connect_seconds=1, stall_seconds=0.3, window_seconds=0.3, backoff_seconds=0.01)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers a path by the fault that it names; notes each request as (path, first byte asked for)."""
+
+    protocol_version = "HTTP/1.1"
+    server: "Server"
+
+    def do_GET(self) -> None:
+        begin = int(self.headers.get("Range", "bytes=0-")[6:-1])
+        name = self.path.strip("/").partition("?")[0]
+        with self.server.lock:
+            self.server.requests.append((name, begin))
+            turn = sum(earlier == name for earlier, _ in self.server.requests)
+        with suppress(BrokenPipeError, ConnectionResetError):
+            getattr(self, name)(begin, turn)
+        self.close_connection = True
+
+    def _send(self, body: bytes, status: int = 200, length: int | None = None, **headers: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        for key, value in headers.items():
+            self.send_header(key.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _part(self, begin: int, end: int | None = None) -> None:
+        """The content from ``begin``, announced in full and broken off at ``end``."""
+        content = self.server.content
+        status = {"status": 206, "Content_Range": f"bytes {begin}-{len(content) - 1}/{len(content)}"} if begin else {}
+        self._send(content[begin:end], length=len(content) - begin, **status)
+
+    def good(self, begin: int, turn: int) -> None:
+        self._part(begin)
+
+    def without_ranges(self, begin: int, turn: int) -> None:
+        self._send(self.server.content)
+
+    def truncating(self, begin: int, turn: int) -> None:
+        self._part(begin, begin + 100_000)
+
+    def stuck_at_100000(self, begin: int, turn: int) -> None:
+        self._part(begin, 100_000)
+
+    def stalling(self, begin: int, turn: int) -> None:
+        self._part(begin, begin + 1000)
+        self.server.stopped.wait(5)
+
+    def trickling(self, begin: int, turn: int) -> None:
+        self._part(begin, begin)
+        for at in range(begin, len(self.server.content), 500):
+            self.wfile.write(self.server.content[at : at + 500])
+            if self.server.stopped.wait(0.01):
+                return
+
+    def missing(self, begin: int, turn: int) -> None:
+        self._send(b"nothing here", 404)
+
+    def busy(self, begin: int, turn: int) -> None:
+        self._send(b"later", 503)
+
+    def busy_once(self, begin: int, turn: int) -> None:
+        self._send(b"later", 503) if turn == 1 else self._part(begin)
+
+    def portal(self, begin: int, turn: int) -> None:
+        self._send(b"<html>please log in</html>", Content_Type="text/html; charset=utf-8")
+
+    def other_file(self, begin: int, turn: int) -> None:
+        self._send(b"something else")
+
+    def wrong_bytes(self, begin: int, turn: int) -> None:
+        content = bytearray(self.server.content)
+        content[-1] ^= 1
+        self._send(bytes(content[begin:]), 206 if begin else 200, Content_Range=f"bytes {begin}-/{len(content)}")
+
+    def wrong_range(self, begin: int, turn: int) -> None:
+        self._send(self.server.content[begin:], 206, Content_Range=f"bytes 0-/{len(self.server.content)}")
+
+    def encoded(self, begin: int, turn: int) -> None:
+        self._send(self.server.content, Content_Encoding="gzip")  # a .tar.gz called encoded, as some servers do
+
+    def to_plain_http(self, begin: int, turn: int) -> None:
+        self._send(b"", 302, Location=f"http://localhost:{self.server.server_port}/good")
+
+    def to_good(self, begin: int, turn: int) -> None:
+        """Leads there, and hangs up on whoever asks over the same connection."""
+        self._send(b"", 302, Location="/good")
+        self.rfile.read(1)
+
+    def slowly(self, begin: int, turn: int) -> None:
+        """The whole in about two seconds."""
+        self._part(begin, begin)
+        step = len(self.server.content) // 100
+        for at in range(begin, len(self.server.content), step):
+            self.wfile.write(self.server.content[at : at + step])
+            if self.server.stopped.wait(0.02):
+                return
+
+    def slow_then_busy(self, begin: int, turn: int) -> None:
+        self.slowly(begin, turn) if turn == 1 else self.busy(begin, turn)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    content: bytes = CONTENT
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requests: list[tuple[str, int]] = []
+        self.lock = threading.Lock()
+        self.stopped = threading.Event()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that has gone is no news: what matters is what it has made of it."""
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{name}"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr("cifar_lightning.data.download._SPOKEN", ("https://", "http://127.0.0.1:"))
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.stopped.set()
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def fetch(server: Server, tmp_path: Path) -> Callable[..., Path]:
+    def fetched(*names: str, patience: Patience = HASTY) -> Path:
+        return download(FILE, [server.url(name) for name in names], tmp_path, patience=patience)
+
+    return fetched
+
+
+def arrived(folder: Path) -> bool:
+    """Whether the file is there, right, and alone."""
+    return [path.name for path in folder.iterdir()] == [FILE.name] and (folder / FILE.name).read_bytes() == CONTENT
+
+
+# One server, one fault
+
+
+@pytest.mark.parametrize("name", ["good", "to_good", "encoded", "good?download=1"])
+def test_a_file_arrives(name, fetch, tmp_path):
+    assert fetch(name) == tmp_path / FILE.name
+    assert arrived(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "num_requests"),
+    [
+        ("missing", "the server answers 404 Not Found", 1),
+        ("busy", "the server answers 503 Service Unavailable", 3),
+        ("portal", "a web page came instead of the file, perhaps the network's own login page", 1),
+        ("other_file", "another file is there: 14 bytes instead of 300,000", 1),
+        ("wrong_bytes", "sends other bytes: MD5 [0-9a-f]{32} instead of " + FILE.md5, 1),
+        ("stalling", r"nothing came for 0\.3 s", 3),
+        ("stuck_at_100000", "the connection ended after 100,000 of 300,000 bytes", 4),
+        ("to_plain_http", "only https is spoken here", 1),
+    ],
+)
+def test_each_fault_has_its_reason_and_the_next_address_is_tried(name, reason, num_requests, fetch, server, tmp_path):
+    with pytest.raises(DownloadError, match=rf"^{server.url(name)}: {reason}"):
+        fetch(name)
+    assert not (tmp_path / FILE.name).exists()
+    assert [asked for asked, _ in server.requests if asked == name] == [name] * num_requests
+    fetch(name, "good")
+    assert arrived(tmp_path)
+
+
+def test_a_fault_that_passes_is_waited_for(fetch, server, tmp_path):
+    fetch("busy_once")
+    assert arrived(tmp_path)
+    assert server.requests == [("busy_once", 0)] * 2
+
+
+def test_a_transfer_that_breaks_off_goes_on_where_it_was(fetch, server, tmp_path):
+    fetch("truncating")
+    assert arrived(tmp_path)
+    assert server.requests == [("truncating", begin) for begin in (0, 100_000, 200_000)]
+
+
+def test_what_an_earlier_process_left_is_continued(fetch, server, tmp_path):
+    (tmp_path / f"{FILE.name}.part").write_bytes(CONTENT[:123_456])
+    fetch("good")
+    assert arrived(tmp_path)
+    assert server.requests == [("good", 123_456)]
+
+
+def test_a_whole_part_is_not_fetched_again(fetch, server, tmp_path):
+    (tmp_path / f"{FILE.name}.part").write_bytes(CONTENT)
+    fetch("good")
+    assert arrived(tmp_path)
+    assert server.requests == []
+
+
+def test_a_server_without_ranges_starts_over(fetch, server, tmp_path):
+    (tmp_path / f"{FILE.name}.part").write_bytes(b"x" * 123_456)
+    fetch("without_ranges")
+    assert arrived(tmp_path)
+    assert server.requests == [("without_ranges", 123_456), ("without_ranges", 0)]
+
+
+def test_a_server_without_ranges_costs_nothing_that_has_arrived(fetch, server, tmp_path):
+    (tmp_path / f"{FILE.name}.part").write_bytes(CONTENT[:123_456])
+    fetch("without_ranges", "good")
+    assert arrived(tmp_path)
+    assert server.requests == [("without_ranges", 123_456), ("good", 123_456)]
+
+
+def test_a_server_that_sends_another_range_is_left(fetch, tmp_path):
+    (tmp_path / f"{FILE.name}.part").write_bytes(CONTENT[:1000])
+    with pytest.raises(DownloadError, match=r"another part came than was asked for: bytes 0-/300000"):
+        fetch("wrong_range")
+    fetch("wrong_range", "good")
+    assert arrived(tmp_path)
+
+
+@pytest.mark.parametrize("size", [1000, 300_000, 400_000])
+def test_a_part_that_was_wrong_from_the_start_is_fetched_anew(size, fetch, server, tmp_path):
+    (tmp_path / f"{FILE.name}.part").write_bytes(b"x" * size)
+    fetch("good")
+    assert arrived(tmp_path)
+    assert server.requests[-1] == ("good", 0)
+
+
+def test_a_slow_address_is_left_for_a_faster_one(fetch, server, tmp_path):
+    fetch("trickling", "good")
+    assert arrived(tmp_path)
+    (_, first), (name, begin) = server.requests
+    assert (first, name) == (0, "good")
+    assert begin > 0, "what came slowly was thrown away"
+
+
+def test_a_slow_address_is_better_than_none(fetch, server, tmp_path, caplog):
+    caplog.set_level("INFO")
+    patience = replace(HASTY, min_bytes_per_second=1e9)
+    fetch("slowly", "missing", patience=patience)
+    assert arrived(tmp_path)
+    assert [name for name, _ in server.requests] == ["slowly", "missing", "slowly"]
+    assert "minutes to go" in caplog.text
+    assert "slow as it is" in caplog.text
+
+
+def test_each_slow_address_has_its_turn_the_fastest_first(fetch, server, tmp_path):
+    patience = replace(HASTY, min_bytes_per_second=1e9)
+    fetch("slow_then_busy", "slowly", patience=patience)
+    assert arrived(tmp_path)
+    assert [name for name, _ in server.requests][:2] == ["slow_then_busy", "slowly"]
+    assert server.requests[-1][0] == "slowly"
+
+
+@pytest.mark.parametrize("host", ["example.com", "127.0.0.1:80", "127.0.0.1:1@localhost"])
+def test_plain_http_is_never_spoken(host, tmp_path):
+    with pytest.raises(DownloadError, match=rf"^http://{host}/x: only https is spoken here"):
+        download(FILE, [f"http://{host}/x"], tmp_path, patience=HASTY)
+
+
+def test_an_unknown_certificate_is_not_trusted(tmp_path, server):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate = tmp_path / "certificate.pem"
+    _write_certificate(certificate)
+    context.load_cert_chain(certificate)
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    (tmp_path / "data").mkdir()
+    with pytest.raises(DownloadError, match=r"its certificate cannot be trusted .*self-signed certificate"):
+        download(FILE, [f"https://127.0.0.1:{server.server_port}/good"], tmp_path / "data", patience=HASTY)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_network_that_is_not_there_is_told_soon_with_a_reason_for_each_address(tmp_path, server):
+    with Server() as closed:
+        refused = closed.url("good")
+    urls = [refused, "https://no-such-host.invalid/x", *(f"{refused}{i}" for i in range(3))]
+    started = time.monotonic()
+    with pytest.raises(DownloadError, match="Connection refused") as error:
+        download(FILE, urls, tmp_path)  # with the patience that users get
+    assert time.monotonic() - started < 30
+    reasons = str(error.value).split("; ")
+    assert len(reasons) == 6  # one of them has a semicolon of its own
+    assert reasons[0] == f"{refused}: Connection refused"
+    assert "no-such-host.invalid/x: its name is not known here; is there a network?" in str(error.value)
+
+
+def test_no_room_is_no_fault_of_the_network(fetch, server, tmp_path, monkeypatch):
+    monkeypatch.setattr("cifar_lightning.data.download._copy", _no_room)
+    with pytest.raises(OSError, match="No space left on device"):
+        fetch("good", "good")
+    assert len(server.requests) == 1
+
+
+def _no_room(*args: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def _write_certificate(path: Path) -> None:
+    command = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    try:
+        subprocess.run(
+            ["openssl", *command.split(), "-keyout", str(path), "-out", f"{path}.crt"], check=True, capture_output=True
+        )
+    except FileNotFoundError:
+        pytest.skip("openssl makes the certificate, and is not installed")
+    path.write_text(path.read_text() + Path(f"{path}.crt").read_text())
+
+
+# CIFAR-10's own class over it
+
+
+def packed(root: Path, filler: bytes = b"") -> bytes:
+    """The tiny data set's archive, with a file besides that takes its time to unpack."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz", compresslevel=1) as archive:
+        if filler:
+            member = tarfile.TarInfo(f"{TinyCIFAR10.base_folder}/filler")
+            member.size = len(filler)
+            archive.addfile(member, io.BytesIO(filler))
+        archive.add(root / TinyCIFAR10.base_folder, TinyCIFAR10.base_folder)
+    return content.getvalue()
+
+
+@pytest.fixture
+def tiny(tiny_root: Path, server: Server) -> type[cifar.CIFAR10]:
+    """The project's class over the tiny data set, whose archive the server has."""
+    server.content = packed(tiny_root)
+
+    class Tiny(cifar.CIFAR10):
+        archive: ClassVar[RemoteFile] = described(cifar.CIFAR10.archive.name, server.content)
+        unpacked_bytes: ClassVar[int] = 400_000
+        patience: ClassVar[Patience] = PATIENT
+        train_list = TinyCIFAR10.train_list
+        test_list = TinyCIFAR10.test_list
+        meta: ClassVar[dict[str, str]] = TinyCIFAR10.meta
+
+    return Tiny
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.endswith(".lock")}
+
+
+def test_absent_data_are_fetched_unpacked_and_read(tiny, server, tmp_path):
+    data = tiny(tmp_path / "new" / "data", train=True, download=True, urls=[server.url("missing"), server.url("good")])
+    assert data.data.shape == (60, 32, 32, 3)
+    assert files(tmp_path / "new" / "data") == {tiny.base_folder, tiny.archive.name}
+    assert [name for name, _ in server.requests] == ["missing", "good"]
+    assert len(tiny(tmp_path / "new" / "data", train=False)) == 20
+    tiny(tmp_path / "new" / "data", download=True, urls=[server.url("good")])
+    assert len(server.requests) == 2, "data on disk were fetched again"
+
+
+def test_without_leave_nothing_is_fetched(tiny, server, tmp_path):
+    with pytest.raises(RuntimeError, match="not found or corrupted"):
+        tiny(tmp_path, urls=[server.url("good")])
+    assert server.requests == []
+
+
+def test_an_archive_put_there_by_hand_is_used(tiny, server, tmp_path):
+    (tmp_path / tiny.archive.name).write_bytes(server.content)
+    assert len(tiny(tmp_path, download=True, urls=[server.url("good")])) == 60
+    assert server.requests == []
+
+
+def test_a_damaged_archive_is_fetched_anew_and_named(tiny, server, tmp_path, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / tiny.archive.name).write_bytes(server.content[:-1] + b"x")
+    assert len(tiny(tmp_path, download=True, urls=[server.url("good")])) == 60
+    assert f"damaged   {tmp_path / tiny.archive.name} has MD5" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["data_batch_2", "batches.meta"])
+def test_a_damaged_file_is_named_and_unpacked_anew(name, tiny, server, tmp_path, caplog):
+    caplog.set_level("INFO")
+    urls = [server.url("good")]
+    tiny(tmp_path, download=True, urls=urls)
+    path = tmp_path / tiny.base_folder / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"x")
+    with pytest.raises(RuntimeError, match="not found or corrupted"):
+        tiny(tmp_path)
+    tiny(tmp_path, download=True, urls=urls)
+    assert path.read_bytes() == whole
+    assert f"damaged   {path}, unpacked anew" in caplog.text
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("place", ["parent", "itself", "itself, by another name"])
+def test_the_folder_may_be_named_in_several_ways(place, tiny, tiny_root, tmp_path):
+    folder = tmp_path / (tiny.base_folder if place != "itself, by another name" else "my cifar")
+    folder.symlink_to(tiny_root / tiny.base_folder)
+    assert len(tiny(folder if place != "parent" else tmp_path)) == 60
+
+
+def test_data_that_are_there_need_no_write(tiny, tiny_root):
+    def listing() -> list[tuple[str, int]]:
+        return sorted((str(path), path.stat().st_mtime_ns) for path in [tiny_root, *tiny_root.rglob("*")])
+
+    before = listing()
+    assert len(tiny(tiny_root, train=False, download=True)) == 20
+    assert listing() == before
+
+
+def test_when_nothing_helps_the_manual_way_is_told_in_one_line(tiny, server, tmp_path):
+    with pytest.raises(DownloadError, match="could not be downloaded") as error:
+        tiny(tmp_path, download=True, urls=[server.url("missing"), server.url("portal")])
+    text = str(error.value)
+    for part in (
+        *(f"in {tmp_path / tiny.base_folder}", "/missing: the server answers 404", "/portal: a web page came"),
+        *(f"get {tiny.archive.name} (0 MB) from {tiny.url} and put it into {tmp_path}",),
+        *(f"name the folder that has {tiny.base_folder}/data_batch_1 with data.root=", "data=synthetic"),
+    ):
+        assert part in text
+    assert "\n" not in text
+
+
+def test_room_is_looked_for_first(tiny, server, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match=r"has 0 MB free, and 1 MB are needed: make room, or name another folder"):
+        tiny(tmp_path, download=True, urls=[server.url("good")])
+    assert server.requests == []
+
+
+def test_what_a_killed_process_left_half_unpacked_is_no_obstacle(tiny, server, tmp_path):
+    tiny(tmp_path, download=True, urls=[server.url("good")])
+    beside = tmp_path / f".{tiny.archive.name}.unpacking" / tiny.base_folder
+    beside.mkdir(parents=True)
+    (beside / "data_batch_1").write_bytes(b"half")
+    (tmp_path / tiny.base_folder / "data_batch_1").unlink()
+    assert len(tiny(tmp_path, download=True)) == 60
+    assert files(tmp_path) == {tiny.base_folder, tiny.archive.name}
+
+
+def test_a_second_process_waits_says_so_and_uses_what_arrives(tiny, server, tmp_path, caplog):
+    caplog.set_level("INFO")
+    data: list[cifar.CIFAR10] = []
+    urls = [server.url("slowly")]
+    threads = [threading.Thread(target=lambda: data.append(tiny(tmp_path, download=True, urls=urls))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [len(split) for split in data] == [60] * 3
+    assert len(server.requests) == 1
+    assert caplog.text.count(f"another process is fetching the data into {tmp_path}") == 2
+
+
+def test_a_lock_that_is_held_is_waited_for(tmp_path):
+    path = tmp_path / ".lock"
+    held, entered = FileLock(path), threading.Event()
+
+    def enter() -> None:
+        with one_at_a_time(path):
+            entered.set()
+
+    with held:
+        waiting = threading.Thread(target=enter)
+        waiting.start()
+        assert not entered.wait(0.3)
+    waiting.join()
+    assert entered.is_set()
+
+
+def test_cifar100_has_its_fine_classes(tmp_path):
+    def write(name: str, content: object) -> list[str]:
+        path = tmp_path / cifar.CIFAR100.base_folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5(path.read_bytes()).hexdigest()]
+
+    pixels = np.arange(4 * 3072, dtype=np.uint32).astype(np.uint8).reshape(4, 3072)
+    labels = {"fine_labels": [99, 0, 5, 7], "coarse_labels": [1, 1, 1, 1]}
+    names = {"fine_label_names": [f"class {k}" for k in range(100)], "coarse_label_names": ["x"] * 20}
+
+    class Tiny(cifar.CIFAR100):
+        train_list: ClassVar[list[list[str]]] = [write("train", {"data": pixels, **labels})]
+        test_list: ClassVar[list[list[str]]] = [write("test", {"data": pixels[:2], **labels})]
+        meta: ClassVar[dict[str, str]] = {"filename": "meta", "key": "fine_label_names", "md5": write("meta", names)[1]}
+
+    data = Tiny(tmp_path)
+    assert (data.targets, data.classes) == ([99, 0, 5, 7], names["fine_label_names"])
+    np.testing.assert_array_equal(data.data.transpose(0, 3, 1, 2).reshape(4, 3072), pixels)
+
+
+def test_published_checksums_are_those_of_torchvision():
+    for own in (cifar.CIFAR10, cifar.CIFAR100):
+        original = getattr(torchvision.datasets, own.__name__)
+        for name in ("base_folder", "url", "filename", "tgz_md5", "train_list", "test_list", "meta"):
+            assert getattr(own, name) == getattr(original, name)
+        assert (own.archive.name, own.archive.md5) == (original.filename, original.tgz_md5)
+    assert cifar.CIFAR10.archive.sha256 == "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+
+
+# Killed
+
+
+CHILD = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from cifar_lightning.data import cifar
+from cifar_lightning.data import download
+from cifar_lightning.data.download import RemoteFile
+
+download._SPOKEN = ("http://127.0.0.1:",)
+
+class Killed(cifar.CIFAR10):
+    pass
+
+for name, value in json.loads(sys.argv[3]).items():
+    setattr(Killed, name, value)
+Killed.archive = RemoteFile(**Killed.archive)
+print("ready", flush=True)
+Killed(sys.argv[2], download=True, urls=sys.argv[4:])
+"""
+
+
+@contextmanager
+def child(tiny: type[cifar.CIFAR10], folder: Path, url: str) -> Iterator[subprocess.Popen[str]]:
+    names = ("archive", "train_list", "test_list", "meta", "unpacked_bytes")
+    values = json.dumps({name: getattr(tiny, name) for name in names}, default=vars)
+    command = [sys.executable, "-c", CHILD, str(ROOT), str(folder), values, url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["download", "extraction"])
+def test_ten_kills_lose_nothing(phase, tiny, tiny_root, server, tmp_path):
+    chance = random.Random(phase)
+    if phase == "download":
+        url, longest = server.url("slowly"), 0.15
+    else:
+        content = packed(tiny_root, filler=bytes(300_000_000))
+        tiny.archive = described(tiny.archive.name, content)
+        (tmp_path / tiny.archive.name).write_bytes(content)
+        url, longest = server.url("missing"), 0.5  # of a second or so
+    sizes, half_unpacked = [], 0
+    part = tmp_path / f"{tiny.archive.name}.part"
+    for _ in range(10):
+        with child(tiny, tmp_path, url) as process:
+            time.sleep(chance.uniform(0, longest))
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        sizes.append(part.stat().st_size if part.exists() else 0)
+        half_unpacked += (tmp_path / f".{tiny.archive.name}.unpacking").exists()
+        if phase == "extraction" and (tmp_path / tiny.base_folder).exists():  # it was quick: once more
+            shutil.rmtree(tmp_path / tiny.base_folder)
+    with child(tiny, tmp_path, url) as process:
+        assert process.wait(60) == 0
+    assert len(tiny(tmp_path)) == 60
+    assert files(tmp_path) == {tiny.base_folder, tiny.archive.name}
+    if phase == "download":
+        assert sizes == sorted(sizes), "a process threw away what another had fetched"
+        assert sizes[-1] > 0
+        assert all(begin in {0, *sizes} for _, begin in server.requests)
+    else:
+        assert half_unpacked, "no kill came while unpacking"

@@ -1,0 +1,372 @@
+"""Run folders: claimed, recorded, gone on in; and sweeps that are run again."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from conftest import CLASSES, SMALL, TINY, differences, last
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
+
+from cifar_lightning.callbacks.saving import RunCheckpoints
+from cifar_lightning.cli.preludes import overrides_to_resume
+from cifar_lightning.commands.train import train
+from cifar_lightning.data.arrays import to_arrays
+from cifar_lightning.errors import UserError
+from cifar_lightning.runs.folder import claimed
+from cifar_lightning.runs.resume import refuse_changes
+
+
+def scalars(folder, tag):
+    events = EventAccumulator(str(folder)).Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+@pytest.fixture(autouse=True)
+def event_files_sort_as_they_were_made(monkeypatch):
+    """TensorBoard's names end in a count over the process, and of one second "10" is read before "9"."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(10))
+
+
+# Folders
+
+
+def test_a_folder_in_use_is_refused_and_names_the_process(tmp_path):
+    code = "import sys; from pathlib import Path; from cifar_lightning.runs.folder import claimed\n"
+    code += "with claimed(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(UserError, match=rf"is in use by process {holder.pid}: wait until"),
+            claimed(tmp_path / "run"),
+        ):
+            pass
+        holder.kill()
+    with claimed(tmp_path / "run"):  # the system has let go of it
+        assert (tmp_path / "run" / ".lock").read_text() == str(os.getpid())
+
+
+def test_what_an_interrupted_save_left_is_swept(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".last.ckpt.abc.tmp").write_text("half")
+    (tmp_path / "checkpoints" / "last.ckpt").write_text("whole")
+    with claimed(tmp_path):
+        assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["last.ckpt"]
+
+
+def test_a_file_in_the_folders_place(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UserError, match=r"output_dir=.*run cannot be used: .*File exists"), claimed(tmp_path / "run"):
+        pass
+
+
+def test_a_used_folder_is_refused(compose):
+    train(compose(*SMALL))
+    with pytest.raises(UserError, match=r"output_dir=.* holds a run already: go on with it by resume="):
+        train(compose(*SMALL))
+
+
+# Resuming, from the command line
+
+
+RENAMED = ("zebra", *CLASSES[1:])
+
+
+@pytest.fixture
+def folder(command, tmp_path):
+    """A finished run of two epochs, in a folder whose name wants quotes."""
+    outcome = command(
+        "train.py", *SMALL, "trainer.max_epochs=2", "optimizer.lr=0.01", f"output_dir='{tmp_path / 'a b é'}'", tiny=True
+    )
+    assert outcome.code == 0, outcome.err
+    return tmp_path / "a b é"
+
+
+def test_resume_takes_the_runs_own_overrides(folder, command):
+    outcome = command("train.py", f"resume='{folder}'", TINY, "trainer.max_epochs=3")
+    assert outcome.code == 0, outcome.err
+    assert "after step 12" in outcome.out
+    config = last(folder)["config"]
+    assert (config["optimizer"]["lr"], config["data"]["batch_size"], config["trainer"]["max_epochs"]) == (0.01, 10, 3)
+    assert json.loads((folder / "metrics.json").read_text())["epochs"] == 3
+    assert "trainer.max_epochs=2" in OmegaConf.load(folder / ".hydra" / "overrides.yaml")  # as it was started
+
+
+def test_evaluate_in_a_folder_whose_name_wants_quotes(folder, command):
+    outcome = command("evaluate.py", f"ckpt='{folder}/checkpoints/last.ckpt'", TINY)
+    assert outcome.code == 0, outcome.err
+    judged, trained = (json.loads((folder / name / "metrics.json").read_text()) for name in ("evaluate/last", "."))
+    assert judged["test/loss"] == trained["test/loss"]
+
+
+def test_a_raised_number_of_epochs_is_remembered(folder, command):
+    assert command("train.py", f"resume='{folder}'", TINY, "trainer.max_epochs=3").code == 0
+    outcome = command("train.py", f"resume='{folder}'", TINY)
+    assert outcome.code == 0, outcome.err
+    assert "already finished: 3 epochs, 18 steps" in outcome.out
+
+
+def test_a_finished_run_says_so(folder, command):
+    before = (folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    outcome = command("train.py", f"resume='{folder}'", TINY)
+    assert outcome.code == 0, outcome.err
+    assert "already finished: 2 epochs, 12 steps; a larger trainer.max_epochs trains on" in outcome.out
+    assert (folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optimizer.lr=0.1"], r"optimizer\.lr: 0\.01 -> 0\.1\. Leave that as it was"),
+        (["data.batch_size=20"], r"data\.batch_size: 10 -> 20"),
+        (
+            ["optimizer=adamw"],
+            r"optimizer\._target_: [\w.]+\.sgd -> [\w.]+\.adamw",
+        ),
+        (["seed=1"], "seed: 0 -> 1"),
+        (["schedule=linear", "trainer.max_epochs=4"], r"trainer\.max_epochs: 2 -> 4"),
+    ],
+)
+def test_what_may_not_change_is_refused_with_a_diff(folder, command, overrides, message):
+    outcome = command("train.py", f"resume='{folder}'", TINY, *overrides)
+    assert outcome.code == 2
+    assert re.search(message, outcome.err), outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+def test_an_option_that_came_later_may_be_off_but_not_on(tmp_path):
+    before = {"model": {"name": "speedrun"}, "schedule": None, "freeze": [], "callbacks": None}
+    with_it = {choice: {**before, "model": {"name": "speedrun", "fourier": choice}} for choice in (False, True, "")}
+    refuse_changes(tmp_path, before, with_it[False])
+    for choice in (True, ""):
+        with pytest.raises(UserError, match=rf"model\.fourier: None -> {choice}"):
+            refuse_changes(tmp_path, before, with_it[choice])
+    with pytest.raises(UserError, match=r"model\.fourier: True -> False"):
+        refuse_changes(tmp_path, with_it[True], with_it[False])
+
+
+@pytest.mark.parametrize(
+    ("resume", "message"),
+    [
+        ("nowhere", "resume=nowhere is no folder of a run"),
+        ("auto", "resume=auto goes on in output_dir, if there is a run: set output_dir=FOLDER too"),
+    ],
+)
+def test_nothing_to_resume(command, resume, message):
+    outcome = command("train.py", f"resume={resume}", TINY)
+    assert outcome.code == 2
+    assert message in outcome.err
+
+
+def test_resume_into_another_folder_is_refused(folder, command):
+    outcome = command("train.py", f"resume='{folder}'", TINY, "output_dir=elsewhere")
+    assert outcome.code == 2
+    assert "output_dir=elsewhere: a run goes on in its own folder" in outcome.err
+
+
+def test_a_folder_without_a_checkpoint(folder, command):
+    (folder / "checkpoints" / "last.ckpt").unlink()
+    outcome = command("train.py", f"resume='{folder}'", TINY)
+    assert outcome.code == 2
+    assert "last.ckpt to go on from" in outcome.err
+
+
+def test_auto_starts_then_goes_on_then_is_done(command, tmp_path):
+    auto = ("train.py", *SMALL, "resume=auto", f"output_dir={tmp_path / 'run'}/")
+    first = command(*auto, tiny=True)
+    assert (first.code, "nothing in" in first.out) == (0, True), first.err
+    again = command(*auto, tiny=True)
+    assert (again.code, "already finished: 2 epochs" in again.out) == (0, True), again.err
+
+
+def test_a_run_does_not_go_on_with_other_classes(folder, command, monkeypatch):
+    monkeypatch.setattr(
+        "cifar_lightning.data.datamodule.to_arrays", lambda data: replace(to_arrays(data), classes=RENAMED)
+    )
+    outcome = command("train.py", f"resume='{folder}'", TINY, "trainer.max_epochs=3")
+    assert outcome.code == 2
+    lists = r"the run tells apart \['airplane', .*, the data hold \['zebra', .*"
+    assert re.fullmatch(rf"error: resume=.*: {lists}\n", outcome.err)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+new=1",
+        "~augment",
+        "hydra.run.dir=/tmp/x",
+        "model={name:tutorial,_target_:os.system}",
+        "data.dataset._target_=os.system",
+        "name=${oc.env:HOME}",
+        "experiment=../../../tmp/evil",
+        "experiment=/tmp/evil",
+        "model@data=tutorial",
+        "no override at all",
+        "seed=1,2",
+        "name=$\\{oc.env\\:HOME\\}",
+        "data.note=\\{_tar\\: x\\}",
+        "logger.csv.save_dir=/elsewhere",
+        "callbacks.pictures={num_images:3}",
+        "data.urls=[https://example.org/x]",
+        "data={urls:[https://example.org/x]}",
+    ],
+)
+def test_overrides_that_are_not_taken_from_a_file(tmp_path, override):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text(json.dumps([override]))
+    with pytest.raises(UserError, match="which is not taken from a file; type it again if you trust it"):
+        overrides_to_resume(str(tmp_path), [])
+
+
+@pytest.mark.parametrize("content", ["{", "a: 1", "[1, 2]", "!!python/object/apply:os.system [ls]", "- ${oc.env:HOME}"])
+def test_records_that_are_something_else(tmp_path, content):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"resume=.*(cannot be read|is no list of overrides|not taken from a file)"):
+        overrides_to_resume(str(tmp_path), [])
+
+
+# Curves
+
+
+def test_curves_go_on_without_doubled_points(compose, tmp_path, monkeypatch):
+    overrides = ("logger=both", "callbacks=none", "data.batch_size=10", "trainer.log_every_n_steps=1", "num_threads=1")
+    train(compose(*overrides, "trainer.max_epochs=3"))
+    cut = tmp_path / "cut"
+
+    with monkeypatch.context() as patch:
+        stop_after(patch, step=14)
+        with pytest.raises(Killed, match="killed"):
+            train(compose(*overrides, "trainer.max_epochs=3", f"output_dir={cut}"))
+    with next(cut.glob("events*")).open("ab") as events:
+        events.write(b"\x00\x01half a record")  # as a kill leaves it
+    train(compose(*overrides, "trainer.max_epochs=3", f"output_dir={cut}", f"resume={cut}"))
+    for tag in ("train/loss", "train/acc", "lr"):
+        assert scalars(cut, tag) == scalars(tmp_path / "run", tag)
+    assert [step for step, _ in scalars(cut, "train/loss")] == list(range(1, 19))
+    one, other = ((folder / "metrics.csv").read_text().splitlines() for folder in (cut, tmp_path / "run"))
+    assert len(one) == len(other)
+    assert [row.split(",")[one[0].split(",").index("step")] for row in one] == [
+        row.split(",")[other[0].split(",").index("step")] for row in other
+    ]
+
+
+class Killed(BaseException):
+    def __str__(self):
+        return "killed"
+
+
+def test_validations_are_drawn_once_wherever_it_is_killed(compose, tmp_path, monkeypatch):
+    overrides = ("logger=both", "callbacks=none", "data.batch_size=10", "data.val_size=20", "num_threads=1")
+    overrides += (
+        "trainer.max_epochs=2",
+        "trainer.log_every_n_steps=1",
+        "trainer.val_check_interval=2",
+        "checkpoint.every_minutes=0",
+    )
+    whole = train(compose(*overrides))
+    assert [step for step, _ in scalars(tmp_path / "run", "val/acc")] == [2, 4, 6, 8]
+    for killed_at in ("on_validation_end", "on_test_start"):
+        folder = tmp_path / killed_at
+
+        def kill(self, trainer, *args):
+            if trainer.global_step == 8 and not trainer.sanity_checking:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunCheckpoints, killed_at, kill)
+            with pytest.raises(Killed, match="killed"):
+                train(compose(*overrides, f"output_dir={folder}"))
+        metrics = train(compose(*overrides, f"output_dir={folder}", f"resume={folder}"))
+        assert differences(metrics, whole) == []
+        for tag in ("val/acc", "val/loss", "test/acc"):
+            assert scalars(folder, tag) == scalars(tmp_path / "run", tag)
+        rows = [row for row in (folder / "metrics.csv").read_text().splitlines() if row]
+        assert len(rows) == len((tmp_path / "run" / "metrics.csv").read_text().splitlines())
+
+
+def test_a_run_that_has_stopped_early_stays_stopped(compose, tmp_path, monkeypatch):
+    early = "+callbacks.early._target_=lightning.pytorch.callbacks.EarlyStopping"
+    overrides = (*SMALL, "data.val_size=20", early, "+callbacks.early.monitor=val/loss", "trainer.max_epochs=9")
+    overrides += ("+callbacks.early.patience=1", "+callbacks.early.mode=max", "num_threads=1")
+    whole = train(compose(*overrides))
+    assert whole["epochs"] < 9
+    with monkeypatch.context() as patch:
+        patch.setattr(RunCheckpoints, "on_test_start", lambda *args: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed, match="killed"):
+            train(compose(*overrides, f"output_dir={tmp_path / 'killed'}"))
+    metrics = train(compose(*overrides, f"output_dir={tmp_path / 'killed'}", f"resume={tmp_path / 'killed'}"))
+    assert differences(metrics, whole) == []
+
+
+def test_a_run_killed_before_its_first_checkpoint_may_start_over(compose, tmp_path, monkeypatch):
+    overrides = ("logger=both", "callbacks=none", "data.batch_size=10", "trainer.log_every_n_steps=1")
+    with monkeypatch.context() as patch:
+        stop_after(patch, step=3)
+        with pytest.raises(Killed, match="killed"):
+            train(compose(*overrides))
+    with pytest.raises(UserError, match=r"last\.ckpt to go on from; start over there with resume=auto output_dir="):
+        train(compose(*overrides, f"resume={tmp_path / 'run'}"))
+    train(compose(*overrides))
+    assert [step for step, _ in scalars(tmp_path / "run", "train/loss")] == list(range(1, 13))
+
+
+def test_a_damaged_csv_is_set_aside(compose, tmp_path, monkeypatch):
+    overrides = ("logger=csv", "callbacks=none", "data.batch_size=10", "trainer.log_every_n_steps=1")
+    with monkeypatch.context() as patch:
+        stop_after(patch, step=8)
+        with pytest.raises(Killed, match="killed"):
+            train(compose(*overrides))
+    (tmp_path / "run" / "metrics.csv").write_bytes(b"\xff\xfe\x00 damaged")
+    train(compose(*overrides, f"resume={tmp_path / 'run'}"))
+    assert (tmp_path / "run" / "metrics.damaged.csv").read_bytes() == b"\xff\xfe\x00 damaged"
+    assert (tmp_path / "run" / "metrics.csv").read_text().startswith("images_per_second,")
+
+
+def stop_after(patch, *, step):
+    """End training after a step as a kill would: nothing is saved or written any more."""
+    from cifar_lightning.callbacks.curves import TrainingCurves
+
+    original = TrainingCurves.on_train_batch_end
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        original(self, trainer, pl_module, *args)
+        if trainer.global_step == step:
+            raise Killed
+
+    patch.setattr(TrainingCurves, "on_train_batch_end", on_train_batch_end)
+
+
+# Sweeps
+
+
+def test_a_sweep_that_is_run_again(command, tmp_path, monkeypatch):
+    sweep = ("train.py", "-m", *SMALL, "data.val_size=20", f"output_dir={tmp_path / 'sweep'}")
+    with monkeypatch.context() as patch:
+        stop_after(patch, step=7)  # within the second epoch of the first job
+        with pytest.raises(Killed, match="killed"):
+            command(*sweep, "seed=0,1", tiny=True)
+    broken = last(tmp_path / "sweep" / "0")
+    assert broken["global_step"] == 4
+    first = command(*sweep, "seed=0,1", tiny=True)
+    assert first.code == 0, first.err
+    assert "after step 4" in (tmp_path / "sweep" / "0" / "train.log").read_text()  # resumed, not started over
+    whole = command("train.py", *SMALL, "data.val_size=20", f"output_dir={tmp_path / 'whole'}", tiny=True)
+    assert whole.code == 0, whole.err
+    assert differences(last(tmp_path / "sweep" / "0"), last(tmp_path / "whole")) == []
+
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("last.ckpt")}
+    again = command(*sweep, "seed=1,0", tiny=True)  # the same jobs under other numbers
+    assert again.code == 0, again.err
+    assert again.out.count("is done already") == 2
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("last.ckpt")} == times
+
+    other = command(*sweep, "seed=2,1", tiny=True)
+    assert other.code == 2
+    assert "sweep holds a run already, whose job 0 has another config: name another folder" in other.err
