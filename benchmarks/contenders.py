@@ -14,6 +14,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -24,7 +25,7 @@ from speedrun_loop import bare_speedrun
 from torch import nn
 from torch.utils.data import DataLoader
 
-from cifar_lightning.device import fast_precision, keep_freed_memory
+from cifar_lightning.device import fast_precision, keeping_freed_memory
 from cifar_lightning.models import build
 
 
@@ -111,15 +112,13 @@ def bare_resnet18(
         keeps_memory: As ``train(cfg)`` does; a plain loop does not.
     """
     from cifar_lightning.config.build import build_partial
-    from cifar_lightning.config.resolve import resolved
+    from cifar_lightning.config.resolve import resolve
 
-    if keeps_memory:
-        keep_freed_memory()
-    config = resolved(compose(options, "experiment=resnet18"))
-    batch_size = config["data"]["batch_size"]
+    config = resolve(compose(options, "experiment=resnet18"))
+    batch_size = config.data["batch_size"]
     images, targets = tensors(options, train=True)
     net = build("resnet18", num_classes=10, in_channels=3).to(memory_format=layout)
-    optimizer = build_partial(config["optimizer"], "optimizer")(net)
+    optimizer = build_partial(config.optimizer, "optimizer")(net)
 
     def steps(num_steps: int) -> None:
         for chosen in _endless(len(images), batch_size, num_steps):
@@ -127,12 +126,13 @@ def bare_resnet18(
             optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
                 logits = net(batch)
-            F.cross_entropy(logits.float(), targets[chosen], label_smoothing=config["label_smoothing"]).backward()
+            F.cross_entropy(logits.float(), targets[chosen], label_smoothing=config.label_smoothing).backward()
             optimizer.step()
 
-    started = time.perf_counter()
-    steps(options.steps)
-    seconds = time.perf_counter() - started
+    with keeping_freed_memory(torch.device("cpu")) if keeps_memory else nullcontext():
+        started = time.perf_counter()
+        steps(options.steps)
+        seconds = time.perf_counter() - started
     return figures(options.steps, batch_size, seconds, seconds, None) | {"precision": precision}
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from cifar_lightning.device import device_name, keep_freed_memory
+from cifar_lightning.device import device_name, keeping_freed_memory
 from cifar_lightning.models.fourier import fourier_conv2d
 
 # Channels in and out, pixels in and out: of images of 32x32, and of 24x24. The first convolution is left out: it has 24
@@ -52,7 +52,12 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    keep_freed_memory()
+    with keeping_freed_memory(torch.device("cpu")):
+        Console(width=120).print(table(options))
+
+
+def table(options: argparse.Namespace) -> Table:
+    """Times and errors of each layer."""
     torch.manual_seed(0)
     shown = Table(title=f"{device_name(torch.device('cpu'))}, torch {torch.__version__}, {options.batch_size} images")
     for name in ("channels", "pixels", "direct, ms", "Fourier, ms", "Fourier / direct", "error", "Fourier's"):
@@ -74,7 +79,7 @@ def main() -> None:
         ratio = median(of_fourier / of_direct for of_direct, of_fourier in rounds)
         times = (f"{direct:.0f}", f"{fourier:.0f}", f"{ratio:.2f}")
         shown.add_row(f"{channels} to {width}", f"{size} to {kept}", *times, *(f"{error:.4f}" for error in errors))
-    Console(width=120).print(shown)
+    return shown
 
 
 if __name__ == "__main__":

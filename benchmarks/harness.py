@@ -6,8 +6,8 @@ from typing import Any
 from hydra.utils import get_class
 from torch import Tensor
 
+from cifar_lightning.config.resolve import COMPILE_MODES
 from cifar_lightning.data.arrays import to_arrays
-from cifar_lightning.engine.compile import MODES
 
 Options = argparse.Namespace
 Figures = dict[str, Any]
@@ -23,25 +23,21 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, help="the recipe's own number by default")
     parser.add_argument("--steps", type=int, default=20, help="of ResNet-18")
     parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu", help="of the speedruns")
-    parser.add_argument("--compile", choices=("false", *MODES), default="false", help="of the speedruns")
+    parser.add_argument("--compile", choices=("false", *COMPILE_MODES), default="false", help="of the speedruns")
     return parser
 
 
 def compose(options: Options, *overrides: str) -> Any:
     """The config of train.py with these overrides, over the data of the options."""
-    import hydra
+    import cifar_lightning.config.schema as schema
 
-    from cifar_lightning.config.schema import CONF, register
-
-    register()
     target = f"{options.dataset.__module__}.{options.dataset.__qualname__}"
     given = [
         f"data.root={options.root}",
         f"data.dataset._target_={target}",
         f"trainer.accelerator={options.accelerator}",
     ]
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("train", [*given, *overrides])
+    return schema.compose(*given, *overrides)
 
 
 def epochs(options: Options) -> list[str]:

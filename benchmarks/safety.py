@@ -12,16 +12,15 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-import hydra
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from cifar_lightning.callbacks.finite import FiniteWatch
 from cifar_lightning.callbacks.saving import RunCheckpoints
 from cifar_lightning.checkpoint.write import DurableIO
-from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands.train import train
-from cifar_lightning.config.schema import CONF, register
+from cifar_lightning.config.schema import compose
 from cifar_lightning.device import device_name
 from cifar_lightning.models import build
 
@@ -46,24 +45,19 @@ class Switch(Callback):
         is_on = batch_idx // STRETCH % 2
         if batch_idx >= STRETCH:
             self.seconds[not is_on].append(now - self._since)
-        ImageClassifier._watch = _WATCH if is_on else lambda *args: None  # type: ignore[method-assign]
+        FiniteWatch.on_before_backward = _WATCH if is_on else lambda *args: None  # type: ignore[method-assign]
         RunCheckpoints.on_train_batch_end = _SAVE if is_on else lambda *args: None  # type: ignore[method-assign]
         self._since = time.perf_counter()
 
 
-_WATCH, _SAVE = ImageClassifier._watch, RunCheckpoints.on_train_batch_end
+_WATCH, _SAVE = FiniteWatch.on_before_backward, RunCheckpoints.on_train_batch_end
 
 
 def step_ratio() -> tuple[list[float], int]:
     """Quartiles of the time of a stretch with the watch by that of its neighbour without, and the number of pairs."""
-    register()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"), tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         overrides = ["data=synthetic", "trainer.accelerator=cpu", f"output_dir={folder}/run", "logger=none"]
-        train(
-            hydra.compose(
-                "train", [*overrides, "trainer.max_epochs=8", f"+callbacks.switch._target_={__name__}.Switch"]
-            )
-        )
+        train(compose(*overrides, "trainer.max_epochs=8", f"+callbacks.switch._target_={__name__}.Switch"))
     off, on = Switch.seconds
     ratios = [with_it / without for without, with_it in zip(off, on, strict=False)]
     return quantiles(ratios, n=4), len(ratios)

@@ -1,7 +1,7 @@
 """A speedrun as a bare loop: its whitening, steps and test-time augmentation, without log, checkpoint or Trainer."""
 
 import time
-from typing import Any
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +11,16 @@ from torch import Tensor
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands.train import NUM_INIT_IMAGES
 from cifar_lightning.config.build import build, build_partial
-from cifar_lightning.config.resolve import resolved
+from cifar_lightning.config.resolve import Settings, as_plain, resolve
 from cifar_lightning.data import Batches, spread
 from cifar_lightning.data.arrays import Arrays, to_arrays
-from cifar_lightning.device import keep_freed_memory
+from cifar_lightning.device import keeping_freed_memory
 from cifar_lightning.engine.compile import compile_in_place, with_compiled_update
+from cifar_lightning.engine.trainer import precision_of
 from cifar_lightning.metrics import augmented_logits
 from cifar_lightning.models import build as build_net
 from cifar_lightning.models.speedrun import ConvGroup, SpeedrunNet
+from cifar_lightning.optim.freeze import ended, with_early_ends
 
 
 class PublishedGroup(ConvGroup):
@@ -43,19 +45,18 @@ def bare_speedrun(
         keeps_memory: As ``train(cfg)`` does on a CPU; a plain loop does not.
     """
     device = torch.device("cpu" if options.accelerator == "cpu" else "cuda")
-    if keeps_memory and device.type == "cpu":
-        keep_freed_memory()
-    config = resolved(compose(options, f"experiment={experiment}", f"compile={options.compile}", *epochs(options)))
-    torch.backends.cudnn.benchmark = bool(config["trainer"]["benchmark"])
-    started = time.perf_counter()
-    loop = SpeedrunLoop(config, *_arrays(options, device), as_published=as_published)
-    if device.type == "cuda":
-        loop.run()
-        loop.start_over()
-    train_seconds, warm_seconds, acc = loop.run()
-    seconds = time.perf_counter() - started
+    config = resolve(compose(options, f"experiment={experiment}", f"compile={options.compile}", *epochs(options)))
+    torch.backends.cudnn.benchmark = bool(config.trainer["benchmark"])
+    with keeping_freed_memory(device) if keeps_memory else nullcontext():
+        started = time.perf_counter()
+        loop = SpeedrunLoop(config, *_arrays(options, device), as_published=as_published)
+        if device.type == "cuda":
+            loop.run()
+            loop.start_over()
+        train_seconds, warm_seconds, acc = loop.run()
+        seconds = time.perf_counter() - started
     found = figures(loop.num_steps, loop.batches.batch_size, train_seconds, seconds, acc)
-    return found | {"warm_seconds": warm_seconds, "precision": config["trainer"]["precision"]}
+    return found | {"warm_seconds": warm_seconds, "precision": loop.precision}
 
 
 def _arrays(options: Options, device: torch.device) -> tuple[Arrays, Arrays]:
@@ -67,37 +68,37 @@ class SpeedrunLoop:
     """A recipe and what it is run on.
 
     Args:
-        config: Of an experiment, resolved.
+        config: Of an experiment.
         train: Training images, on the device.
         test: Test images, likewise.
         as_published: See ``bare_speedrun``.
     """
 
-    def __init__(self, config: dict[str, Any], train: Arrays, test: Arrays, *, as_published: bool) -> None:
+    def __init__(self, config: Settings, train: Arrays, test: Arrays, *, as_published: bool) -> None:
         self.config, self.train, self.test = config, train, test
         self.device = train.images.device
         self.batches = Batches(
             train,
             torch.arange(len(train.targets)),
-            batch_size=config["data"]["batch_size"],
+            batch_size=config.data["batch_size"],
             seed=0,
-            augment=build(config["augment"], "augment"),
+            augment=build(config.augment, "augment"),
         )
-        net = build_net(**config["model"], num_classes=10, in_channels=3)
+        net = build_net(**as_plain(config.model), num_classes=10, in_channels=3)
         assert isinstance(net, SpeedrunNet)
         if as_published:
             for conv_group in net.groups:
                 conv_group.__class__ = PublishedGroup
-        make_optimizer = with_compiled_update(build_partial(config["optimizer"], "optimizer"), config["compile"])
-        self.classifier = ImageClassifier(
-            net, **config["normalize"], optimizer=make_optimizer, freeze=dict(config["freeze"])
-        ).to(self.device)
-        self.schedule = build(config["schedule"], "schedule")
-        self.num_epochs = config["trainer"]["max_epochs"]
+        make_optimizer = with_compiled_update(build_partial(config.optimizer, "optimizer"), config.compile)
+        self.make_optimizer = with_early_ends(make_optimizer, dict(config.freeze))
+        self.classifier = ImageClassifier(net, **config.normalize).to(self.device)
+        self.schedule = build(config.schedule, "schedule")
+        self.precision = precision_of(config.trainer)
+        self.num_epochs = config.trainer["max_epochs"]
         self.num_steps = self.num_epochs * len(self.batches)
         self.initial = {name: value.clone() for name, value in self.classifier.state_dict().items()}
         self.trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
-        compile_in_place(net, config["compile"])
+        compile_in_place(net, config.compile)
 
     def start_over(self) -> None:
         """Forget what was trained."""
@@ -113,7 +114,7 @@ class SpeedrunLoop:
         assert isinstance(net, SpeedrunNet)
         chosen = spread(len(self.train.images), NUM_INIT_IMAGES)
         net.init_from_data(self.classifier.normalized(self.train.images[chosen]))
-        optimizer = self.classifier.build_optimizer()
+        optimizer = self.make_optimizer(net)
         train_started = time.perf_counter()
         self._train(optimizer)
         self._wait()
@@ -125,7 +126,7 @@ class SpeedrunLoop:
         rates, step = [group["lr"] for group in optimizer.param_groups], 0
         for epoch in range(self.num_epochs):
             self.batches.sampler.set_epoch(epoch)
-            for parameter in self.classifier.ended(optimizer.param_groups, epoch / self.num_epochs):
+            for parameter in ended(optimizer.param_groups, epoch / self.num_epochs):
                 parameter.requires_grad_(False).grad = None
             for images, targets in self.batches:
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -133,18 +134,18 @@ class SpeedrunLoop:
                     group["lr"] = rate * self.schedule(progress) if progress < 1 else 0.0
                 optimizer.zero_grad()
                 logits = self._classify(images).float()
-                F.cross_entropy(logits, targets, label_smoothing=self.config["label_smoothing"]).backward()
+                F.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing).backward()
                 optimizer.step()
                 step += 1
 
     def _test(self) -> float:
         self.classifier.eval()
-        parts = self.test.images.split(self.config["data"]["eval_batch_size"])
-        logits = [augmented_logits(self._classify, images, level=self.config["tta"])[1] for images in parts]
+        parts = self.test.images.split(self.config.data["eval_batch_size"])
+        logits = [augmented_logits(self._classify, images, level=self.config.tta)[1] for images in parts]
         return (torch.cat(logits).argmax(1) == self.test.targets).double().mean().item()
 
     def _classify(self, images: Tensor) -> Tensor:
-        is_mixed = self.config["trainer"]["precision"] == "bf16-mixed"
+        is_mixed = self.precision == "bf16-mixed"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=is_mixed):
             return self.classifier(images)
 

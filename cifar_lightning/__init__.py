@@ -1,8 +1,8 @@
-"""CIFAR-10 classifiers: trained by Lightning, composed by Hydra, watched in TensorBoard, judged by ``evaluate.py``."""
+"""Image classifiers: trained by Lightning, composed by Hydra, watched in TensorBoard."""
 
 import time
 
 STARTED = time.perf_counter()
 """When this package was imported, which train.py does within a fraction of a second."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

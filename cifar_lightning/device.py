@@ -21,7 +21,14 @@ def multiplies_bf16(device_type: str) -> bool:
     """
     if device_type == "cuda":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return device_type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return device_type == "cpu" and bool(_cpu_flags() & {"avx512_bf16", "amx_bf16"})
+
+
+def _cpu_flags() -> set[str]:
+    """Names of the CPU's instruction sets: as torch says from 2.15 on, else as Linux does."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return {name for name, value in torch.cpu.get_capabilities().items() if value is True}
+    return set(_cpuinfo("flags").split())
 
 
 def fast_precision(accelerator: str) -> str:
@@ -50,7 +57,8 @@ operations a step waits for the one that was put aside.
 """
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-"""Parameters of glibc's mallopt, see malloc.h."""
+_DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65_536
+"""Parameters of glibc's mallopt and their defaults, see malloc.h and mallopt(3)."""
 
 
 def forward_flops(net: nn.Module, images: Shaped[Tensor, "n c h w"]) -> int:
@@ -78,20 +86,27 @@ def threads(num: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def keep_freed_memory() -> bool:
-    """Have the C library keep what this process frees, for the next step to use; worth it where a CPU does the work.
+@contextmanager
+def keeping_freed_memory(device: torch.device) -> Iterator[None]:
+    """Have the C library keep what this process frees, for the next step to use; where a CPU does the work.
 
     glibc by itself maps each block of more than 32 MB anew and returns it when freed, so that in each step the system
-    has to clear every page of large activations once more: on a virtual machine that took 40 % of a step of the
-    record's speedrun. The most that a process holds hardly grows, but it holds it to its end.
-
-    Returns:
-        Whether that was possible: with glibc it is, elsewhere nothing is done.
+    has to clear every page of large activations once more: on a virtual machine that took 40 % of a step of
+    airbench94. The most that a process holds hardly grows. At the end the memory goes back to the system, and glibc has
+    its defaults again. Without glibc nothing is done.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1))  # no maps of their own; never trimmed
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_MAX, 0)  # no maps of their own
+    libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never trimmed
+    try:
+        yield
+    finally:
+        libc.mallopt(_M_MMAP_MAX, _DEFAULT_MMAP_MAX)
+        libc.mallopt(_M_TRIM_THRESHOLD, _DEFAULT_TRIM_THRESHOLD)
+        libc.malloc_trim(0)
 
 
 def device_name(device: torch.device) -> str:
@@ -105,7 +120,11 @@ def device_name(device: torch.device) -> str:
 
 
 def _cpu_name() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(key: str) -> str:
+    """A value of the first CPU that Linux describes; empty where there is none."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")

@@ -1,11 +1,15 @@
-"""What can go wrong: a user's error, a run's failure, and messages in one line."""
+"""The errors that become one line and an exit code, and words for such lines."""
 
 import difflib
-import typing
+from collections.abc import Iterable
 
 
 class UserError(Exception):
     """What the user can mend: one line that names the key or file, what was allowed, what was got, and the fix."""
+
+
+class SweepError(UserError):
+    """A fault of the whole sweep: no further job is run."""
 
 
 class RunError(Exception):
@@ -17,7 +21,7 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def nearest(name: str, valid: typing.Iterable[str]) -> str:
+def nearest(name: str, valid: Iterable[str]) -> str:
     """A hint at the valid name nearest to a misspelt one, or at all of them."""
     valid = sorted(valid)
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import hydra
 import lightning as L
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ from torchvision.datasets import CIFAR10
 
 from cifar_lightning import models
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.config.schema import CONF, register
+from cifar_lightning.config import schema
 from cifar_lightning.data import Arrays, Batches
 from cifar_lightning.data.synthetic import Synthetic
 from cifar_lightning.optim.builders import sgd
@@ -149,16 +148,12 @@ def real_cifar10() -> list[str]:
 @pytest.fixture
 def compose(tmp_path: Path, tiny_root: Path) -> Callable[..., DictConfig]:
     """conf/train.yaml with overrides, on the tiny data set unless told otherwise, and its run folder in tmp_path."""
-    register()
 
     def composed(*overrides: str) -> DictConfig:
         tiny = [f"data.root={tiny_root}", "data.dataset._target_=conftest.TinyCIFAR10"]
         if any(override.startswith(("data=", "experiment=")) for override in overrides):
             tiny = []
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra.compose(
-                "train", [f"output_dir={tmp_path / 'run'}", "trainer.accelerator=cpu", *tiny, *overrides]
-            )
+        return schema.compose(f"output_dir={tmp_path / 'run'}", "trainer.accelerator=cpu", *tiny, *overrides)
 
     return composed
 
@@ -232,3 +227,15 @@ def make_trainer(tmp_path, **arguments) -> L.Trainer:
     off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     quiet = {"max_epochs": 1, "limit_val_batches": 0}  # a classifier that has no validation images is warned about
     return L.Trainer(accelerator="cpu", default_root_dir=tmp_path, **off | quiet | arguments)
+
+
+def after_each_save(patch: pytest.MonkeyPatch, action: Callable[[L.Trainer, Path], object]) -> None:
+    """Have something happen after each save of last.ckpt; it gets the Trainer and the file's path."""
+    save = L.Trainer.save_checkpoint
+
+    def saving(trainer: L.Trainer, path: Path, *args: Any, **options: Any) -> None:
+        save(trainer, path, *args, **options)
+        if path.name == "last.ckpt":
+            action(trainer, path)
+
+    patch.setattr(L.Trainer, "save_checkpoint", saving)

@@ -9,7 +9,7 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 
 from cifar_lightning.commands.train import train
-from cifar_lightning.config.schema import CONF, register
+from cifar_lightning.config.schema import CONF
 
 README = (ROOT / "README.md").read_text().replace("<time>", "2026-11-24_12-00-00")
 COMMANDS = [
@@ -29,7 +29,6 @@ def test_two_commands_set_up_a_fresh_machine():
 
 @pytest.mark.parametrize("arguments", [c[c.index("train.py") + 1 :] for c in COMMANDS if "train.py" in c], ids=str)
 def test_commands_compose(arguments):
-    register()
     first_values = [argument.partition(",")[0] for argument in arguments if not argument.startswith("-")]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("train", first_values)

@@ -1,113 +1,114 @@
-"""Training curves into the loggers."""
+"""Training and evaluation curves into the loggers."""
 
-import time
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from cifar_lightning.callbacks.clock import Clock
+from cifar_lightning.callbacks.finite import check_finite
 from cifar_lightning.classifier import ImageClassifier
 
-MILESTONES = (0.90, 0.92, 0.94)
-"""Validation accuracies whose time is noted."""
+
+@dataclass
+class Sums:
+    """Sums over training steps: images, their losses, those classified correctly, and seconds."""
+
+    num_images: int = 0
+    loss: float = 0.0
+    num_correct: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Sums") -> "Sums":
+        ours, theirs = asdict(self), asdict(other)
+        return Sums(**{name: ours[name] + theirs[name] for name in ours})
+
+    def means(self) -> dict[str, float]:
+        """Mean loss and accuracy of the images, and images per second."""
+        return {
+            "train/loss": self.loss / self.num_images,
+            "train/acc": self.num_correct / self.num_images,
+            "images_per_second": self.num_images / self.seconds,
+        }
 
 
 class TrainingCurves(Callback):
     """Loss, accuracy, learning rate and images per second, every ``trainer.log_every_n_steps`` steps.
 
     Each point is the mean over the steps since the last one. ``self.log`` at every step would cost more than a small
-    network's whole step; this reads the device only when a point is due.
+    network's whole step; this reads the device only when a point is due. Evaluations get a point each.
 
-    ``epoch`` holds the means of the epoch that has just ended, and ``seconds`` the time spent in training steps and
-    what surrounds them, validation not included. ``seconds_to`` holds those until a validation first reached each of
-    the ``MILESTONES``. ``began_at`` is what ``time.perf_counter`` said before the first step.
+    Args:
+        clock: Which tells how long the steps took; it stands before this callback.
+
+    Attributes:
+        epoch: Means of the epoch that has just ended.
+        num_images: Training images in all epochs that have ended.
+        evaluated_at: For each split the optimizer steps done at its last evaluation.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.epoch: dict[str, float] = {}
-        self.seconds = 0.0
-        self.seconds_to: dict[float, float | None] = dict.fromkeys(MILESTONES)
-        self.began_at = 0.0
         self.num_images = 0
-        self._epoch_sums = (0, 0.0, 0)
-        self._epoch_seconds = 0.0
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.began_at = time.perf_counter()  # a run resumed after its last step starts no training
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.began_at = self._since = time.perf_counter()  # a run resumed within an epoch has no start of it
+        self.evaluated_at: dict[str, int] = {}
+        self._clock = clock
+        self._sums = Sums()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._epoch_sums = (0, 0.0, 0)
-        self._epoch_seconds = 0.0
-        self._since = time.perf_counter()
-        if trainer.global_step == 0:  # other callbacks have begun by now, and drawn their pictures
-            self.began_at = self._since
+        self._sums = Sums()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % every == 0:
-            self._log(trainer, pl_module)
+            self._log_training(trainer, pl_module)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._log(trainer, pl_module)  # so that the time of a validation counts nowhere
+            self._log_training(trainer, pl_module)  # so that the time of a validation counts nowhere
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._since = time.perf_counter()
-        assert isinstance(pl_module, ImageClassifier)
-        if trainer.sanity_checking:
-            return
-        for acc, seconds in self.seconds_to.items():
-            if seconds is None and pl_module.evaluations["val"].acc >= acc:
-                self.seconds_to[acc] = self.seconds + self._epoch_seconds
+        if not trainer.sanity_checking:
+            self._log_evaluation(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._log_evaluation(trainer, pl_module, "test")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._log(trainer, pl_module)
-        num_images, loss_sum, num_correct = self._epoch_sums
-        self.num_images += num_images
-        self.epoch = {
-            "train/loss": loss_sum / num_images,
-            "train/acc": num_correct / num_images,
-            "images_per_second": num_images / self._epoch_seconds,
-        }
-        self.seconds, self._epoch_seconds = self.seconds + self._epoch_seconds, 0.0
+        self._log_training(trainer, pl_module)
+        self.epoch = self._sums.means()
+        self.num_images += self._sums.num_images
+
+    def _log_training(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        check_finite(trainer, pl_module)
+        num_images, loss, num_correct = pl_module.train_metrics.take()
+        if num_images == 0:
+            return
+        new = Sums(num_images, loss, num_correct, self._clock.lap())  # after take(), which has waited for the device
+        self._sums += new
+        point = new.means() | {"lr": trainer.optimizers[0].param_groups[0]["lr"]}
+        for logger in trainer.loggers:
+            logger.log_metrics(point, step=trainer.global_step)
+
+    def _log_evaluation(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        step = trainer.global_step
+        if self.evaluated_at.get(split) != step:  # a resumed run may evaluate again what it had evaluated
+            for logger in trainer.loggers:
+                logger.log_metrics(pl_module.scalars(split), step=step)
+        self.evaluated_at[split] = step
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "epoch": self.epoch,
-            "seconds": self.seconds,
-            "seconds_to": list(self.seconds_to.values()),
             "num_images": self.num_images,
-            "epoch_sums": list(self._epoch_sums),
-            "epoch_seconds": self._epoch_seconds,
+            "evaluated_at": dict(self.evaluated_at),
+            "sums": asdict(self._sums),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.epoch = state_dict["epoch"]
-        self.seconds = state_dict["seconds"]
-        self.seconds_to = dict(zip(MILESTONES, state_dict["seconds_to"], strict=True))
         self.num_images = state_dict["num_images"]
-        self._epoch_sums = tuple(state_dict["epoch_sums"])
-        self._epoch_seconds = state_dict["epoch_seconds"]
-
-    def _log(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, ImageClassifier)
-        pl_module.check_finite()
-        num_images, loss_sum, num_correct = pl_module.train_metrics.take()
-        if num_images == 0:
-            return
-        now = time.perf_counter()  # after take(), which has waited for the device
-        seconds, self._since = now - self._since, now
-        self._epoch_seconds += seconds
-        images, loss, correct = self._epoch_sums
-        self._epoch_sums = (images + num_images, loss + loss_sum, correct + num_correct)
-        metrics = {
-            "train/loss": loss_sum / num_images,
-            "train/acc": num_correct / num_images,
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "images_per_second": num_images / seconds,
-        }
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=trainer.global_step)
+        self.evaluated_at = dict(state_dict["evaluated_at"])
+        self._sums = Sums(**state_dict["sums"])

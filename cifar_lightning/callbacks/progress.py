@@ -66,7 +66,7 @@ class EpochProgress(ProgressBar):
         self._stop()
         assert isinstance(pl_module, ImageClassifier)
         metrics = dict(self._curves.epoch)
-        if pl_module.judged_at.get("val") == trainer.global_step:
+        if self._curves.evaluated_at.get("val") == trainer.global_step:
             metrics |= pl_module.scalars("val")
         numbers = "  ".join(f"{name} {shown(name, value)}" for name, value in metrics.items())
         log.info("%s  %s  %.1f s", self._title(trainer), numbers, time.perf_counter() - self._started)

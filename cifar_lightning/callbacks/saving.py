@@ -1,9 +1,9 @@
-"""When a run saves itself."""
+"""When a run saves itself, and what it saves beside Lightning's own."""
 
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,13 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from cifar_lightning.callbacks.finite import check_finite
+from cifar_lightning.checkpoint.format import restoring
+from cifar_lightning.checkpoint.random_states import random_states, set_random_states
 from cifar_lightning.checkpoint.write import DurableIO
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.errors import RunError, one_line
+from cifar_lightning.patches import can_resume_here, restore_loader_state
 from cifar_lightning.runs.signals import signals
 
 log = logging.getLogger(__name__)
@@ -24,14 +28,20 @@ class RunCheckpoints(Checkpoint):
     """Keeps ``last.ckpt``, from which the run can be resumed, and with a validation split ``best.ckpt`` by ``val/acc``.
 
     ``last.ckpt`` is written at the end of each epoch, or of the last one, every few minutes within one, and when a
-    signal asks the run to stop. Its place is always one that training goes on from bit for bit: where gradients are
-    being accumulated, a validation is due or the epoch is over, saving waits for the step or the epoch's end after it.
+    signal asks the run to stop. A run resumes from it bit for bit: where gradients are accumulated, a validation is due
+    or the epoch is over, saving waits for the next step or the epoch's end.
+
+    Lightning's checkpoint says nothing of random generators, of sums over steps that are not logged yet, or of a wish
+    to stop. They are saved as ``progress``, and restored last, since other callbacks may draw random numbers.
 
     Args:
         folder: Where the files go.
         every_minutes: Minutes between two saves within an epoch, at least 0; 0 saves after each step.
         every_epoch: Whether each epoch ends with a save, or only the last one: where an epoch takes a fraction of a
             second, bringing a checkpoint to the disk takes as long.
+
+    Attributes:
+        description: What every checkpoint holds besides; see ``checkpoint.format.description``.
 
     Raises:
         ValueError: If ``every_minutes`` is below 0.
@@ -43,8 +53,10 @@ class RunCheckpoints(Checkpoint):
         self.folder = folder
         self.every_seconds = 60 * every_minutes
         self.every_epoch = every_epoch
+        self.description: Mapping[str, Any] = {}
         self._best: float | None = None
         self._saved_at = 0.0
+        self._progress: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self._best}
@@ -52,16 +64,33 @@ class RunCheckpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._best = state_dict["best"]
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        checkpoint.update(self.description)
+        checkpoint["progress"] = {
+            "should_stop": trainer.should_stop,
+            "train_metrics": pl_module.train_metrics.state_dict(),
+            "random_states": random_states(pl_module.device),
+        }
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._progress = checkpoint["progress"]
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
         signals.install()
         signals.deferred = True
-        # Lightning does it where it makes the loader, which ``estimated_stepping_batches`` has it do before it has read
-        # the checkpoint.
-        trainer.fit_loop._load_combined_loader_states()
+        with restoring(self.folder / "last.ckpt"):
+            restore_loader_state(trainer)
+            if self._progress is not None:
+                trainer.should_stop = self._progress["should_stop"]  # which fit() has set to False
+                pl_module.train_metrics.load_state_dict(self._progress["train_metrics"], pl_module.device)
+                set_random_states(self._progress["random_states"], pl_module.device)
+                self._progress = None
         self._saved_at = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        if self._is_due() and _can_resume_here(trainer):
+        if self._is_due() and can_resume_here(trainer):
             self._save(trainer, pl_module)
             signals.stop_if_requested()
 
@@ -99,7 +128,7 @@ class RunCheckpoints(Checkpoint):
 
     def _save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
-        pl_module.check_finite()
+        check_finite(trainer, pl_module)
         try:
             for logger in trainer.loggers:
                 logger.save()  # a resumed run begins its curves where this checkpoint ends them
@@ -114,14 +143,6 @@ def _is_last_epoch(trainer: L.Trainer) -> bool:
     epochs_are_done = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
     steps_are_done = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
     return trainer.should_stop or epochs_are_done or steps_are_done
-
-
-def _can_resume_here(trainer: L.Trainer) -> bool:
-    """Whether Lightning would go on from the end of this training step just as if nothing had happened."""
-    loop = trainer.fit_loop.epoch_loop
-    fetcher = trainer.fit_loop._data_fetcher
-    assert fetcher is not None
-    return not (loop._should_accumulate() or loop._is_training_done or loop._should_check_val_fx(fetcher))
 
 
 @contextmanager

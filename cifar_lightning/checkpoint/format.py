@@ -1,14 +1,16 @@
-"""Checkpoints that describe themselves, and the one gate through which every checkpoint is loaded.
+"""What a checkpoint is: Lightning's own, which also describes itself. And the one way to read one.
 
-A checkpoint is Lightning's, with ``format_version``, ``config`` (the resolved config) and ``classes`` (their names)
-besides. Config and names are plain strings, numbers, lists and dictionaries; the network is rebuilt by looking its name
-up in the table of ``models``. Nothing in a file names code to run.
+Besides Lightning's keys it holds ``format_version`` and ``settings``: the settings of the run as plain strings,
+numbers, lists and dictionaries. The network is rebuilt by looking its name up in the table of ``models``. Of a class
+the settings keep the name alone. So nothing in a file names code to run, and a class that moves orphans no checkpoint.
 """
 
 import pickle
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,34 @@ import torch
 from cifar_lightning import models
 from cifar_lightning.checkpoint.trust import check_archive, check_values
 from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.config.resolve import Settings, as_plain
+from cifar_lightning.device import MAX_THREADS
 from cifar_lightning.errors import UserError, one_line
 from cifar_lightning.typehints import fits, words
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+READ_BY = {1: "cifar-lightning 0.1"}
+"""Older formats, and what reads them."""
 
 
-def describe(config: dict[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:
-    """What a checkpoint of this run has besides Lightning's own keys."""
-    return {"format_version": FORMAT_VERSION, "config": config, "classes": list(classes)}
+def description(settings: Settings) -> dict[str, Any]:
+    """What a checkpoint of a run has besides Lightning's own keys."""
+    return {"format_version": FORMAT_VERSION, "settings": described(settings)}
+
+
+def described(settings: Settings) -> dict[str, Any]:
+    """Settings as plain values, in which a class or function is its name alone."""
+    return _without_modules(as_plain(settings))
+
+
+def _without_modules(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: part.rpartition(".")[2] if key == "_target_" and isinstance(part, str) else _without_modules(part)
+            for key, part in value.items()
+        }
+    return [_without_modules(part) for part in value] if isinstance(value, list) else value
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -45,7 +66,7 @@ def read(path: str | Path) -> dict[str, Any]:
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{path} is truncated or damaged: {one_line(error)}") from error
     try:
-        with warnings.catch_warnings(action="ignore"):  # of what a file holds; it is judged below
+        with warnings.catch_warnings(action="ignore"):  # of what a file holds; it is checked below
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} holds objects beyond tensors and plain values, and was not loaded") from error
@@ -57,33 +78,59 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def _check_contents(path: Path, checkpoint: Any) -> None:
-    expected = {"format_version": int, "config": dict, "classes": list, "state_dict": dict}
+    expected = {"settings": dict, "state_dict": dict}
     foreign = f"{path} is not a checkpoint of this project"
     if not isinstance(checkpoint, dict):
         raise UserError(f"{foreign}: it holds a {type(checkpoint).__name__}, not a dictionary")
+    _check_version(path, checkpoint.get("format_version"))
     for key, kind in expected.items():
         if not isinstance(checkpoint.get(key), kind):
             raise UserError(
                 f"{foreign}: {key} is missing" if key not in checkpoint else f"{foreign}: {key} is no {kind.__name__}"
             )
-    if checkpoint["format_version"] > FORMAT_VERSION:
-        raise UserError(
-            f"{path} has format {checkpoint['format_version']}, and this version of the project reads formats "
-            f"up to {FORMAT_VERSION}: update the project"
-        )
-    config = checkpoint["config"]
-    for key in ("model", "normalize", "data", "trainer"):
-        if not isinstance(config.get(key), dict):
-            raise UserError(f"{foreign}: config.{key} is missing")
-    for key, hint in {"tta": int, "num_threads": int | None}.items():  # which the oldest files lack
-        if key in config and not fits(config[key], hint):
-            raise UserError(f"{foreign}: config.{key} must be {words(hint)}, got {config[key]!r}")
-    if not all(isinstance(name, str) for name in checkpoint["classes"]):
-        raise UserError(f"{foreign}: classes must be names")
-    _check_plain(path, config, "config")
+    settings = checkpoint["settings"]
+    for key, hint in SETTINGS.items():
+        if not fits(settings.get(key), hint):
+            raise UserError(f"{foreign}: settings.{key} must be {words(hint)}, got {settings.get(key)!r:.100}")
+    if not 1 <= (settings["num_threads"] or 1) <= MAX_THREADS:
+        raise UserError(f"{foreign}: settings.num_threads must be in [1, {MAX_THREADS}], got {settings['num_threads']}")
+    _check_plain(path, settings, "settings")
     for name, value in checkpoint["state_dict"].items():
         if not (isinstance(name, str) and isinstance(value, torch.Tensor)):
             raise UserError(f"{foreign}: state_dict holds {name!r}, which is no tensor")
+
+
+SETTINGS = {
+    "name": str,
+    "seed": int,
+    "tta": int,
+    "num_threads": int | None,
+    "compile": bool | str,
+    "classes": list[str],
+    "model": dict[str, Any],
+    "normalize": dict[str, Any],
+    "data": dict[str, Any],
+    "trainer": dict[str, Any],
+}
+"""Settings that resuming and evaluating rely on, and their types."""
+
+
+def _check_version(path: Path, version: Any) -> None:
+    if not isinstance(version, int):
+        raise UserError(
+            f"{path} is not a checkpoint of this project: format_version is "
+            f"{'missing' if version is None else 'no whole number'}"
+        )
+    if version > FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format {version}, and this version of the project reads format {FORMAT_VERSION}: update the "
+            "project"
+        )
+    if version < FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format {version}, which {READ_BY.get(version, 'no version')} reads; this version reads format "
+            f"{FORMAT_VERSION}: evaluate it with that version, or train anew"
+        )
 
 
 def _check_plain(path: Path, value: Any, key: str) -> None:
@@ -100,20 +147,35 @@ def _check_plain(path: Path, value: Any, key: str) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """A checkpoint that training can go on from.
+    """A checkpoint that training can be resumed from.
 
     Raises:
         UserError: If the file is refused by ``read``, or holds weights alone.
     """
     checkpoint = read(path)
-    expected = {"epoch": int, "global_step": int, "loops": dict, "callbacks": dict, "training": dict}
+    expected = {"epoch": int, "global_step": int, "loops": dict, "callbacks": dict, "progress": dict}
     expected |= {"optimizer_states": list, "lr_schedulers": list, "pytorch-lightning_version": str}
     for key, kind in expected.items():
         if not isinstance(checkpoint.get(key), kind):
-            raise UserError(f"{path} cannot be resumed from: it holds no {key}, only weights to judge by evaluate.py")
+            raise UserError(f"{path} cannot be resumed from: it holds no {key}, only weights for evaluate.py")
     if not _all_counts(checkpoint["loops"]):
         raise UserError(f"{path} cannot be resumed from: its loops hold something else than counts")
     return checkpoint
+
+
+@contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """Around what restores a run from a checkpoint: whatever the file makes fail is a fault of the file.
+
+    Raises:
+        UserError: If something in the file does not fit.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be resumed from: {one_line(error)}") from error
 
 
 def _all_counts(value: Any) -> bool:
@@ -122,8 +184,10 @@ def _all_counts(value: Any) -> bool:
     return isinstance(value, int)
 
 
-def check_state(path: Path, checkpoint: dict[str, Any], classifier: ImageClassifier) -> None:
-    """Hold a checkpoint's weights and optimizer state against a classifier that is to go on from them.
+def check_state(
+    path: Path, checkpoint: dict[str, Any], classifier: ImageClassifier, optimizer: torch.optim.Optimizer
+) -> None:
+    """Hold a checkpoint's weights and optimizer state against a classifier that is to be trained on from them.
 
     Raises:
         UserError: If a name or a shape differs.
@@ -136,10 +200,9 @@ def check_state(path: Path, checkpoint: dict[str, Any], classifier: ImageClassif
                 f"{path} cannot be resumed from: {name} is {found.get(name, 'missing')} in it and "
                 f"{shapes.get(name, 'missing')} in the network"
             )
-    num_schedules = int(classifier.schedule is not None or bool(classifier.freeze_after))
-    if len(checkpoint["lr_schedulers"]) != num_schedules:
+    if len(checkpoint["lr_schedulers"]) != int(classifier.schedule is not None):
         raise UserError(f"{path} cannot be resumed from: its schedule is not this one")
-    if not _is_state_of(checkpoint["optimizer_states"], classifier.build_optimizer()):
+    if not _is_state_of(checkpoint["optimizer_states"], optimizer):
         raise UserError(f"{path} cannot be resumed from: its optimizer state is not of this optimizer and network")
 
 
@@ -180,22 +243,21 @@ def _shape(value: Any) -> Any:
 
 
 def load_classifier(path: str | Path) -> tuple[ImageClassifier, dict[str, Any]]:
-    """The classifier of a checkpoint, ready to judge images, and the checkpoint.
+    """The classifier of a checkpoint, ready to classify images, and the checkpoint.
 
     Raises:
         UserError: If the file is refused by ``read``, or what it describes cannot be built.
     """
     checkpoint = read(path)
-    config = checkpoint["config"]
+    settings = checkpoint["settings"]
     try:
         with torch.device("meta"):  # nothing is allocated: the file's own tensors become the weights
-            net = models.build(**config["model"])
-            classifier = ImageClassifier(net, mean=config["normalize"]["mean"], std=config["normalize"]["std"])
+            net = models.build(**settings["model"])
+            classifier = ImageClassifier(net, mean=settings["normalize"]["mean"], std=settings["normalize"]["std"])
         classifier.load_state_dict(checkpoint["state_dict"], assign=True)  # in the precision they were trained in
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise UserError(f"{path}: the network it describes cannot be built: {one_line(error)}") from error
-    if len(checkpoint["classes"]) != config["model"].get("num_classes"):
-        raise UserError(
-            f"{path}: {len(checkpoint['classes'])} class names for {config['model']['num_classes']} outputs"
-        )
+    num_classes = settings["model"].get("num_classes")
+    if len(settings["classes"]) != num_classes:
+        raise UserError(f"{path}: {len(settings['classes'])} class names for {num_classes} outputs")
     return classifier.eval(), checkpoint

@@ -3,7 +3,6 @@
 import re
 from typing import Any
 
-import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import (
     CompactHydraException,
@@ -14,7 +13,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cifar_lightning.config.schema import CONF
+from cifar_lightning.config.schema import CONF, compose
 from cifar_lightning.errors import UserError, nearest, one_line
 
 OWNED = {
@@ -77,7 +76,7 @@ def _nearest_key(key: str, config: DictConfig, groups: list[str]) -> str:
     parent, _, name = key.rpartition(".")
     section = OmegaConf.select(config, parent) if parent else config
     siblings = [str(k) for k in section if k != "_target_"] if isinstance(section, DictConfig) else []
-    elsewhere = [path for path in _paths(config) if path.rpartition(".")[2] == name]
+    elsewhere = [path for path in _paths(OmegaConf.to_container(config)) if path.rpartition(".")[2] == name]
     if elsewhere and name not in siblings:
         return f": did you mean {elsewhere[0]}?"
     hint = nearest(name, siblings if parent else [*siblings, *groups])
@@ -85,13 +84,9 @@ def _nearest_key(key: str, config: DictConfig, groups: list[str]) -> str:
 
 
 def _paths(config: Any, prefix: str = "") -> list[str]:
-    if not isinstance(config, DictConfig):
+    if not isinstance(config, dict):
         return []
-    found = []
-    for key in config:
-        path = f"{prefix}{key!s}"
-        found += [path, *_paths(config._get_node(key), f"{path}.")]
-    return found
+    return [path for key, value in config.items() for path in (f"{prefix}{key}", *_paths(value, f"{prefix}{key}."))]
 
 
 def _composed_without(key: str, overrides: list[str], config_name: str) -> tuple[DictConfig, list[str]]:
@@ -99,5 +94,4 @@ def _composed_without(key: str, overrides: list[str], config_name: str) -> tuple
     groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
     choices = [o for o in overrides if o.partition("=")[0] in groups and o.partition("=")[0] != key and "," not in o]
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose(config_name, choices), groups
+    return compose(*choices, config_name=config_name), groups

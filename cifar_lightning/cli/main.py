@@ -8,35 +8,27 @@ import logging
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning.cli.did_you_mean import explained
-from cifar_lightning.config.schema import CONF, register
-from cifar_lightning.errors import RunError, UserError, one_line
+from cifar_lightning.config.invocation import Invocation
+from cifar_lightning.config.schema import CONF
+from cifar_lightning.errors import RunError, SweepError, UserError, one_line
+from cifar_lightning.patches import hydra_flags
 from cifar_lightning.runs.signals import Stopped, signals
 
 log = logging.getLogger(__name__)
 
 
-class Console(logging.StreamHandler[TextIO]):
-    """Standard output, until whoever reads it has gone, as with ``| head``: the run goes on, its log file holds all."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        if not isinstance(sys.exc_info()[1], BrokenPipeError):
-            super().handleError(record)
-            return
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.stream.fileno())  # or Python would fail at its end, with what it still holds
-        os.close(nowhere)
+Task = Callable[[DictConfig, Invocation], float | None]
+"""Takes the composed config and what is known of the command line; returns what a sweeper may optimise."""
 
 
 @dataclass
@@ -48,27 +40,22 @@ class _Job:
 
 
 def run(
-    task: Callable[[DictConfig], float | None],
+    task: Task,
     *,
     config_name: str,
-    prepare: Callable[[list[str]], list[str]] = lambda overrides: overrides,
+    prelude: Callable[[list[str]], list[str]] = lambda overrides: overrides,
 ) -> NoReturn:
     """Run a task as configured by conf/ and the command line, then exit.
 
     Args:
-        task: Called with the composed config, whose ``output_dir`` is the run's folder; what it returns goes to
-            Hydra's sweeper.
+        task: Called with the composed config, whose ``output_dir`` is the run's folder, and the invocation; what it
+            returns goes to Hydra's sweeper.
         config_name: Name of the primary config in conf/.
-        prepare: May change the command line's overrides before Hydra reads them.
+        prelude: May put overrides before those of the command line; see ``cli.preludes``.
     """
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(_help(task, config_name))
         sys.exit(0)
-    register()
-    # Lightning 2.6 over torch 2.14 and later; nothing a user could mend.
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
-    # True of Lightning's own logging; TrainingCurves has a point at the end of each epoch too.
-    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on, instead of printing them over several lines
     jobs: list[_Job] = []
@@ -82,7 +69,7 @@ def run(
             flags, overrides = _split(sys.argv[1:])
             _refuse_additions(overrides)
             if not {"--hydra-help", "--info", "-i", "--shell-completion", "-sc"} & set(flags):
-                overrides = prepare(overrides)
+                overrides = prelude(overrides)
             sys.argv[1:] = [*flags, *overrides]
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         status = 0
@@ -104,31 +91,44 @@ def run(
     sys.exit(status)
 
 
-def _run_job(
-    cfg: DictConfig, *, task: Callable[[DictConfig], float | None], jobs: list[_Job], wants_traceback: bool
-) -> float | None:
+def _run_job(cfg: DictConfig, *, task: Task, jobs: list[_Job], wants_traceback: bool) -> float | None:
     """Run the task in the folder that Hydra chose; in a sweep, note how it went."""
-    cfg.output_dir = HydraConfig.get().runtime.output_dir
+    placed = OmegaConf.merge(cfg, {"output_dir": HydraConfig.get().runtime.output_dir})
+    assert isinstance(placed, DictConfig)
+    invocation = _invocation()
     try:
-        result = task(cfg)
+        result = task(placed, invocation)
     except Exception as error:
         if wants_traceback:
             raise
         if not isinstance(error, UserError):
             _log_traceback(error)
-        if not is_sweep():
+        if isinstance(error, SweepError) or not invocation.is_sweep:
             # Not handed to Hydra, which would write a line of its own first.
             raise SystemExit(report(error)) from error
         job = _current_job(f"failed: {_describe(error)}", failed=True)
         jobs.append(job)
         print(f"error: job {job.number} ({job.overrides}): {_describe(error)}", file=sys.stderr, flush=True)
-        raise  # to the sweeper, which goes on with the other jobs
-    if is_sweep():
+        raise  # to the sweeper, which runs the other jobs all the same
+    if invocation.is_sweep:
         jobs.append(_current_job("done" if result is None else f"done: {result:.4f}", failed=False))
     return result
 
 
-def _help(task: Callable[[DictConfig], float | None], config_name: str) -> str:
+def _invocation() -> Invocation:
+    """What the library may know of the command line, read off Hydra while a job runs."""
+    config = HydraConfig.get()
+    is_sweep = config.mode == RunMode.MULTIRUN
+    return Invocation(
+        overrides=tuple(config.overrides.task),
+        hydra_yaml=OmegaConf.to_yaml(OmegaConf.create({"hydra": HydraConfig.instance().cfg.hydra})),  # type: ignore[union-attr]
+        is_sweep=is_sweep,
+        # Hydra's own sweeper goes through all values, whatever comes out.
+        sweeper_optimises=is_sweep and not config.sweeper._target_.endswith(".BasicSweeper"),
+    )
+
+
+def _help(task: Task, config_name: str) -> str:
     """What can be chosen, read off conf/ at once; Hydra's own help takes a second to compose every choice."""
     primary = (CONF / f"{config_name}.yaml").read_text()
     groups = [folder.name for folder in sorted(CONF.iterdir()) if f"- {folder.name}:" in primary]
@@ -155,16 +155,6 @@ def _current_job(outcome: str, *, failed: bool) -> _Job:
     overrides = list(config.overrides.task)
     swept = [override for override in overrides if override not in sys.argv]  # the others are the same for all jobs
     return _Job(config.job.num, " ".join(swept or overrides), outcome, failed)
-
-
-def is_sweep() -> bool:
-    """Whether this is one job of several, under Hydra's ``-m``."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def sweeper_optimises() -> bool:
-    """Whether the sweeper chooses jobs by what the task returns; Hydra's own goes through all values."""
-    return is_sweep() and not HydraConfig.get().sweeper._target_.endswith(".BasicSweeper")
 
 
 def _describe(error: BaseException) -> str:
@@ -199,7 +189,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}; a key is set as key=value, and --help lists the keys")
 
-    parser = get_args_parser()
+    parser = hydra_flags()
     parser.error = refuse  # type: ignore[method-assign]
     overrides = parser.parse_intermixed_args(arguments).overrides
     return [argument for argument in arguments if argument not in overrides], overrides

@@ -1,4 +1,4 @@
-"""What ckpt= and resume= put before the command line."""
+"""Preludes: overrides that ``resume=`` and ``ckpt=`` put before those of the command line."""
 
 import re
 from pathlib import Path
@@ -19,8 +19,44 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.runs.folder import LAST, OVERRIDES
 
 
+def resume_prelude(typed: list[str]) -> list[str]:
+    """The overrides of the run that is to be resumed, then those that are typed now; without ``resume=`` the latter.
+
+    Raises:
+        UserError: If the folder holds no run, or one whose overrides would have to be typed again.
+    """
+    given = _values(typed)
+    resume = given.get("resume", "null").strip("'\"")
+    if resume in ("null", ""):
+        return typed
+    if resume == "auto" and "output_dir" not in given:
+        raise UserError("resume=auto resumes the run in output_dir, if there is one: set output_dir=FOLDER too")
+    return overrides_to_resume(resume, typed)
+
+
+def checkpoint_prelude(typed: list[str]) -> list[str]:
+    """The checkpoint's own data, precision and threads, then what is typed.
+
+    Raises:
+        UserError: If ``ckpt=`` is missing, or names no checkpoint of this project.
+    """
+    given = _values(typed)
+    if "ckpt" not in given:
+        raise UserError(
+            "ckpt=PATH is missing: the checkpoint to evaluate, such as logs/<name>/<time>/checkpoints/last.ckpt"
+        )
+    own = overrides_from(given["ckpt"].strip("'\""))
+    if "data" in given and f"data={given['data']}" not in own:  # the values of the checkpoint's own do not fit another
+        own = [override for override in own if not override.startswith("data.")]
+    return [*(override for override in own if override.partition("=")[0] not in given), *typed]
+
+
+def _values(overrides: list[str]) -> dict[str, str]:
+    return dict(override.partition("=")[::2] for override in overrides)
+
+
 def overrides_to_resume(resume: str, typed: list[str]) -> list[str]:
-    """The overrides of a run that is to go on: those it was started with, then those that are typed now.
+    """The overrides of a run that is to be resumed: those it was started with, then those that are typed now.
 
     Args:
         resume: The run's folder; or ``auto``, with ``output_dir`` typed, for what may hold none yet.
@@ -35,11 +71,11 @@ def overrides_to_resume(resume: str, typed: list[str]) -> list[str]:
     if resume == "auto" and not (folder / LAST).exists():
         return typed
     if output_dir not in ("null", "") and Path(output_dir) != folder:
-        raise UserError(f"output_dir={output_dir}: a run goes on in its own folder, {folder}; leave output_dir out")
+        raise UserError(f"output_dir={output_dir}: a run is resumed in its own folder, {folder}; leave output_dir out")
     recorded = _recorded_overrides(folder, typed)
     if "trainer.max_epochs" not in values and (folder / LAST).exists():  # an earlier resumption may have raised it
         recorded.append(
-            f"trainer.max_epochs={quoted(read_state(folder / LAST)['config']['trainer'].get('max_epochs'))}"
+            f"trainer.max_epochs={quoted(read_state(folder / LAST)['settings']['trainer'].get('max_epochs'))}"
         )
     typed = [override for override in typed if _key(override) not in ("output_dir", "resume")]
     return [*recorded, *typed, f"output_dir={quoted(str(folder))}", f"resume={quoted(resume)}"]
@@ -99,7 +135,7 @@ def _is_plain_value(value: Any) -> bool:
 
 
 def overrides_from(path: str) -> list[str]:
-    """Command-line overrides that give evaluate.py a checkpoint's data, precision, kernels, threads and views.
+    """Overrides that give evaluate.py a checkpoint's data, precision, kernels, threads and test-time augmentation.
 
     The data group's file in conf/ is looked up by name; the checkpoint's plain values go on top of it. A class is never
     taken from a file: one given on the command line in training is given again.
@@ -107,7 +143,7 @@ def overrides_from(path: str) -> list[str]:
     Raises:
         UserError: If the checkpoint is refused, or names a data group that is not in conf/data.
     """
-    config = read(path)["config"]
+    config = read(path)["settings"]
     name = config["data"].get("name")
     file = CONF / "data" / f"{name}.yaml"
     if name not in {known.stem for known in file.parent.glob("*.yaml")}:

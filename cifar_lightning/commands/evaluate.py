@@ -8,15 +8,16 @@ from omegaconf import DictConfig
 
 from cifar_lightning.checkpoint.format import load_classifier
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.config.build import build
-from cifar_lightning.config.resolve import resolved
+from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
+from cifar_lightning.config.resolve import EvaluateSettings, resolve_evaluation
 from cifar_lightning.data import ImageDataModule, spread
-from cifar_lightning.device import device_name, forward_flops, threads
-from cifar_lightning.engine.assembly import read_data
+from cifar_lightning.device import device_name, forward_flops, keeping_freed_memory, threads
+from cifar_lightning.engine.assembly import build_data, read_data
 from cifar_lightning.engine.compile import compile_in_place, refuse_without_compiler
 from cifar_lightning.engine.trainer import build_trainer
 from cifar_lightning.errors import UserError, one_line
 from cifar_lightning.metrics import Evaluation
+from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.figures import confusion_matrix, prediction_grid, save
 from cifar_lightning.report.tables import log_table, relative, shown, write_predictions
 from cifar_lightning.runs.folder import refuse_used
@@ -28,75 +29,96 @@ NUM_SAMPLES = 32
 """Images in the picture of sample predictions."""
 
 
-def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """Judge a checkpoint on a split; write metrics.json, predictions.csv and pictures; return what metrics.json holds.
+def evaluate(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, Any]:
+    """Evaluate a checkpoint on a split and return what metrics.json holds.
+
+    Writes metrics.json, predictions.csv and pictures into ``output_dir``.
+
+    Args:
+        cfg: As ``config.schema.compose(..., config_name="evaluate")`` or the command line makes it; it is not changed.
+        invocation: How the command was called.
 
     Raises:
         UserError: If the checkpoint, the split or the data cannot be used.
     """
-    config = resolved(cfg)
-    refuse_used(Path(config["output_dir"]))
-    classifier, checkpoint = load_classifier(config["ckpt"])
-    trainer = build_trainer(config, logger=False, callbacks=[])
-    data = build(config["data"], "data")
-    read_data(data, config)
-    split = config["split"]
-    _check(config, data, classifier, checkpoint)
-    trained_on = checkpoint["config"]
-    note = f" ({data.note})" if data.note else ""
-    compile_in_place(classifier.net, config["compile"])
-    classifier.tta = config["tta"]
-    log.info("model     %s, seed %s, from %s", trained_on["model"]["name"], trained_on["seed"], config["ckpt"])
-    log.info("data      %s%s: %s %s images", data.name, note, f"{len(data.index[split]):,}", split)
+    settings = resolve_evaluation(cfg)
+    with on_screen():
+        return _evaluate(settings, invocation)
 
-    judge = trainer.validate if split == "val" else trainer.test
-    with threads(config["num_threads"]):
+
+def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, Any]:
+    refuse_used(Path(settings.output_dir))
+    classifier, checkpoint = load_classifier(settings.ckpt)
+    trained = checkpoint["settings"]
+    trainer = build_trainer(settings.trainer, output_dir=settings.output_dir, logger=False, callbacks=[])
+    data = build_data(settings.data)
+    read_data(data, settings.data)
+    _check(settings, data, classifier, trained)
+    with threads(settings.num_threads), keeping_freed_memory(trainer.strategy.root_device):
         device = device_name(trainer.strategy.root_device)
+        note = f" ({data.note})" if data.note else ""
+        log.info("model     %s, seed %s, from %s", trained["model"]["name"], trained["seed"], settings.ckpt)
+        log.info(
+            "data      %s%s: %s %s images", data.name, note, f"{len(data.index[settings.split]):,}", settings.split
+        )
         log.info("device    %s, precision %s", device, trainer.precision)
-        with refuse_without_compiler(config["compile"]):
-            judge(classifier, data, verbose=False)
+        compile_in_place(classifier.net, settings.compile)
+        classifier.tta = settings.tta
+        run = trainer.validate if settings.split == "val" else trainer.test
+        with refuse_without_compiler(settings.compile):
+            run(classifier, data, verbose=False)
 
-    evaluation = classifier.evaluations[split]
-    output_dir = Path(config["output_dir"])
-    metrics = {
-        **classifier.scalars(split),
-        f"num_{split}_images": evaluation.num_images,
-        f"{split}/class_acc": dict(zip(data.classes, evaluation.class_acc, strict=True)),
-        "ckpt": config["ckpt"],
-        "name": trained_on["name"],
-        "seed": trained_on["seed"],
-        "data": data.name,
-        "data_note": data.note,
-        "device": device,
-        "precision": str(trainer.precision),
-        **provenance(),
-    }
-    rows = {name: shown(name, value) for name, value in classifier.scalars(split).items()}
-    rows |= {name: shown("acc", acc) for name, acc in zip(data.classes, evaluation.class_acc, strict=True)}
-    log_table(f"{trained_on['name']} on {data.name}{note}: {evaluation.num_images:,} {split} images", rows)
-    for path in (write_metrics(output_dir, metrics), *_write_details(output_dir, evaluation, data, split)):
-        log.info("wrote     %s", relative(path))
+        figures, class_acc = _figures(classifier, data, settings.split)
+        metrics = {
+            **figures,
+            "ckpt": settings.ckpt,
+            "name": trained["name"],
+            "seed": trained["seed"],
+            "data": data.name,
+            "data_note": data.note,
+            "device": device,
+            "precision": str(trainer.precision),
+            **provenance(invocation),
+        }
+        rows = {name: shown(name, value) for name, value in classifier.scalars(settings.split).items()}
+        rows |= {name: shown("acc", acc) for name, acc in class_acc.items()}
+        num_images = figures[f"num_{settings.split}_images"]
+        log_table(f"{trained['name']} on {data.name}{note}: {num_images:,} {settings.split} images", rows)
+        folder = Path(settings.output_dir)
+        evaluation = classifier.evaluations[settings.split]
+        for path in (write_metrics(folder, metrics), *_write_details(folder, evaluation, data, settings.split)):
+            log.info("wrote     %s", relative(path))
     return metrics
 
 
 def _check(
-    config: dict[str, Any], data: ImageDataModule, classifier: ImageClassifier, checkpoint: dict[str, Any]
+    settings: EvaluateSettings, data: ImageDataModule, classifier: ImageClassifier, trained: dict[str, Any]
 ) -> None:
-    if config["split"] not in ("val", "test"):
-        raise UserError(f"split must be val or test, got {config['split']}")
-    if not len(data.index[config["split"]]):
+    """Refuse data that do not fit the checkpoint, or that have no images of the split."""
+    if not len(data.index[settings.split]):
         raise UserError(
             "split=val: there are no validation images; set data.val_size, have a val folder in data=folder, or use "
             "split=test"
         )
-    if list(data.classes) != checkpoint["classes"]:
-        raise UserError(f"the checkpoint tells apart {checkpoint['classes']}, the data hold {list(data.classes)}")
+    if list(data.classes) != trained["classes"]:
+        raise UserError(f"the checkpoint has the classes {trained['classes']}, the data have {list(data.classes)}")
     image = data.arrays("test").images[:1]
     try:
         forward_flops(classifier.net, classifier.normalized(image))
     except RuntimeError as error:
-        model, size = checkpoint["config"]["model"]["name"], "x".join(map(str, image.shape[1:]))
-        raise UserError(f"the checkpoint's model={model} cannot take images of {size}: {one_line(error)}") from error
+        name, size = trained["model"]["name"], "x".join(map(str, image.shape[1:]))
+        raise UserError(f"the checkpoint's model={name} cannot take images of {size}: {one_line(error)}") from error
+
+
+def _figures(classifier: ImageClassifier, data: ImageDataModule, split: str) -> tuple[dict[str, Any], dict[str, float]]:
+    evaluation = classifier.evaluations[split]
+    class_acc = dict(zip(data.classes, evaluation.class_acc, strict=True))
+    figures = {
+        **classifier.scalars(split),
+        f"num_{split}_images": evaluation.num_images,
+        f"{split}/class_acc": class_acc,
+    }
+    return figures, class_acc
 
 
 def _write_details(folder: Path, evaluation: Evaluation, data: ImageDataModule, split: str) -> list[Path]:

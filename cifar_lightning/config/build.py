@@ -9,6 +9,7 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
+from cifar_lightning.config.resolve import as_plain
 from cifar_lightning.errors import UserError, nearest, one_line
 from cifar_lightning.typehints import fits, words
 
@@ -34,7 +35,7 @@ def build(node: Any, key: str, **objects: Any) -> Any:
     """Call a node's ``_target_`` with its values and with ``objects``.
 
     Args:
-        node: Plain config with ``_target_`` and keyword arguments.
+        node: A section of the config with ``_target_`` and keyword arguments.
         key: The node's place in the config, for messages.
         objects: Further keyword arguments that no config can hold. They go in at the call, past Hydra, which would
             turn dataclasses among them into configs.
@@ -49,6 +50,7 @@ def build(node: Any, key: str, **objects: Any) -> Any:
 
 def build_partial(node: Any, key: str) -> Callable[..., Any]:
     """A node's ``_target_`` with its values bound, yet to be called; see ``build``."""
+    node = as_plain(node)
     _check_arguments(node, key)
     with blame(key):
         return instantiate(dict(node), _partial_=True, _convert_="all")

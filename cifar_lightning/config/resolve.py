@@ -1,14 +1,141 @@
-"""A config resolved and checked."""
+"""From a composed config to settings: resolved and checked once, then frozen."""
 
+import dataclasses
 import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from cifar_lightning.device import MAX_THREADS, fast_precision
-from cifar_lightning.engine.compile import MODES
+from cifar_lightning.config.schema import evaluation_folder, run_folder
+from cifar_lightning.device import MAX_THREADS
 from cifar_lightning.errors import UserError, one_line
+from cifar_lightning.typehints import fits
+
+Section = Mapping[str, Any]
+"""A part of a config: plain values by name, read-only."""
+
+AUTO = "auto"
+"""In ``normalize``: measured on the training images. In ``trainer.precision``: what is fast on the device."""
+
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+"""What ``compile=`` takes besides true and false: the modes of ``torch.compile``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What train.py does: the keys of conf/train.yaml, and the names of the classes once the data are known.
+
+    Sections are read-only; ``as_plain`` gives a copy of plain dictionaries and lists, which a checkpoint stores.
+    """
+
+    name: str
+    seed: int
+    output_dir: str
+    resume: str | None
+    num_threads: int | None
+    compile: bool | str
+    label_smoothing: float
+    freeze: tuple[tuple[str, float], ...]
+    tta: int
+    data: Section
+    normalize: Section
+    augment: Section | None
+    model: Section
+    optimizer: Section
+    schedule: Section | None
+    callbacks: Section | None
+    logger: Section | None
+    checkpoint: Section
+    trainer: Section
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """What evaluate.py does: the keys of conf/evaluate.yaml."""
+
+    ckpt: str
+    split: str
+    output_dir: str
+    tta: int
+    num_threads: int | None
+    compile: bool | str
+    data: Section
+    trainer: Section
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the data and the machine decide.
+
+    Attributes:
+        classes: Names of the classes.
+        in_channels: Channels of the images.
+        mean: Mean of the training pixels per channel, in [0, 1]; None where it is not measured.
+        std: Standard deviation likewise.
+        precision: Lightning's name of the precision that the device computes in.
+        num_threads: CPU threads that suit the size of a step.
+    """
+
+    classes: tuple[str, ...]
+    in_channels: int
+    mean: list[float] | None
+    std: list[float] | None
+    precision: str
+    num_threads: int
+
+
+def resolve(cfg: DictConfig) -> Settings:
+    """The settings of a training run: every interpolation resolved, every value checked that needs no data.
+
+    Raises:
+        UserError: If a key has no value, or one that is out of its range.
+    """
+    config = plain(cfg)
+    _check_shared(config)
+    _check_training(config)
+    config["output_dir"] = config["output_dir"] or run_folder(config["name"])
+    return Settings(**frozen(config))
+
+
+def resolve_evaluation(cfg: DictConfig) -> EvaluateSettings:
+    """The settings of an evaluation; see ``resolve``.
+
+    Raises:
+        UserError: If a key has no value, or one that is out of its range.
+    """
+    config = plain(cfg)
+    _check_shared(config)
+    if config["split"] not in ("val", "test"):
+        raise UserError(f"split must be val or test, got {config['split']}")
+    config["output_dir"] = config["output_dir"] or evaluation_folder(config["ckpt"], config["split"])
+    return EvaluateSettings(**frozen(config))
+
+
+def settle(config: Settings, facts: Facts) -> Settings:
+    """The settings with all that the data and the machine decide; what was given stays as it is."""
+    measured = {"mean": facts.mean, "std": facts.std}
+    precision = facts.precision if config.trainer["precision"] == AUTO else config.trainer["precision"]
+    return dataclasses.replace(
+        config,
+        classes=facts.classes,
+        model=frozen({**config.model, "num_classes": len(facts.classes), "in_channels": facts.in_channels}),
+        normalize=in_place_of_auto(config.normalize, measured),
+        augment=config.augment and in_place_of_auto(config.augment, measured),
+        trainer=frozen({**config.trainer, "precision": precision}),
+        num_threads=config.num_threads or facts.num_threads,
+    )
+
+
+def in_place_of_auto(section: Section, measured: Mapping[str, Any]) -> Section:
+    """A section with measured values wherever it says ``auto`` for them."""
+    return frozen(
+        {key: measured[key] if value == AUTO and key in measured else value for key, value in section.items()}
+    )
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -27,42 +154,63 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return typing.cast("dict[str, Any]", container)
 
 
-AUTO = "auto"
-"""In ``normalize``: measured on the training split."""
+def frozen(value: Any) -> Any:
+    """Nested dictionaries and lists as read-only mappings and tuples."""
+    if isinstance(value, Mapping):
+        return MappingProxyType({key: frozen(part) for key, part in value.items()})
+    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
 
 
-def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """The plain config, with ``trainer.precision=auto`` replaced by what it stands for on this machine.
-
-    Raises:
-        UserError: If a key that training and evaluation share is out of its range.
-    """
-    config = plain(cfg)
-    check_ranges(config)
-    if config["trainer"]["precision"] == "auto":
-        config["trainer"]["precision"] = fast_precision(config["trainer"]["accelerator"])
-    return config
+def as_plain(value: Any) -> Any:
+    """The reverse of ``frozen``: a copy in plain dictionaries and lists; of settings a dictionary by key."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: as_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: as_plain(part) for key, part in value.items()}
+    return list(map(as_plain, value)) if isinstance(value, list | tuple) else value
 
 
-def check_ranges(config: dict[str, Any]) -> None:
-    """Refuse values of keys that training and evaluation share.
-
-    Raises:
-        UserError: If one is out of its range.
-    """
+def _check_shared(config: dict[str, Any]) -> None:
+    """Check the keys that training and evaluation share."""
     if config["num_threads"] is not None and not 1 <= config["num_threads"] <= MAX_THREADS:
         raise UserError(
             f"num_threads must be in [1, {MAX_THREADS}], or null for a sensible number, got {config['num_threads']}"
         )
     if config["tta"] not in (0, 1, 2):
         raise UserError(f"tta must be 0 (none), 1 (mirror images) or 2 (six views), got {config['tta']}")
-    if not isinstance(config["compile"], bool) and config["compile"] not in MODES:
-        raise UserError(f"compile must be true, false or one of {', '.join(MODES)}, got {config['compile']}")
+    if not isinstance(config["compile"], bool) and config["compile"] not in COMPILE_MODES:
+        raise UserError(f"compile must be true, false or one of {', '.join(COMPILE_MODES)}, got {config['compile']}")
+    for key in ("data", "trainer"):
+        if not isinstance(config[key], dict):
+            raise UserError(f"{key} must be one of the choices in conf/{key}, got {config[key]!r}")
+    trainer = config["trainer"]
+    for key in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        if isinstance(trainer[key], int) and trainer[key] < 1:
+            raise UserError(f"trainer.{key} must be at least 1, got {trainer[key]}")
+    if trainer["deterministic"] and trainer["benchmark"]:
+        raise UserError(
+            "trainer.benchmark must be false where trainer.deterministic is set, got true: cuDNN would choose its "
+            "algorithms by their time"
+        )
 
 
-def take_measured(config: dict[str, Any], measured: dict[str, Any]) -> None:
-    """Put figures that have been measured into a config, wherever it says auto for them."""
-    for node in (config["normalize"], config["augment"] or {}):
-        for name, value in measured["normalize"].items():
-            if node.get(name) == AUTO:
-                node[name] = value
+def _check_training(config: dict[str, Any]) -> None:
+    """Check the keys that are training's alone."""
+    for key in ("normalize", "model"):
+        if not isinstance(config[key], dict):
+            raise UserError(f"{key} must be one of the choices in conf/{key}, got {config[key]!r}")
+    for key in ("augment", "schedule", "callbacks", "logger"):
+        if not isinstance(config[key], dict | None):
+            raise UserError(f"{key} must be one of the choices in conf/{key} or null, got {config[key]!r}")
+    if not fits(freeze := config["freeze"], list[tuple[str, float]]):
+        raise UserError(f"freeze must be parts of the network and fractions, as in [[conv1,0.5]], got {freeze}")
+    if not 0 <= config["label_smoothing"] <= 1:
+        raise UserError(f"label_smoothing must be in [0, 1], got {config['label_smoothing']}")
+    for name, value in config["normalize"].items():
+        if value != AUTO and not fits(value, list[float]):
+            raise UserError(f"normalize.{name} must be a list of numbers or auto, got {value!r}")
+    saving = config["checkpoint"] if isinstance(config["checkpoint"], dict) else {}
+    if not fits(every_minutes := saving.get("every_minutes"), float):
+        raise UserError(f"checkpoint.every_minutes must be a finite number, got {every_minutes!r}")
+    if not fits(every_epoch := saving.get("every_epoch"), bool):
+        raise UserError(f"checkpoint.every_epoch must be true or false, got {every_epoch!r}")

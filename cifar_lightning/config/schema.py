@@ -1,14 +1,16 @@
-"""The schema of the top-level keys, and the resolvers of conf/."""
+"""The schema of the top-level keys, and how a config is composed from conf/."""
 
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import hydra
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+"""The folder of the choices."""
 
 
 @dataclass
@@ -50,13 +52,28 @@ class EvaluateSchema:
     trainer: Any = MISSING
 
 
-def register() -> None:
-    """Make the schemas and the resolvers of conf/ known to Hydra."""
-    store = ConfigStore.instance()
-    store.store(name="train_schema", node=TrainSchema)
-    store.store(name="evaluate_schema", node=EvaluateSchema)
-    OmegaConf.register_new_resolver("first", _first, replace=True)
-    OmegaConf.register_new_resolver("evaluate_dir", _evaluate_dir, replace=True)
+def compose(*overrides: str, config_name: str = "train") -> DictConfig:
+    """A config as the command line would compose it, for notebooks, scripts and tests.
+
+    Args:
+        overrides: What would be typed, such as ``experiment=speedrun``.
+        config_name: Name of the entry: ``train`` or ``evaluate``.
+    """
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(config_name, list(overrides))
+
+
+def run_folder(name: str) -> str:
+    """A new folder for a run: ``logs/<name>/<time>``."""
+    return f"logs/{name}/{datetime.now():%Y-%m-%d_%H-%M-%S_%f}"
+
+
+def evaluation_folder(ckpt: str, split: str) -> str:
+    """Where evaluate.py writes: beside the checkpoints of a run folder, else into a new folder under logs/."""
+    path = Path(ckpt)
+    if path.parent.name == "checkpoints":
+        return str(path.parent.parent / "evaluate" / (path.stem if split == "test" else f"{path.stem}-{split}"))
+    return run_folder("evaluate")
 
 
 def _first(*values: Any) -> Any:
@@ -64,9 +81,9 @@ def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-def _evaluate_dir(ckpt: str, split: str) -> str:
-    """Where evaluate.py writes: beside the checkpoints of a run folder, else into a new folder under logs/."""
-    path = Path(ckpt)
-    if path.parent.name == "checkpoints":
-        return str(path.parent.parent / "evaluate" / (path.stem if split == "test" else f"{path.stem}-{split}"))
-    return f"logs/evaluate/{datetime.now():%Y-%m-%d_%H-%M-%S_%f}"
+# At import, so that whoever composes a config with this package finds them there.
+ConfigStore.instance().store(name="train_schema", node=TrainSchema)
+ConfigStore.instance().store(name="evaluate_schema", node=EvaluateSchema)
+OmegaConf.register_new_resolver("first", _first, replace=True)
+OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+OmegaConf.register_new_resolver("evaluation_folder", evaluation_folder, replace=True)

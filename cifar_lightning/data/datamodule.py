@@ -174,6 +174,11 @@ class ImageDataModule(L.LightningDataModule):
         return len(self.index["val"]) > 0
 
     @property
+    def image_shape(self) -> torch.Size:
+        """Shape (C, H, W) of an image."""
+        return self.arrays("train").images.shape[1:]
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes."""
         return self.arrays("train").classes

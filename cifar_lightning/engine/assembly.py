@@ -1,114 +1,244 @@
-"""What a run is made of, from its config, and whether the parts fit each other."""
+"""What a run is made of, from its settings: data, classifier, callbacks, Trainer; and whether they fit each other."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
+from lightning.pytorch.callbacks import Callback
+from torch import nn
 
 from cifar_lightning import models
+from cifar_lightning.callbacks.clock import Clock
+from cifar_lightning.callbacks.curves import TrainingCurves
+from cifar_lightning.callbacks.finite import FiniteWatch
+from cifar_lightning.callbacks.freezing import Freezing
+from cifar_lightning.callbacks.progress import EpochProgress
+from cifar_lightning.callbacks.saving import RunCheckpoints
+from cifar_lightning.checkpoint.format import check_state, description
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.config.build import blame, build
-from cifar_lightning.config.resolve import AUTO, take_measured
-from cifar_lightning.data import ImageDataModule, channel_statistics
-from cifar_lightning.device import forward_flops
+from cifar_lightning.config.build import blame, build, build_partial
+from cifar_lightning.config.invocation import Invocation
+from cifar_lightning.config.resolve import AUTO, Facts, Section, Settings, settle
+from cifar_lightning.data import Augment, ImageDataModule, channel_statistics
+from cifar_lightning.device import forward_flops, sensible_threads
+from cifar_lightning.engine.compile import refuse_accumulation, with_compiled_update
+from cifar_lightning.engine.trainer import build_trainer, check_length, check_limits
 from cifar_lightning.errors import UserError, one_line
-from cifar_lightning.typehints import fits
+from cifar_lightning.optim.freeze import with_early_ends
+from cifar_lightning.optim.schedules import Schedule, constant
+from cifar_lightning.patches import clippable
+from cifar_lightning.runs.folder import LAST
+from cifar_lightning.runs.resume import refuse_other_classes
+
+MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 
 NUM_CHECKED_EPOCHS = 1_000
 """Epochs whose augmentation is tried before training, at most: ``trainer.max_epochs`` may stand for "no end"."""
 
 
-def build_data(config: dict[str, Any]) -> ImageDataModule:
-    """The data and their augmentation; nothing is read yet.
+@dataclass(frozen=True)
+class Parts:
+    """What a training run is made of, once all of it fits together.
+
+    Attributes:
+        settings: With what the data and the machine decide.
+        shapes: Shapes (C, H, W) of the augmented images, by epoch.
+        flops: Floating-point operations of the forward pass of one image.
+    """
+
+    settings: Settings
+    data: ImageDataModule
+    classifier: ImageClassifier
+    trainer: L.Trainer
+    clock: Clock
+    curves: TrainingCurves
+    shapes: list[torch.Size]
+    flops: int
+
+
+def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Invocation) -> Parts:
+    """The parts of a training run.
+
+    What costs little is refused before the data are fetched.
+
+    Args:
+        config: The settings as asked for.
+        before: The checkpoint that the run is resumed from; None for a run that starts.
+        invocation: How the command was called.
+
+    Raises:
+        UserError: If a part refuses its arguments, or they do not fit each other.
+    """
+    data = build_data(config.data, seed=config.seed)
+    _build_augment(config.augment)
+    clock = Clock()
+    curves, saving = TrainingCurves(clock), _build_saving(config)
+    trainer = build_trainer(
+        config.trainer,
+        output_dir=config.output_dir,
+        callbacks=[clock, curves, *_build_callbacks(config, curves), saving],
+        logger=_build_named(config.logger, "logger"),
+    )
+    refuse_accumulation(trainer, config.compile)
+    optimizer = _build_optimizer(config, trainer)
+    schedule = _build_schedule(config)
+    check_length(trainer, planned_by="schedule" if config.schedule else "freeze" if config.freeze else None)
+
+    read_data(data, config.data)
+    if before is not None:
+        refuse_other_classes(config, before["settings"], data.classes)
+    _plan_validation(trainer, data, invocation)
+    check_limits(trainer, data)
+
+    net = _build_net(config.model, data, pretrained=before is None)
+    flops = _flops(net, data.image_shape, config.model)
+    settings = settle(config, _facts(config, data, trainer, flops))
+    data.augment = _build_augment(settings.augment)
+    shapes = _image_shapes(settings, data)
+    for shape in set(shapes) - {data.image_shape}:
+        _flops(net, shape, config.model, of="augment: ")
+    classifier = _build_classifier(settings, net, optimizer, schedule)
+    with blame("freeze"):
+        first_optimizer = optimizer(classifier.net)
+    saving.description = description(settings)
+    if before is not None:
+        check_state(Path(config.output_dir) / LAST, dict(before), classifier, first_optimizer)
+    return Parts(settings, data, classifier, trainer, clock, curves, shapes, flops)
+
+
+def build_data(section: Section, *, seed: int = 0) -> ImageDataModule:
+    """The data of a ``data`` section; nothing is read yet.
 
     Raises:
         UserError: If an argument is out of its range.
     """
-    augment = config["augment"]
-    if augment and augment.get("mean") == AUTO:  # to refuse a bad value of another key before the data are read
-        augment = augment | {"mean": [0.5]}
-    return build(config["data"], "data", augment=build(augment, "augment") if augment else None, seed=config["seed"])
+    return build(section, "data", seed=seed)
 
 
-def read_data(data: ImageDataModule, config: dict[str, Any]) -> None:
+def read_data(data: ImageDataModule, section: Section) -> None:
     """Read the data, downloading them where they are absent.
 
     Raises:
         UserError: If they cannot be had, or the config does not fit them.
     """
-    with blame("data", config["data"]):
+    with blame("data", section):
         data.prepare_data()
         data.setup()
 
 
-def measure(config: dict[str, Any], data: ImageDataModule) -> None:
-    """Put the training images' own mean and standard deviation where ``normalize`` says auto."""
-    if AUTO not in config["normalize"].values():
+def _build_augment(section: Section | None) -> Augment | None:
+    if not section:
+        return None
+    if section.get("mean") == AUTO:  # to refuse a bad value of another key before the data are read
+        section = {**section, "mean": [0.5]}
+    return build(section, "augment")
+
+
+def _build_callbacks(config: Settings, curves: TrainingCurves) -> list[Callback]:
+    callbacks: list[Callback] = [FiniteWatch()]
+    if config.freeze:
+        callbacks.append(Freezing())
+    if config.trainer["enable_progress_bar"] is not False:
+        callbacks.append(EpochProgress(curves))
+    return callbacks + _build_named(config.callbacks, "callbacks")
+
+
+def _build_named(section: Section | None, key: str) -> list[Any]:
+    return [build(node, f"{key}.{name}") for name, node in (section or {}).items() if node is not None]
+
+
+def _build_saving(config: Settings) -> RunCheckpoints:
+    with blame("checkpoint", config.checkpoint):
+        return RunCheckpoints(Path(config.output_dir) / LAST.parent, **config.checkpoint)
+
+
+def _build_optimizer(config: Settings, trainer: L.Trainer) -> MakeOptimizer:
+    make: MakeOptimizer = build_partial(config.optimizer, "optimizer")
+    with blame("optimizer", config.optimizer):
+        make(nn.Linear(1, 1))  # to refuse a bad value before the data are read
+    make = with_compiled_update(make, config.compile)
+    if trainer.gradient_clip_val:
+        make = clippable(make)
+    return with_early_ends(make, dict(config.freeze))
+
+
+def _build_schedule(config: Settings) -> Schedule | None:
+    if config.schedule:
+        return build(config.schedule, "schedule")
+    return constant if config.freeze else None
+
+
+def _plan_validation(trainer: L.Trainer, data: ImageDataModule, invocation: Invocation) -> None:
+    if data.has_val and trainer.limit_val_batches != 0:
         return
-    mean, std = channel_statistics(data.arrays("train").images[data.index["train"]])
-    take_measured(config, {"normalize": {"mean": mean, "std": std}})
-    if config["augment"]:
-        data.augment = build(config["augment"], "augment")
+    if invocation.sweeper_optimises:
+        raise UserError("data.val_size must be above 0 for a sweeper that optimises val/acc: there are no such images")
+    trainer.limit_val_batches = 0  # no validation loop, and no warning about an empty one
 
 
-def build_classifier(
-    config: dict[str, Any], data: ImageDataModule, *, pretrained: bool, **hyper_parameters: Any
-) -> ImageClassifier:
-    """The network for these data, with loss and normalisation; what the data decide is put into the config.
+def _facts(config: Settings, data: ImageDataModule, trainer: L.Trainer, flops: int) -> Facts:
+    """What the data and the machine decide; the pixels are measured where the config asks for that."""
+    mean, std = None, None
+    if AUTO in config.normalize.values():
+        mean, std = channel_statistics(data.arrays("train").images[data.index["train"]])
+    return Facts(
+        classes=tuple(data.classes),
+        in_channels=data.image_shape[0],
+        mean=mean,
+        std=std,
+        precision=str(trainer.precision),
+        num_threads=sensible_threads(flops * data.batch_size),
+    )
 
-    Raises:
-        UserError: If an argument is out of its range, or the normalisation does not fit the images.
-    """
-    images = data.arrays("train").images
-    with blame("model", config["model"]):
-        # What the data decide goes into the config, so that a checkpoint is complete.
-        config["model"] |= {"num_classes": len(data.classes), "in_channels": images.shape[1]}
-        net = models.build(**config["model"])
-        if pretrained and hasattr(net, "load_pretrained"):
+
+def _build_net(section: Section, data: ImageDataModule, *, pretrained: bool) -> nn.Module:
+    with blame("model", section):
+        net = models.build(**{**section, "num_classes": len(data.classes), "in_channels": data.image_shape[0]})
+        if pretrained and hasattr(net, "load_pretrained"):  # weights that would be replaced are not downloaded
             net.load_pretrained()  # type: ignore[operator]
-    if not 0 <= config["label_smoothing"] <= 1:
-        raise UserError(f"label_smoothing must be in [0, 1], got {config['label_smoothing']}")
-    for name, value in config["normalize"].items():
-        if not fits(value, list[float]):
-            raise UserError(f"normalize.{name} must be a list of numbers or auto, got {value!r}")
-    with blame("normalize", config["normalize"]):
-        if len(config["normalize"]["mean"]) not in (1, images.shape[1]):
-            raise ValueError(f"mean must have 1 or {images.shape[1]} numbers, got {config['normalize']['mean']}")
-        return ImageClassifier(
-            net,
-            mean=config["normalize"]["mean"],
-            std=config["normalize"]["std"],
-            freeze=dict(config["freeze"]),
-            label_smoothing=config["label_smoothing"],
-            **hyper_parameters,
-        )
+    return net
 
 
-def image_shapes(config: dict[str, Any], data: ImageDataModule) -> list[torch.Size]:
+def _flops(net: nn.Module, shape: torch.Size, section: Section, *, of: str = "") -> int:
+    """Floating-point operations of one image; before a long run, this refuses images that do not fit the network."""
+    try:
+        return forward_flops(net, torch.zeros(1, *shape))
+    except RuntimeError as error:
+        which = " that it makes in some epoch" if of else ""
+        size, name = "x".join(map(str, shape)), f"model={section['name']}"
+        raise UserError(f"{of}{name} cannot take images of {size}{which}: {one_line(error)}") from error
+
+
+def _image_shapes(settings: Settings, data: ImageDataModule) -> list[torch.Size]:
     """Shapes (C, H, W) of the augmented images, by epoch; of the first ``NUM_CHECKED_EPOCHS`` at most.
 
     Raises:
         UserError: If the augmentation does not fit the images.
     """
     image = data.arrays("train").images[:1]
-    max_epochs = config["trainer"]["max_epochs"]
+    max_epochs = settings.trainer["max_epochs"]
     num_epochs = min(max_epochs, NUM_CHECKED_EPOCHS) if max_epochs and max_epochs > 0 else NUM_CHECKED_EPOCHS
     if data.augment is None:
         return [image.shape[1:]] * num_epochs
-    with blame("augment", config["augment"]):
+    with blame("augment", settings.augment):
         return [data.augment(image, epoch, torch.Generator()).shape[1:] for epoch in range(num_epochs)]
 
 
-def check_sizes(
-    config: dict[str, Any], classifier: ImageClassifier, shapes: list[torch.Size], *, own_shape: torch.Size
-) -> None:
-    """Refuse, before a long run, images that do not fit the network, by themselves or as an epoch's augmentation."""
-    for shape in set(shapes):
-        try:
-            forward_flops(classifier.net, torch.zeros(1, *shape))
-        except RuntimeError as error:
-            size, model = "x".join(map(str, shape)), f"model={config['model']['name']}"
-            if shape == own_shape:
-                raise UserError(f"{model} cannot take images of {size}: {one_line(error)}") from error
-            raise UserError(
-                f"augment: {model} cannot take the images of {size} that it makes in some epoch: {one_line(error)}"
-            ) from error
+def _build_classifier(
+    settings: Settings, net: nn.Module, optimizer: MakeOptimizer, schedule: Schedule | None
+) -> ImageClassifier:
+    mean, std = settings.normalize["mean"], settings.normalize["std"]
+    with blame("normalize", settings.normalize):
+        if len(mean) not in (1, settings.model["in_channels"]):
+            raise ValueError(f"mean must have 1 or {settings.model['in_channels']} numbers, got {list(mean)}")
+        return ImageClassifier(
+            net,
+            mean=mean,
+            std=std,
+            optimizer=optimizer,
+            schedule=schedule,
+            label_smoothing=settings.label_smoothing,
+        )

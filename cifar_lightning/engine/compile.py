@@ -12,9 +12,6 @@ from torch import nn
 from cifar_lightning.errors import UserError
 from cifar_lightning.optim.muon import Muon
 
-MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-"""What ``compile=`` takes besides true and false: the modes of ``torch.compile``."""
-
 
 def compile_in_place(net: nn.Module, choice: bool | str) -> None:
     """Compile a network at its first call, unless ``choice`` is False; True stands for torch's default mode."""

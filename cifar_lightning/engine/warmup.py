@@ -1,127 +1,210 @@
-"""What is compiled, chosen and loaded at first, done before the clock starts."""
+"""What is slow only the first time, done before the clock starts: the real loop over blank images, then all undone."""
 
 import itertools
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.plugins.precision import Precision
-from torch import Tensor, nn
+from jaxtyping import Int64, UInt8
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
+from cifar_lightning.callbacks.freezing import Freezing
 from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.config.resolve import Section
 from cifar_lightning.data import ImageDataModule
-from cifar_lightning.metrics import augmented_logits
-
-_MUON_SHAPES = 64
-"""Room for as many shapes of matrices in one network."""
+from cifar_lightning.engine.trainer import build_trainer
+from cifar_lightning.optim.freeze import ended
+from cifar_lightning.patches import staying_on_device
+from cifar_lightning.runs.signals import signals
 
 _CALLS = 3
-"""Of each kind: where torch records CUDA graphs, it does so at the second call, and the third shows that it has."""
+"""Steps of each kind: where torch records CUDA graphs, it does so at the second, and the third shows that it has."""
 
-Kind = tuple[torch.Size, int, list[nn.Parameter]]
-"""Shape of the images, batch size, and the parameters at rest."""
+_ONE_EPOCH_PER_KIND = {
+    "max_steps": -1,
+    "min_steps": None,
+    "min_epochs": None,
+    "max_time": None,
+    "fast_dev_run": False,
+    "limit_train_batches": None,
+    "limit_val_batches": None,
+    "limit_test_batches": None,
+    "overfit_batches": 0.0,
+    "val_check_interval": None,
+    "check_val_every_n_epoch": 1,
+    "num_sanity_val_steps": 0,
+    "accumulate_grad_batches": 1,
+    "log_every_n_steps": 0,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "profiler": None,
+}
+"""Arguments of the Trainer that would make the loop longer, shorter or louder than one epoch for each kind of epoch."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A kind of training epoch.
+
+    Attributes:
+        number: Number of the run's first epoch of this kind, from 0; the augmentation may depend on it.
+        progress: Share of all steps done at its start; it decides which parameters are frozen.
+    """
+
+    number: int
+    progress: float
 
 
 def warm_up(
-    classifier: ImageClassifier, trainer: L.Trainer, data: ImageDataModule, shapes: list[torch.Size], *, tta: int
+    classifier: ImageClassifier,
+    trainer: L.Trainer,
+    data: ImageDataModule,
+    section: Section,
+    shapes: list[torch.Size],
+    *,
+    tta: int,
 ) -> None:
-    """Take training and evaluation steps of each kind that a run will, and leave the classifier as it was.
+    """Train, validate and test over blank images of each kind that the run will see, and restore the classifier.
 
     That compiles what is to be compiled. And at the first call a GPU loads each kernel, and with ``trainer.benchmark``
-    cuDNN tries its algorithms: 8 s of the record's speedrun, which then takes 2.0 s.
+    cuDNN tries its algorithms: 8 s of airbench94, which then takes 2.0 s.
 
     Args:
         classifier: On the device that trains, its network compiled in place or not.
         trainer: Which will train it.
         data: Which it will be trained on.
+        section: The ``trainer`` section that ``trainer`` was built from.
         shapes: Of the training images (C, H, W), by epoch.
         tta: Level of test-time augmentation in the test.
     """
-    device, precision = trainer.strategy.root_device, trainer.precision_plugin
+    device = trainer.strategy.root_device
     state = {name: value.clone() for name, value in classifier.state_dict().items()}
-    optimizer = classifier.build_optimizer()
-    training, validation, test = _kinds(classifier, optimizer, trainer, data, shapes)
-    # Beyond torch's limits kinds would quietly go uncompiled; what earlier jobs of a sweep have compiled counts, too.
-    config = torch._dynamo.config
-    config.recompile_limit += len(training + validation + test) + _MUON_SHAPES
-    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, config.recompile_limit)
-    precision.convert_module(classifier)
-    batches = data.train_batches(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        for epoch in (0, len(shapes) - 1):  # for the augmentation, which may differ
-            batches.sampler.set_epoch(epoch)
-            next(iter(batches))
-        for kind in training:
-            _train(classifier, precision, optimizer, kind)
-        # Compiled code is bound to inference mode, which Lightning has not in the validations within training.
-        for kind in validation:
-            _evaluate(classifier, precision, kind, torch.no_grad(), tta=0)
-        for kind in test:
-            inference = torch.inference_mode() if trainer.test_loop.inference_mode else torch.no_grad()
-            _evaluate(classifier, precision, kind, inference, tta=tta)
+    epochs = _kinds(classifier, trainer, data, shapes)
+    has_val = data.has_val and trainer.limit_val_batches != 0
+    blank = BlankData(data, epochs, device, has_val=has_val)
+    loop = build_trainer(
+        {**section, **_ONE_EPOCH_PER_KIND, "max_epochs": len(epochs)},
+        output_dir=trainer.default_root_dir,
+        callbacks=[_TakesSignals(), _PlannedFreezing(epochs)],
+        logger=False,
+        enable_checkpointing=False,
+    )
+    if not has_val:
+        loop.limit_val_batches = 0
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), staying_on_device(loop):
+        loop.fit(classifier, blank)
+        if trainer.limit_test_batches != 0:
+            classifier.tta = tta
+            loop.test(classifier, blank, verbose=False)
+            classifier.tta = 0
     classifier.train().float()
     classifier.load_state_dict(state)
+    classifier.zero_grad()
+    classifier.train_metrics.take()
+    classifier.evaluations.clear()
+    classifier.augmented.clear()
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # or the clock would wait for what is still to be done
 
 
-def _train(classifier: ImageClassifier, precision: Precision, optimizer: torch.optim.Optimizer, kind: Kind) -> None:
-    shape, batch_size, at_rest = kind
-    images = _blank(batch_size, shape, classifier.device)
-    with _resting(at_rest):
-        for _ in range(_CALLS):
-            optimizer.step(partial(_training_step, classifier, precision, images))
-            optimizer.zero_grad()
+class BlankData(L.LightningDataModule):
+    """Black images of class 0, in batches of the sizes and shapes that a run's data come in.
+
+    Args:
+        data: The run's data.
+        epochs: One for each kind of training epoch; each has ``_CALLS`` batches of each size.
+        device: Where the batches are.
+        has_val: Whether the run is validated.
+    """
+
+    def __init__(self, data: ImageDataModule, epochs: list[Epoch], device: torch.device, *, has_val: bool) -> None:
+        super().__init__()
+        self.data = data
+        self.epochs = epochs
+        self.device = device
+        self.has_val = has_val
+
+    def train_dataloader(self) -> "BlankBatches":
+        return BlankBatches(self, self._sizes("train", self.data.batch_size), is_training=True)
+
+    def val_dataloader(self) -> "BlankBatches | list[BlankBatches]":
+        return BlankBatches(self, self._sizes("val", self.data.eval_batch_size)) if self.has_val else []
+
+    def test_dataloader(self) -> "BlankBatches":
+        return BlankBatches(self, self._sizes("test", self.data.eval_batch_size))
+
+    def _sizes(self, split: str, batch_size: int) -> list[int]:
+        """Of all batches but the last one, and of the last one."""
+        num_images = len(self.data.index[split])
+        return sorted({min(num_images, batch_size), num_images % batch_size} - {0}, reverse=True)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch
 
 
-def _training_step(classifier: ImageClassifier, precision: Precision, images: Tensor) -> Any:
-    with precision.train_step_context():
-        logits = classifier.train()(images).float()
-        loss = classifier.loss(logits, logits.argmax(1))
-    loss.backward()
-    return loss
+class BlankBatches:
+    """Iterable over ``_CALLS`` blank batches of each size, augmented as the run's own where they are for training."""
+
+    def __init__(self, blank: BlankData, sizes: list[int], *, is_training: bool = False) -> None:
+        self.blank = blank
+        self.sizes = sizes
+        self.is_training = is_training
+
+    def __len__(self) -> int:
+        return _CALLS * len(self.sizes)
+
+    def __iter__(self) -> Iterator[tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
+        data, device = self.blank.data, self.blank.device
+        shape = data.image_shape
+        for size, _ in itertools.product(self.sizes, range(_CALLS)):
+            images = torch.zeros(size, *shape, dtype=torch.uint8, device=device)
+            if self.is_training and data.augment is not None:
+                assert self.blank.trainer is not None
+                epoch = self.blank.epochs[self.blank.trainer.current_epoch]
+                images = data.augment(images, epoch.number, torch.Generator(device).manual_seed(0))
+            yield images, torch.zeros(size, dtype=torch.int64, device=device)
 
 
-def _evaluate(
-    classifier: ImageClassifier, precision: Precision, kind: Kind, inference: AbstractContextManager[Any], *, tta: int
-) -> None:
-    shape, batch_size, at_rest = kind
-    images = _blank(batch_size, shape, classifier.device)
-    with _resting(at_rest), precision.test_step_context(), inference:
-        for _ in range(_CALLS):
-            augmented_logits(classifier.eval(), images, level=tta)
+class _PlannedFreezing(Freezing):
+    """Freezes in each epoch what the run will freeze in an epoch of that kind."""
+
+    def __init__(self, epochs: list[Epoch]) -> None:
+        super().__init__()
+        self._epochs = epochs
+
+    def progress(self, trainer: L.Trainer) -> float:
+        return self._epochs[trainer.current_epoch].progress
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.on_train_end(trainer, pl_module)  # kinds need not come in the order of the run
+
+
+class _TakesSignals(Callback):
+    """Has signals stop the process as they do elsewhere: Lightning handles some of them by itself in each loop."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        signals.install()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        signals.install()
 
 
 def _kinds(
-    classifier: ImageClassifier,
-    optimizer: torch.optim.Optimizer,
-    trainer: L.Trainer,
-    data: ImageDataModule,
-    shapes: list[torch.Size],
-) -> tuple[list[Kind], list[Kind], list[Kind]]:
-    """Each kind of step in training, validation and test once."""
+    classifier: ImageClassifier, trainer: L.Trainer, data: ImageDataModule, shapes: list[torch.Size]
+) -> list[Epoch]:
+    """One epoch for each shape of the images together with each set of frozen parameters."""
+    assert classifier.optimizer is not None
+    groups = classifier.optimizer(classifier.net).param_groups
+    kinds: dict[Any, Epoch] = {}
     planned = zip(shapes, _progress(trainer, data), strict=False)  # in this order: a run may have no planned end
-    epochs = [(shape, classifier.ended(optimizer.param_groups, progress)) for shape, progress in planned]
-    full = data.arrays("train").images.shape[1:]
-    training = [
-        (shape, batch_size, ended)
-        for shape, ended in epochs
-        for batch_size in _batch_sizes(len(data.index["train"]), data.batch_size)
-    ]
-    num_val, num_test = (len(data.index[split]) for split in ("val", "test"))
-    validation = [
-        (full, batch_size, ended) for _, ended in epochs for batch_size in _batch_sizes(num_val, data.eval_batch_size)
-    ]
-    test: list[Kind] = [(full, batch_size, []) for batch_size in _batch_sizes(num_test, data.eval_batch_size)]
-    return _distinct(training), _distinct(validation), test
-
-
-def _distinct(kinds: list[Kind]) -> list[Kind]:
-    return list({(shape, size, tuple(map(id, ended))): (shape, size, ended) for shape, size, ended in kinds}.values())
+    for number, (shape, progress) in enumerate(planned):
+        frozen = frozenset(map(id, ended(groups, progress)))
+        kinds.setdefault((shape, frozen), Epoch(number, progress))
+    return list(kinds.values())
 
 
 def _progress(trainer: L.Trainer, data: ImageDataModule) -> Iterator[float]:
@@ -135,21 +218,3 @@ def _progress(trainer: L.Trainer, data: ImageDataModule) -> Iterator[float]:
         if epoch * num_steps >= all_steps:
             return
         yield epoch * num_steps / all_steps
-
-
-@contextmanager
-def _resting(parameters: list[nn.Parameter]) -> Iterator[None]:
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    yield
-    for parameter in parameters:
-        parameter.requires_grad_()
-
-
-def _batch_sizes(num_images: int, batch_size: int) -> set[int]:
-    """Of all batches but the last one, and of the last one."""
-    return {min(num_images, batch_size), num_images % batch_size} - {0}
-
-
-def _blank(batch_size: int, shape: torch.Size, device: torch.device) -> Tensor:
-    return torch.zeros(batch_size, *shape, dtype=torch.uint8, device=device)

@@ -1,7 +1,8 @@
-"""Parts of a network whose schedule ends early, and which are frozen then."""
+"""Freezing: parts of a network whose schedule ends early, and which are frozen from then on."""
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ def end_early(optimizer: torch.optim.Optimizer, net: nn.Module, ends: Mapping[st
         optimizer: The network's, before its first step.
         net: The network.
         ends: Names of modules or parameters, such as ``layer1`` or ``conv1.weight``, and for each the fraction of all
-            steps after which it rests, in (0, 1). Where names overlap the longest one counts.
+            steps after which it is frozen, in (0, 1). Where names overlap the longest one counts.
 
     Raises:
         ValueError: If the network has no part of such a name that is trained, a fraction is out of its range, or no
@@ -49,3 +50,27 @@ def end_early(optimizer: torch.optim.Optimizer, net: nn.Module, ends: Mapping[st
     optimizer.param_groups.clear()
     for group in sorted(groups, key=lambda group: "end_fraction" in group):  # the first one's rate is the one shown
         optimizer.add_param_group(group)
+
+
+def with_early_ends(
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer], ends: Mapping[str, float]
+) -> Callable[[nn.Module], torch.optim.Optimizer]:
+    """A builder of optimizers for which ``end_early`` holds; the same builder where no part ends early."""
+
+    def make(net: nn.Module) -> torch.optim.Optimizer:
+        optimizer = make_optimizer(net)
+        end_early(optimizer, net, ends)
+        return optimizer
+
+    return make if ends else make_optimizer
+
+
+def ended(groups: list[dict[str, Any]], progress: float) -> list[nn.Parameter]:
+    """Parameters whose schedule has ended, and which need no gradients any more.
+
+    Args:
+        groups: An optimizer's parameter groups.
+        progress: Share of all steps done, in [0, 1].
+    """
+    over = [group for group in groups if progress >= group.get("end_fraction", math.inf)]
+    return [parameter for group in over for parameter in group["params"]]

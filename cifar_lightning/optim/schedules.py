@@ -1,9 +1,37 @@
-"""Learning-rate schedules as functions of progress."""
+"""Learning-rate schedules: functions of progress in [0, 1], the share of all optimizer steps that is done."""
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 Schedule = Callable[[float], float]
+"""Progress in [0, 1] -> factor on the learning rate."""
+
+
+def constant(progress: float) -> float:
+    """The full learning rate throughout; what a run without a schedule has."""
+    return 1.0
+
+
+def factors(groups: list[dict[str, Any]], schedule: Schedule, *, num_steps: float) -> list[Callable[[int], float]]:
+    """A schedule as ``LambdaLR`` takes it: for each parameter group a function of the step.
+
+    A group may carry ``end_fraction``: it goes through the whole schedule within that first fraction of all steps, and
+    has a factor of 0 from then on.
+
+    Args:
+        groups: An optimizer's parameter groups.
+        schedule: Progress -> factor.
+        num_steps: Number of all steps, at least 1; infinite where no end is planned.
+    """
+
+    def factor_until(end: float) -> Callable[[int], float]:
+        return lambda step: 0.0 if step >= end * num_steps else schedule(step / num_steps / end)
+
+    def factor(step: int) -> float:
+        return schedule(min(1.0, step / num_steps))
+
+    return [factor_until(group["end_fraction"]) if "end_fraction" in group else factor for group in groups]
 
 
 def cosine(*, warmup_fraction: float = 0.0, end_factor: float = 0.0) -> Schedule:

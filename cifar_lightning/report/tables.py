@@ -1,4 +1,4 @@
-"""What a run says on the console and in tables."""
+"""Tables: what a run says on the console, and predictions.csv."""
 
 import csv
 import logging
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.overrides import argument
+from cifar_lightning.config.resolve import Section, Settings
 from cifar_lightning.data import ImageDataModule
 from cifar_lightning.device import device_name
 from cifar_lightning.metrics import Evaluation
@@ -47,29 +48,29 @@ def shown(name: str, value: float) -> str:
 
 
 def announce(
-    config: dict[str, Any], data: ImageDataModule, classifier: ImageClassifier, trainer: L.Trainer, flops: int
+    settings: Settings, data: ImageDataModule, classifier: ImageClassifier, trainer: L.Trainer, flops: int
 ) -> None:
     """Say, before training, what is about to be trained, on what and where."""
     sizes = ", ".join(f"{len(index):,} {split}" for split, index in data.index.items() if len(index))
-    shape = "x".join(str(size) for size in data.arrays("train").images.shape[1:])
+    shape = "x".join(str(size) for size in data.image_shape)
     note = f" ({data.note})" if data.note else ""
     log.info("data      %s%s: %s images of %s, %d classes", data.name, note, sizes, shape, len(data.classes))
     num_parameters = sum(parameter.numel() for parameter in classifier.net.parameters())
     size = f"{num_parameters:,} parameters, {flops / 1e6:,.1f} MFLOP an image"
-    log.info("model     %s: %s", config["model"]["name"], size)
-    recipe = [_choice(config["optimizer"]), f"lr {config['optimizer']['lr']:g}", _choice(config["schedule"] or {})]
+    log.info("model     %s: %s", settings.model["name"], size)
+    recipe = [_choice(settings.optimizer), f"lr {settings.optimizer['lr']:g}", _choice(settings.schedule or {})]
     log.info("recipe    %s, batch %d", " ".join(recipe), data.batch_size)
-    device = device_name(trainer.strategy.root_device)
-    log.info("device    %s: %s, precision %s", trainer.strategy.root_device.type, device, trainer.precision)
-    log.info("folder    %s", relative(Path(config["output_dir"])))
+    device = trainer.strategy.root_device
+    log.info("device    %s: %s, precision %s", device.type, device_name(device), trainer.precision)
+    log.info("folder    %s", relative(Path(settings.output_dir)))
 
 
-def _choice(node: dict[str, Any]) -> str:
-    return node.get("_target_", "constant").rpartition(".")[2]
+def _choice(section: Section) -> str:
+    return section.get("_target_", "constant").rpartition(".")[2]
 
 
-def report(metrics: dict[str, Any], path: Path) -> None:
-    """Print the final table, and where to look next.
+def final_table(metrics: dict[str, Any], path: Path) -> None:
+    """Print the table at the end of training, and where to look next.
 
     Args:
         metrics: What metrics.json holds.
@@ -86,7 +87,7 @@ def report(metrics: dict[str, Any], path: Path) -> None:
     last = relative(path.parent / "checkpoints" / "last.ckpt")
     log.info("numbers   %s", relative(path))
     if last.exists():
-        log.info("judge     python evaluate.py %s", argument("ckpt", last))
+        log.info("evaluate  python evaluate.py %s", argument("ckpt", last))
     log.info("watch     tensorboard --logdir logs")
 
 

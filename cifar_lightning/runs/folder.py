@@ -1,4 +1,4 @@
-"""Run folders: whose they are, and what was asked of the run in them."""
+"""Run folders: who holds one, and the record of what was asked for in it."""
 
 import os
 from collections.abc import Iterator
@@ -6,25 +6,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning.checkpoint.write import sweep_temporary, write_durably
+from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.config.overrides import argument
 from cifar_lightning.errors import UserError
 
 CONFIG = Path(".hydra", "config.yaml")
-
 OVERRIDES = Path(".hydra", "overrides.yaml")
-
 LAST = Path("checkpoints", "last.ckpt")
-
 METRICS = "metrics.json"
 
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, for this process alone; the system lets go of it when the process ends, however it ends.
+    """Hold a run's folder for this process alone. The system releases it when the process ends, however it ends.
 
     Raises:
         UserError: If another process holds it.
@@ -60,20 +57,16 @@ def refuse_used(folder: Path) -> None:
     """Raise UserError if a folder holds a run already that could be lost."""
     if any((folder / "checkpoints").glob("*.ckpt")) or ((folder / CONFIG).exists() and (folder / METRICS).exists()):
         raise UserError(
-            f"output_dir={folder} holds a run already: go on with it by {argument('resume', folder)}, or name another "
+            f"output_dir={folder} holds a run already: resume it with {argument('resume', folder)}, or name another "
             "folder, so that neither is lost"
         )
 
 
-def record(folder: Path, cfg: DictConfig) -> None:
-    """Write into a run's ``.hydra`` what it was asked to do: the config, and under Hydra the overrides and its own."""
+def record(folder: Path, cfg: DictConfig, invocation: Invocation) -> None:
+    """Write into a run's ``.hydra`` what was asked for: the config, and on the command line the overrides too."""
     texts = {CONFIG: OmegaConf.to_yaml(cfg)}
-    if HydraConfig.initialized():
-        hydra = HydraConfig.get()
-        texts |= {OVERRIDES: OmegaConf.to_yaml(hydra.overrides.task), CONFIG.with_name("hydra.yaml"): _hydra_yaml()}
+    if invocation.hydra_yaml is not None:
+        overrides = OmegaConf.to_yaml(list(invocation.overrides))
+        texts |= {OVERRIDES: overrides, CONFIG.with_name("hydra.yaml"): invocation.hydra_yaml}
     for name, text in texts.items():
         write_durably(folder / name, text.encode())
-
-
-def _hydra_yaml() -> str:
-    return OmegaConf.to_yaml(OmegaConf.create({"hydra": HydraConfig.instance().cfg.hydra}))  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""What a run says of itself: at its start, in TensorBoard's HPARAMS, in metrics.json and in the table at its end."""
+"""TensorBoard, with an HPARAMS tab that compares all runs under ``logs/``; and metrics.csv."""
 
 import csv
 import inspect
@@ -11,10 +11,13 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from cifar_lightning.checkpoint.write import write_durably
+from cifar_lightning.config.resolve import Settings, as_plain
 from cifar_lightning.errors import one_line
+from cifar_lightning.patches import AppendingWriter
 
 log = logging.getLogger(__name__)
 
@@ -33,23 +36,29 @@ class TensorBoard(TensorBoardLogger):
     def __init__(self, *, save_dir: str) -> None:
         super().__init__(save_dir, name="", version="", default_hp_metric=False)
         self._session_end: Any = None
-        self._goes_on = False
+        self._purge_step: int | None = None
+        self._writer: SummaryWriter | None = None
 
-    def go_on(self, *, after_step: int) -> None:
+    @property
+    def experiment(self) -> SummaryWriter:
+        if self._writer is None:
+            self._writer = SummaryWriter(self.log_dir, purge_step=self._purge_step)
+        return self._writer
+
+    def resume(self, *, after_step: int) -> None:
         """Continue the curves of an earlier process; what it wrote after a step is not shown any more.
 
         Args:
             after_step: That step; -1 for a run that starts over.
         """
-        self._goes_on = after_step >= 0
-        self._kwargs["purge_step"] = after_step + 1
+        self._purge_step = after_step + 1
 
     def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
         """Start the session with hyper-parameters: a flat dictionary of str, int, float, bool; None is left out."""
         as_text = {key: str(value) if isinstance(value, bool) else value for key, value in params.items()}
         _, session_start, self._session_end = hparams(as_text, {})
-        if not self._goes_on:
-            self.experiment._get_file_writer().add_summary(session_start)
+        if not self._purge_step:
+            self.experiment.file_writer.add_summary(session_start)  # type: ignore[attr-defined]
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         # Lightning adds the epoch: a curve that says nothing, and the first column of the HPARAMS tab.
@@ -58,7 +67,7 @@ class TensorBoard(TensorBoardLogger):
     def end_session(self) -> None:
         """Mark the session as finished and close the file."""
         if self._session_end is not None:
-            self.experiment._get_file_writer().add_summary(self._session_end)
+            self.experiment.file_writer.add_summary(self._session_end)  # type: ignore[attr-defined]
         self.experiment.close()
 
     def save(self) -> None:
@@ -69,7 +78,7 @@ class TensorBoard(TensorBoardLogger):
 
 
 class CSV(CSVLogger):
-    """Lightning's CSV logger, writing metrics.csv into the run folder itself, and going on with it in a resumed run.
+    """Lightning's CSV logger, writing metrics.csv into the run folder itself; a resumed run appends to it.
 
     Args:
         save_dir: The run folder.
@@ -78,7 +87,7 @@ class CSV(CSVLogger):
     def __init__(self, *, save_dir: str) -> None:
         super().__init__(save_dir, name="", version="")
 
-    def go_on(self, *, after_step: int) -> None:
+    def resume(self, *, after_step: int) -> None:
         """Continue the file of an earlier process, without what it wrote after that step."""
         path = Path(self.log_dir) / ExperimentWriter.NAME_METRICS_FILE
         if not path.exists():
@@ -87,7 +96,7 @@ class CSV(CSVLogger):
             with path.open(newline="") as file:
                 reader = csv.DictReader(file)
                 rows = [row for row in reader if (row["step"] or "").isdigit() and int(row["step"]) <= after_step]
-            write_durably(path, _as_csv(reader.fieldnames or [], rows))
+            _write_rows(path, reader.fieldnames or [], rows)
         except (ValueError, KeyError, csv.Error) as error:
             aside = path.with_suffix(".damaged.csv")
             path.replace(aside)
@@ -96,36 +105,21 @@ class CSV(CSVLogger):
     @property
     def experiment(self) -> Any:
         if self._experiment is None:
-            self._experiment = _Writer(log_dir=self.log_dir)
+            self._experiment = AppendingWriter(self.log_dir, _write_rows)
         return self._experiment
 
 
-class _Writer(ExperimentWriter):
-    """Appends to a file that is there; Lightning's own deletes it."""
-
-    def _check_log_dir_exists(self) -> None:
-        path = Path(self.metrics_file_path)
-        if path.exists():
-            with path.open(newline="") as file:
-                self.metrics_keys = next(csv.reader(file), [])
-
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        path = Path(self.metrics_file_path)
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        write_durably(path, _as_csv(fieldnames, rows))
-
-
-def _as_csv(fieldnames: Sequence[str], rows: list[dict[str, str]]) -> bytes:
+def _write_rows(path: Path, fieldnames: Sequence[str], rows: list[dict[str, str]]) -> None:
     text = StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames)
     writer.writeheader()
     writer.writerows(rows)
-    return text.getvalue().encode()
+    write_durably(path, text.getvalue().encode())
 
 
-def hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
-    """What the HPARAMS tab compares: the config's plain values; of the Trainer's those that are not Lightning's own."""
+def hyper_parameters(settings: Settings) -> dict[str, Any]:
+    """What the HPARAMS tab compares: the plain values; of the Trainer's those that are not Lightning's own."""
+    config = as_plain(settings)
     defaults = inspect.signature(L.Trainer.__init__).parameters
     differs = {
         key: value for key, value in config["trainer"].items() if key in defaults and value != defaults[key].default
@@ -133,7 +127,16 @@ def hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
     return _flattened({**config, "trainer": differs})
 
 
-_NO_HYPER_PARAMETERS = ("logger", "callbacks", "checkpoint", "output_dir", "data.root", "data.urls", "data.dataset")
+_NO_HYPER_PARAMETERS = (
+    "classes",
+    "logger",
+    "callbacks",
+    "checkpoint",
+    "output_dir",
+    "data.root",
+    "data.urls",
+    "data.dataset",
+)
 
 
 def _flattened(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,35 +1,25 @@
-"""metrics.json and what it holds."""
+"""metrics.json: written, read again, and with what it takes to reproduce a result."""
 
 import json
 import math
 import subprocess
-import time
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
 from typing import Any
 
-import lightning as L
-from hydra.core.hydra_config import HydraConfig
-
-from cifar_lightning import STARTED
-from cifar_lightning.callbacks.curves import TrainingCurves
 from cifar_lightning.checkpoint.trust import read_text
 from cifar_lightning.checkpoint.write import write_durably
-from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.cli.main import is_sweep
-from cifar_lightning.data import ImageDataModule
-from cifar_lightning.device import device_name
+from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.runs.folder import METRICS
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "tensorboard")
 
 
-def provenance() -> dict[str, Any]:
+def provenance(invocation: Invocation) -> dict[str, Any]:
     """Overrides, versions and commit that a result was made with."""
-    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     versions = {"python": python_version(), **{name: version(name) for name in _PACKAGES}}
-    return {"overrides": overrides, "versions": versions, **_commit()}
+    return {"overrides": list(invocation.overrides), "versions": versions, **_commit()}
 
 
 def _commit() -> dict[str, Any]:
@@ -65,57 +55,3 @@ def finished_metrics(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return metrics if isinstance(metrics, dict) else None
-
-
-def final_metrics(
-    config: dict[str, Any],
-    data: ImageDataModule,
-    classifier: ImageClassifier,
-    trainer: L.Trainer,
-    curves: TrainingCurves,
-) -> dict[str, Any]:
-    """What metrics.json holds, but for the clocks: figures of the last epoch and of each split, and provenance."""
-    metrics: dict[str, Any] = {name: value for name, value in curves.epoch.items() if name != "images_per_second"}
-    for split, evaluation in classifier.evaluations.items():
-        metrics |= classifier.scalars(split)
-        metrics[f"num_{split}_images"] = evaluation.num_images
-    if "val" in classifier.evaluations:
-        metrics["seconds_to_val_acc"] = {f"{acc:.2f}": seconds for acc, seconds in curves.seconds_to.items()}
-    return metrics | {
-        "name": config["name"],
-        "data": data.name,
-        "data_note": data.note,
-        "seed": config["seed"],
-        "epochs": _epochs(trainer),
-        "steps": trainer.global_step,
-        "train_seconds": curves.seconds,
-        "images_per_second": curves.num_images / curves.seconds,
-        "device": device_name(trainer.strategy.root_device),
-        "precision": str(trainer.precision),
-        "output_dir": config["output_dir"],
-        **provenance(),
-    }
-
-
-def _epochs(trainer: L.Trainer) -> int:
-    """Epochs that have ended; ``current_epoch`` lags behind where there was nothing left to train after resuming."""
-    return trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
-
-
-def clocks(
-    curves: TrainingCurves, classifier: ImageClassifier, *, started: float, set_from_data: float
-) -> dict[str, float | None]:
-    """Seconds as the speedruns count them and as a user feels them.
-
-    Args:
-        curves: Which saw the first step.
-        classifier: Which has been tested; the first clock is None where it has not.
-        started: What ``time.perf_counter`` said when ``train`` was called.
-        set_from_data: Seconds of setting the network from data.
-    """
-    now, known_at = time.perf_counter(), classifier.known_at.get("test")
-    return {
-        "warm_seconds": None if known_at is None else set_from_data + known_at - curves.began_at,
-        "seconds": now - started,
-        "process_seconds": None if is_sweep() else now - STARTED,  # the jobs of a sweep share a process
-    }

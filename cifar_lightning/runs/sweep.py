@@ -1,31 +1,52 @@
-"""The jobs of a sweep and their folders."""
+"""The jobs of a sweep: which folder holds one, and what refuses the whole sweep."""
 
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_lightning.checkpoint.trust import check_values, read_text
+from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.config.resolve import plain
-from cifar_lightning.errors import UserError
+from cifar_lightning.errors import SweepError, UserError
 from cifar_lightning.runs.folder import CONFIG, refuse_used
 
 
-def place_of_job(cfg: DictConfig) -> Path:
-    """The folder for one job of a sweep: the one that holds this very job already, if the sweep has been run before.
+def config_of_job(cfg: DictConfig, invocation: Invocation) -> DictConfig:
+    """The config of one job, in the folder that holds this very job if the sweep has been run before.
 
     Raises:
-        UserError: If the job's own folder holds a job with another config.
+        SweepError: If the sweep cannot be run: its folder holds another one, ``resume`` names a run, or a sweeper that
+            optimises has no validation images.
     """
+    if invocation.sweeper_optimises and cfg.data.val_size == 0:
+        raise SweepError(
+            "data.val_size must be above 0 for a sweeper that optimises val/acc, got 0; set it, such as to 5000"
+        )
+    if cfg.resume not in (None, "auto"):
+        raise SweepError(
+            f"resume={cfg.resume}: a sweep is resumed by its own command, with the same output_dir; leave resume out"
+        )
+    folder = _folder_of_job(cfg)
+    resume = "auto" if (folder / CONFIG).exists() else None
+    placed = OmegaConf.merge(cfg, {"output_dir": str(folder), "resume": resume})
+    assert isinstance(placed, DictConfig)
+    return placed
+
+
+def _folder_of_job(cfg: DictConfig) -> Path:
     own = Path(cfg.output_dir)
     for path in sorted(own.parent.glob(f"*/{CONFIG}")):
         if _same_job(cfg, path):
             return path.parent.parent
-    refuse_used(own.parent)
+    try:
+        refuse_used(own.parent)
+    except UserError as error:
+        raise SweepError(str(error)) from error
     if (own / CONFIG).exists():
-        raise UserError(
+        raise SweepError(
             f"output_dir={own.parent} holds a run already, whose job {own.name} has another config: name another folder"
         )
     return own
@@ -37,13 +58,10 @@ def _same_job(cfg: DictConfig, path: Path) -> bool:
         text = read_text(path)
         check_values(path, yaml.safe_load(text))  # which omegaconf would copy wherever it is referred to
         recorded = OmegaConf.create(text)
-        return isinstance(recorded, DictConfig) and _placeless(recorded) == _placeless(cfg)
+        return isinstance(recorded, DictConfig) and _without_place(recorded) == _without_place(cfg)
     except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException, UserError):
-        return False  # not written by a job of ours
+        return False  # not written by a job of this project
 
 
-def _placeless(cfg: DictConfig) -> dict[str, Any]:
-    cfg = cfg.copy()
-    with open_dict(cfg):
-        cfg.output_dir, cfg.resume = "", None
-    return plain(cfg)
+def _without_place(cfg: DictConfig) -> dict[str, Any]:
+    return plain(OmegaConf.merge(cfg, {"output_dir": "", "resume": None}))  # type: ignore[arg-type]

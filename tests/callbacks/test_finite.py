@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import SMALL, last
 
+from cifar_lightning.callbacks.finite import FiniteWatch
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands.train import train
 from cifar_lightning.errors import RunError
@@ -33,8 +34,8 @@ def test_training_stops_at_the_step(value, command, tmp_path, bad_from):
     outcome = command("train.py", *SMALL, "schedule=linear", f"output_dir={tmp_path / 'run'}", tiny=True)
     assert outcome.code == 1
     assert outcome.err == (
-        "error: the loss of step 8 (epoch 1, both from 0) is not finite, at a rate of 0.000333333: try a lower "
-        "optimizer.lr, trainer.gradient_clip_val=1 or trainer.precision=32-true\n"
+        "error: the loss of step 8 (epoch 1, both from 0) is not finite, at a learning rate of 0.000333333: try a "
+        "lower optimizer.lr, trainer.gradient_clip_val=1 or trainer.precision=32-true\n"
     )
     assert last(tmp_path / "run")["global_step"] == 6
     assert not (tmp_path / "run" / "metrics.json").exists()
@@ -51,7 +52,7 @@ def test_training_stops_at_the_step(value, command, tmp_path, bad_from):
 def test_a_device_is_not_waited_for_and_the_step_still_named(
     overrides, saved, compose, tmp_path, bad_from, monkeypatch
 ):
-    monkeypatch.setattr(ImageClassifier, "_watch", lambda *_: None)  # as on a GPU
+    monkeypatch.setattr(FiniteWatch, "on_before_backward", lambda *_: None)  # which does nothing on a GPU
     bad_from(math.nan, step=8)
     with pytest.raises(RunError, match=r"the loss of step 8 \(epoch 1, both from 0\) is not finite"):
         train(compose(*SMALL, *overrides))

@@ -6,15 +6,21 @@ import pytest
 import torch
 
 from cifar_lightning import models
-from cifar_lightning.checkpoint.format import describe, load_classifier, read
+from cifar_lightning.checkpoint.format import FORMAT_VERSION, load_classifier, read
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.errors import UserError
 
 CLASSES = tuple("abcdefghij")
 
 
-def config(**model) -> dict:
+def described(**model) -> dict:
     return {
+        "name": "tutorial",
+        "seed": 0,
+        "tta": 0,
+        "num_threads": None,
+        "compile": False,
+        "classes": list(CLASSES),
         "model": {"name": "tutorial", "num_classes": 10, "in_channels": 3} | model,
         "normalize": {"mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 3.0]},
         "data": {"name": "synthetic"},
@@ -32,7 +38,7 @@ def classifier() -> ImageClassifier:
 
 @pytest.fixture
 def contents(classifier) -> dict:
-    return {"state_dict": classifier.state_dict(), **describe(config(), CLASSES)}
+    return {"state_dict": classifier.state_dict(), "format_version": FORMAT_VERSION, "settings": described()}
 
 
 @pytest.fixture
@@ -45,7 +51,7 @@ def test_a_checkpoint_rebuilds_its_classifier(path, classifier):
     loaded, checkpoint = load_classifier(path)
     images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
     assert torch.equal(loaded(images), classifier(images))
-    assert checkpoint["classes"] == list(CLASSES)
+    assert checkpoint["settings"]["classes"] == list(CLASSES)
     assert not loaded.training
 
 
@@ -126,19 +132,19 @@ def test_names_that_no_file_can_have(tmp_path):
     [
         (lambda c: c["state_dict"], "not a checkpoint of this project: format_version is missing"),
         (lambda c: [c], "it holds a list, not a dictionary"),
-        (lambda c: c | {"config": "x"}, "config is no dict"),
-        (lambda c: c | {"config": {}}, r"config\.model is missing"),
+        (lambda c: c | {"settings": "x"}, "settings is no dict"),
+        (lambda c: c | {"settings": {}}, r"settings\.model is missing"),
         (lambda c: c | {"format_version": 99}, "format 99, and this version of the project reads formats up to 1"),
         (lambda c: c | {"classes": [1, 2]}, "classes must be names"),
-        (lambda c: c | {"config": config(x=torch.ones(2))}, r"config\.model\.x is a Tensor"),
-        (lambda c: c | {"config": config() | {"tta": {}}}, r"config\.tta must be a whole number, got \{\}"),
+        (lambda c: c | {"settings": described(x=torch.ones(2))}, r"settings\.model\.x is a Tensor"),
+        (lambda c: c | {"settings": described() | {"tta": {}}}, r"settings\.tta must be a whole number, got \{\}"),
         (
-            lambda c: c | {"config": config() | {"num_threads": "four"}},
-            r"config\.num_threads must be a whole number or null, got 'four'",
+            lambda c: c | {"settings": described() | {"num_threads": "four"}},
+            r"settings\.num_threads must be a whole number or null, got 'four'",
         ),
         (
-            lambda c: c | {"config": config(x=[{"y": "${oc.env:HOME}"}])},
-            r"config\.model\.x\.0\.y holds an interpolation",
+            lambda c: c | {"settings": described(x=[{"y": "${oc.env:HOME}"}])},
+            r"settings\.model\.x\.0\.y holds an interpolation",
         ),
     ],
 )
@@ -151,10 +157,10 @@ def test_foreign_contents(contents, path, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c | {"config": config(name="os.system")}, "name must be one of tutorial"),
-        (lambda c: c | {"config": config(num_classes=10**9)}, "num_classes must be a whole number"),
-        (lambda c: c | {"config": config(_target_="os.system")}, "_target_ is not an argument of tutorial"),
-        (lambda c: c | {"config": config(num_classes=7)}, "size mismatch for net.fc3.weight"),
+        (lambda c: c | {"settings": described(name="os.system")}, "name must be one of tutorial"),
+        (lambda c: c | {"settings": described(num_classes=10**9)}, "num_classes must be a whole number"),
+        (lambda c: c | {"settings": described(_target_="os.system")}, "_target_ is not an argument of tutorial"),
+        (lambda c: c | {"settings": described(num_classes=7)}, "size mismatch for net.fc3.weight"),
         (lambda c: c | {"classes": ["a", "b"]}, "2 class names for 10 outputs"),
     ],
 )

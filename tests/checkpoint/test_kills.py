@@ -56,7 +56,7 @@ def test_20_kills(data, overrides, tmp_path, request):
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     whole = last(tmp_path / "whole")
-    steps_per_epoch = whole["global_step"] // whole["config"]["trainer"]["max_epochs"]
+    steps_per_epoch = whole["global_step"] // whole["settings"]["trainer"]["max_epochs"]
     assert len({step % steps_per_epoch for step in steps}) >= 5, steps  # most kills were within an epoch
     assert differences(last(tmp_path / "killed"), whole) == []
     columns = ("step", "train/loss", "train/acc", "lr")

@@ -9,15 +9,13 @@ import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
-import hydra
 import pytest
 import torch
-from conftest import SMALL, TINY, last
+from conftest import SMALL, TINY, after_each_save, last
 
-from cifar_lightning.callbacks.saving import RunCheckpoints
 from cifar_lightning.checkpoint.format import load_classifier, read_state
 from cifar_lightning.commands.train import train
-from cifar_lightning.config.schema import CONF, register
+from cifar_lightning.config import schema
 from cifar_lightning.errors import UserError
 
 
@@ -65,15 +63,15 @@ def deep_config(members, levels: int):
 
     nested = b"]" * levels + b"a" * (levels - 1)
     sections = dict.fromkeys(("normalize", "data", "trainer"), b"}")
-    top = mapping(
-        format_version=b"K\x01", classes=b"]", state_dict=b"}", config=mapping(model=mapping(x=nested), **sections)
-    )
+    numbers = dict.fromkeys(("seed", "tta", "num_threads"), b"K\x01")
+    settings = mapping(name=text("x"), compile=b"\x89", classes=b"]", model=mapping(x=nested), **numbers, **sections)
+    top = mapping(format_version=b"K\x02", state_dict=b"}", settings=settings)
     return {name: b"\x80\x02" + top + b"." if name.endswith("data.pkl") else m for name, m in members.items()}
 
 
-def with_config(contents, **sections):
-    config = contents["config"]
-    return contents | {"config": config | {key: config[key] | section for key, section in sections.items()}}
+def with_settings(contents, **sections):
+    settings = contents["settings"]
+    return contents | {"settings": settings | {key: settings[key] | section for key, section in sections.items()}}
 
 
 def with_state(contents, **tensors):
@@ -131,32 +129,32 @@ ZOO = {
     "a pickle that calls, in the zip": lambda c, s: rezipped(saved(c), lambda m: payload_pickle(m, Runs(os.mkdir, s))),
     "os.mkdir in a value": lambda c, s: saved(c | {"extra": Runs(os.mkdir, s)}),
     "eval in a value": lambda c, s: saved(c | {"extra": Runs(eval, f"open({s!r}, 'w')")}),
-    "open in the config": lambda c, s: saved(with_config(c, model={"name": Runs(open, s, "w")})),
+    "open in the config": lambda c, s: saved(with_settings(c, model={"name": Runs(open, s, "w")})),
     "a call among the weights": lambda c, s: saved(with_state(c, evil=Runs(open, s, "w"))),
     "torch.load in a value": lambda c, s: saved(c | {"extra": Runs(torch.load, s)}),
     "a path of pathlib": lambda c, s: saved(c | {"extra": Path(s)}),
     "a whole network": lambda c, s: saved(torch.nn.Linear(1, 1)),
-    "_target_ in the model": lambda c, s: saved(with_config(c, model={"_target_": "os.mkdir", "path": s})),
-    "a model named os.mkdir": lambda c, s: saved(with_config(c, model={"name": "os.mkdir"})),
-    "an interpolation": lambda c, s: saved(with_config(c, model={"name": "${oc.env:HOME}"})),
-    "10**9 classes": lambda c, s: saved(with_config(c, model={"num_classes": 10**9})),
-    "-1 classes": lambda c, s: saved(with_config(c, model={"num_classes": -1})),
-    "a network of terabytes": lambda c, s: saved(with_config(c, model={"name": "speedrun", "widths": [10**6] * 3})),
+    "_target_ in the model": lambda c, s: saved(with_settings(c, model={"_target_": "os.mkdir", "path": s})),
+    "a model named os.mkdir": lambda c, s: saved(with_settings(c, model={"name": "os.mkdir"})),
+    "an interpolation": lambda c, s: saved(with_settings(c, model={"name": "${oc.env:HOME}"})),
+    "10**9 classes": lambda c, s: saved(with_settings(c, model={"num_classes": 10**9})),
+    "-1 classes": lambda c, s: saved(with_settings(c, model={"num_classes": -1})),
+    "a network of terabytes": lambda c, s: saved(with_settings(c, model={"name": "speedrun", "widths": [10**6] * 3})),
     "a network larger than its file": lambda c, s: saved(
-        with_config(c, model={"name": "speedrun", "widths": [4096] * 3})
+        with_settings(c, model={"name": "speedrun", "widths": [4096] * 3})
     ),
-    "10**6 widths": lambda c, s: saved(with_config(c, model={"name": "speedrun", "widths": [64] * 10**6})),
-    "a mean that is text": lambda c, s: saved(with_config(c, normalize={"mean": "zero"})),
-    "a std of zero": lambda c, s: saved(with_config(c, normalize={"std": [0.0, 1.0, 1.0]})),
+    "10**6 widths": lambda c, s: saved(with_settings(c, model={"name": "speedrun", "widths": [64] * 10**6})),
+    "a mean that is text": lambda c, s: saved(with_settings(c, normalize={"mean": "zero"})),
+    "a std of zero": lambda c, s: saved(with_settings(c, normalize={"std": [0.0, 1.0, 1.0]})),
     "a deep config": lambda c, s: rezipped(saved(c), lambda members: deep_config(members, 5_000)),
     "bare weights": lambda c, s: saved(c["state_dict"]),
     "a list": lambda c, s: saved([c]),
     "without weights": lambda c, s: saved({key: value for key, value in c.items() if key != "state_dict"}),
     "without a format": lambda c, s: saved({key: value for key, value in c.items() if key != "format_version"}),
-    "a newer format": lambda c, s: saved(c | {"format_version": 2}),
+    "a newer format": lambda c, s: saved(c | {"format_version": 3}),
     "a format in words": lambda c, s: saved(c | {"format_version": "one"}),
-    "classes that are numbers": lambda c, s: saved(c | {"classes": list(range(10))}),
-    "too few classes": lambda c, s: saved(c | {"classes": ["cat", "dog"]}),
+    "classes that are numbers": lambda c, s: saved(c | {"settings": c["settings"] | {"classes": list(range(10))}}),
+    "too few classes": lambda c, s: saved(c | {"settings": c["settings"] | {"classes": ["cat", "dog"]}}),
     "a missing weight": lambda c, s: saved(c | {"state_dict": OrderedDict(list(c["state_dict"].items())[:-1])}),
     "an unknown weight": lambda c, s: saved(with_state(c, more=torch.zeros(1))),
     "a weight of another shape": lambda c, s: saved(with_state(c, **{"net.fc3.bias": torch.zeros(11)})),
@@ -170,7 +168,7 @@ ZOO = {
     "a picture that claims gigabytes": lambda c, s: saved(c | {"extra": torch.zeros(1).expand(10**10)}),
     "lists of the same lists": lambda c, s: saved(c | {"extra": shared(30)}),
     "a list in itself": lambda c, s: saved(c | {"extra": endless()}),
-    "keys that are no names": lambda c, s: saved(with_config(c, model={None: 1})),
+    "keys that are no names": lambda c, s: saved(with_settings(c, model={None: 1})),
     "a bytearray of terabytes": lambda c, s: rezipped(saved(c), lambda m: huge_bytes(m)),
     "an unknown opcode": lambda c, s: rezipped(saved(c), lambda m: raw_pickle(m, b"\x80\x02\xff.")),
     "a pickle that pops nothing": lambda c, s: rezipped(saved(c), lambda m: raw_pickle(m, b"\x80\x02ss.")),
@@ -184,15 +182,12 @@ OVERRIDES = (*SMALL, TINY, "trainer.accelerator=cpu", "schedule=linear", "optimi
 @pytest.fixture(scope="module")
 def contents(tmp_path_factory, tiny_root):
     """A good checkpoint: that of a real run, after its first epoch."""
-    register()
     folder = tmp_path_factory.mktemp("zoo") / "run"
     overrides = [*OVERRIDES, f"data.root={tiny_root}", f"output_dir={folder}"]
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("train", overrides)
+    cfg = schema.compose(*overrides)
     saves = []
     with pytest.MonkeyPatch.context() as patch:
-        save = RunCheckpoints._save
-        patch.setattr(RunCheckpoints, "_save", lambda *args: (save(*args), saves.append(last(folder))))
+        after_each_save(patch, lambda trainer, path: saves.append(last(folder)))
         train(cfg)
     return saves[0]
 
@@ -270,15 +265,15 @@ MOMENTUM = ("optimizer_states", 0, "state", 0, "momentum_buffer")
     [
         (("optimizer_states",), REMOVED),  # as in a file of weights alone
         (("loops",), REMOVED),
-        (("training",), REMOVED),
+        (("progress",), REMOVED),
         (("global_step",), "six"),
         (("loops",), {}),
         (PROGRESS, {}),
         ((*PROGRESS, "current"), {"ready": "x"}),
         (("callbacks", "TrainingCurves"), {"epoch": {}}),
-        (("training", "generators"), {}),
-        (("training", "generators", "cpu"), torch.zeros(3, dtype=torch.uint8)),
-        (("training", "metrics"), []),
+        (("progress", "random_states"), {}),
+        (("progress", "random_states", "cpu"), torch.zeros(3, dtype=torch.uint8)),
+        (("progress", "train_metrics"), []),
         (("lr_schedulers",), []),
         (("optimizer_states",), []),
         (("optimizer_states",), ["x"]),
@@ -289,13 +284,13 @@ MOMENTUM = ("optimizer_states", 0, "state", 0, "momentum_buffer")
         (MOMENTUM, [[1.0] * 10] * 10),
         (("optimizer_states", 0, "param_groups", 0, "lr"), "fast"),
         (("optimizer_states", 0, "param_groups", 0, "params"), [0, 0, 0]),
-        (("training", "metrics", "pending"), [torch.zeros(3)] * 3),
+        (("progress", "train_metrics", "pending"), [torch.zeros(3)] * 3),
         (("state_dict", "net.fc3.bias"), torch.zeros(11)),
         (("pytorch-lightning_version",), "banana"),
         (("pytorch-lightning_version",), REMOVED),
     ],
 )
-def test_state_that_cannot_be_gone_on_from(keys, value, contents, compose, tmp_path):
+def test_state_that_cannot_be_resumed_from(keys, value, contents, compose, tmp_path):
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "last.ckpt").write_bytes(saved(changed(contents, keys, value)))

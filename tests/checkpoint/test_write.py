@@ -15,11 +15,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, differences, last
+from conftest import SMALL, after_each_save, differences, last
 from lightning.pytorch.callbacks import Callback
 
 from cifar_lightning.callbacks.curves import TrainingCurves
-from cifar_lightning.callbacks.saving import RunCheckpoints
 from cifar_lightning.checkpoint.format import read
 from cifar_lightning.checkpoint.write import DurableIO, write_durably
 from cifar_lightning.commands.train import train
@@ -29,12 +28,14 @@ from cifar_lightning.errors import RunError
 KILLS = """
 import os, random, signal, sys, time
 import torch
-from cifar_lightning.checkpoint.format import describe, read
+from cifar_lightning.checkpoint.format import FORMAT_VERSION, read
 from cifar_lightning.checkpoint.write import DurableIO
 torch.set_num_threads(1)  # OpenMP's other threads would be missing in a child
 path, num_kills = sys.argv[1], int(sys.argv[2])
-config = {"model": {"name": "tutorial"}, "normalize": {}, "data": {}, "trainer": {}}
-contents = describe(config, ("a", "b")) | {"global_step": 0, "state_dict": {"weight": torch.zeros(500_000)}}
+settings = {"name": "x", "seed": 0, "tta": 0, "num_threads": None, "compile": False, "classes": ["a", "b"]}
+settings |= {"model": {"name": "tutorial"}, "normalize": {}, "data": {}, "trainer": {}}
+contents = {"format_version": FORMAT_VERSION, "settings": settings}
+contents |= {"global_step": 0, "state_dict": {"weight": torch.zeros(500_000)}}
 DurableIO().save_checkpoint(contents, path)
 random.seed(0)
 for step in range(num_kills):
@@ -301,7 +302,7 @@ def test_a_run_that_is_stopped_waits_for_its_checkpoint(command, tmp_path, monke
     in_the_second_epoch(lambda: signal.raise_signal(signal.SIGTERM))
     outcome = command("train.py", *SMALL, f"output_dir={tmp_path / 'run'}", tiny=True)
     assert outcome.code == 143
-    assert "go on with: python train.py resume=" in outcome.err
+    assert "resume with: python train.py resume=" in outcome.err
     assert last(tmp_path / "run")["global_step"] == 7
 
 
@@ -314,7 +315,7 @@ def test_a_signal_at_the_end_waits_for_the_checkpoint(command, tmp_path, disk, m
     monkeypatch.setattr(TrainingCurves, "on_test_end", judged)
     outcome = command("train.py", *SMALL, "trainer.max_epochs=1", f"output_dir={tmp_path / 'run'}", tiny=True)
     assert outcome.code == 143
-    assert "go on with: python train.py resume=" in outcome.err
+    assert "resume with: python train.py resume=" in outcome.err
     assert last(tmp_path / "run")["global_step"] == 6
 
 
@@ -359,13 +360,7 @@ def test_the_last_checkpoint_is_of_the_last_epoch_however_bad_it_is(compose, tmp
 def saved(monkeypatch):
     """The steps after which last.ckpt has been written."""
     steps = []
-    save = RunCheckpoints._save
-
-    def saving(self, trainer, pl_module):
-        save(self, trainer, pl_module)
-        steps.append(trainer.global_step)
-
-    monkeypatch.setattr(RunCheckpoints, "_save", saving)
+    after_each_save(monkeypatch, lambda trainer, path: steps.append(trainer.global_step))
     return steps
 
 

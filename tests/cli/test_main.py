@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from cifar_lightning.cli.main import Console
 from cifar_lightning.commands.train import train
-from cifar_lightning.config.schema import CONF, register
+from cifar_lightning.config.schema import CONF
 from cifar_lightning.errors import UserError
 
 FAST = (
@@ -228,7 +228,6 @@ def main(monkeypatch):
 @pytest.fixture
 def hydra_config(tmp_path):
     """Set what Hydra tells of itself while a task runs."""
-    register()
 
     def compose(*overrides):
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):

@@ -24,7 +24,7 @@ from cifar_lightning.cli.preludes import _keys, overrides_from
 from cifar_lightning.commands import train as training
 from cifar_lightning.commands.train import train
 from cifar_lightning.config.overrides import argument, quoted
-from cifar_lightning.config.resolve import resolved
+from cifar_lightning.config.resolve import resolve
 from cifar_lightning.config.schema import CONF
 from cifar_lightning.data import ImageDataModule, channel_statistics
 from cifar_lightning.data.arrays import to_arrays
@@ -223,7 +223,7 @@ def test_imagenet_weights_are_fetched_for_training_alone(run, monkeypatch):
     assert len(fetched) == 1
     loaded, checkpoint = load_classifier(folder / "checkpoints" / "last.ckpt")
     assert len(fetched) == 1
-    assert checkpoint["config"]["normalize"]["mean"] == [0.485, 0.456, 0.406]
+    assert checkpoint["settings"]["normalize"]["mean"] == [0.485, 0.456, 0.406]
     assert torch.equal(loaded.net.resnet.conv1.weight, fetched[0].resnet.conv1.weight)
 
 
@@ -240,12 +240,11 @@ def test_paths_are_shown_as_they_are_typed(path, typed):
     assert argument("ckpt", Path(path)) == typed
 
 
-def test_precision_auto_is_resolved_and_stored(compose, run, monkeypatch):
-    monkeypatch.setattr("cifar_lightning.config.resolve.fast_precision", lambda accelerator: "bf16-mixed")
-    assert resolved(compose("trainer.precision=auto"))["trainer"]["precision"] == "bf16-mixed"
+def test_precision_auto_is_resolved_and_stored(run, monkeypatch):
+    monkeypatch.setattr("cifar_lightning.engine.trainer.fast_precision", lambda accelerator: "bf16-mixed")
     metrics, folder = run("trainer.precision=auto", *BARE)
     assert metrics["precision"] == "bf16-mixed"
-    assert read(folder / "checkpoints" / "last.ckpt")["config"]["trainer"]["precision"] == "bf16-mixed"
+    assert read(folder / "checkpoints" / "last.ckpt")["settings"]["trainer"]["precision"] == "bf16-mixed"
 
 
 def test_small_steps_run_on_one_thread_and_the_process_gets_its_threads_back(run, monkeypatch):
@@ -259,7 +258,7 @@ def test_small_steps_run_on_one_thread_and_the_process_gets_its_threads_back(run
             used.clear()
             metrics, folder = run("trainer.max_steps=1", *overrides, *BARE)
             assert used == [expected]
-            assert read(folder / "checkpoints" / "last.ckpt")["config"]["num_threads"] == expected
+            assert read(folder / "checkpoints" / "last.ckpt")["settings"]["num_threads"] == expected
             assert metrics["device"].endswith(f"({expected} thread{'s' * (expected > 1)})")
             assert torch.get_num_threads() == 3
             assert f"num_threads={expected}" in overrides_from(str(folder / "checkpoints" / "last.ckpt"))
@@ -288,7 +287,7 @@ def test_compiled_network_is_asked_for_in_place(run, monkeypatch):
 
 @pytest.mark.parametrize(("name", "kind"), [("null", NoProfiler), ("simple", SimpleProfiler)])
 def test_no_profiler_runs_unless_asked_for(compose, name, kind):
-    trainer = build_trainer(resolved(compose(f"trainer.profiler={name}")))
+    trainer = build_trainer(resolve(compose(f"trainer.profiler={name}")).trainer, output_dir=".")
     assert type(trainer.profiler) is kind
     with trainer.profiler.profile("outer"), trainer.profiler.profile("inner"):
         trainer.profiler.describe()
@@ -307,8 +306,8 @@ def test_output_goes_to_lines_where_there_is_no_terminal(command, caplog):
 def test_checkpoints_are_plain_and_describe_themselves(run):
     _, folder = run("model=resnet18", "trainer.max_steps=1", *BARE)
     checkpoint = read(folder / "checkpoints" / "last.ckpt")
-    assert checkpoint["config"]["model"] == {"name": "resnet18", "num_classes": 10, "in_channels": 3}
-    assert checkpoint["classes"][3] == "cat"
+    assert checkpoint["settings"]["model"] == {"name": "resnet18", "num_classes": 10, "in_channels": 3}
+    assert checkpoint["settings"]["classes"][3] == "cat"
 
     def assert_plain(value: object) -> None:
         assert type(value) in (str, int, float, bool, list, dict, type(None)), value
@@ -341,7 +340,7 @@ def test_no_interpolation_of_a_checkpoint_is_resolved(command, tmp_path):
     sentinel = tmp_path / "sentinel"
     for key, name in (("trainer", "precision"), ("data", "note"), ("data", "root")):
         checkpoint = torch.load(file, weights_only=True)
-        checkpoint["config"][key][name] = f"${{oc.create:{{_target_:os.mkdir,path:{sentinel}}}}}"
+        checkpoint["settings"][key][name] = f"${{oc.create:{{_target_:os.mkdir,path:{sentinel}}}}}"
         torch.save(checkpoint, tmp_path / "hostile.ckpt")
         outcome = command("evaluate.py", f"ckpt={tmp_path / 'hostile.ckpt'}", "output_dir=judged", tiny=True)
         assert outcome.code == 2
@@ -440,7 +439,7 @@ def test_the_network_stays_on_its_device_between_training_and_test(run, monkeypa
 
 
 def test_clocks(run, monkeypatch):
-    monkeypatch.setattr("cifar_lightning.callbacks.curves.MILESTONES", (0.0, 2.0))
+    monkeypatch.setattr("cifar_lightning.callbacks.clock.MILESTONES", (0.0, 2.0))
     metrics, _ = run("data.val_size=20", *BARE)
     assert 0 < metrics["train_seconds"] < metrics["warm_seconds"] < metrics["seconds"] < metrics["process_seconds"]
     reached = metrics["seconds_to_val_acc"]
@@ -481,7 +480,7 @@ def test_frozen_parts_are_in_the_checkpoint_and_stay_as_they_were(run, monkeypat
     )
     _, folder = run("freeze=[[conv1,0.5],[fc1.weight,0.25]]", *BARE)
     checkpoint = read(folder / "checkpoints" / "last.ckpt")
-    assert checkpoint["config"]["freeze"] == [["conv1", 0.5], ["fc1.weight", 0.25]]
+    assert checkpoint["settings"]["freeze"] == [["conv1", 0.5], ["fc1.weight", 0.25]]
     half = len(seen) // 2
     assert not torch.equal(seen[half - 1], seen[half])
     assert torch.equal(seen[half], checkpoint["state_dict"]["net.conv1.weight"])
@@ -496,7 +495,7 @@ def test_a_run_without_a_planned_end_starts_at_once(run, max_epochs):
 def test_normalisation_is_measured_on_the_training_split_and_stored(run, tiny_root):
     augment = ("augment=alternating_flip", "augment.cutout_size=8")
     _, folder = run("normalize=auto", "data.val_size=20", *augment, *BARE)
-    config = read(folder / "checkpoints" / "last.ckpt")["config"]
+    config = read(folder / "checkpoints" / "last.ckpt")["settings"]
     data = ImageDataModule(name="tiny", dataset=TinyCIFAR10, root=str(tiny_root), val_size=20)
     data.setup()
     mean, std = channel_statistics(data.arrays("train").images[data.index["train"]])
@@ -547,8 +546,8 @@ def test_own_images_are_trained_on_and_judged(command, tmp_path, pictures):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert [metrics[f"num_{split}_images"] for split in ("val", "test")] == [6, 12]
     checkpoint = read(folder / "checkpoints" / "best.ckpt")
-    assert checkpoint["classes"] == ["a goat", "cat", "dog"]
-    assert checkpoint["config"]["model"]["num_classes"] == 3
+    assert checkpoint["settings"]["classes"] == ["a goat", "cat", "dog"]
+    assert checkpoint["settings"]["model"]["num_classes"] == 3
     for split in ("test", "val"):
         outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", f"split={split}")
         assert outcome.code == 0, outcome.err
@@ -626,7 +625,7 @@ def test_evaluate_computes_on_the_checkpoints_threads(command, tmp_path, monkeyp
 def test_evaluate_takes_a_class_given_again_and_no_class_from_the_file(command, tmp_path):
     folder = tmp_path / "run"
     assert command("train.py", *FAST, "callbacks=none", f"output_dir={folder}", tiny=True).code == 0
-    stored = read(folder / "checkpoints" / "last.ckpt")["config"]["data"]
+    stored = read(folder / "checkpoints" / "last.ckpt")["settings"]["data"]
     assert stored["dataset"]["_target_"] == "conftest.TinyCIFAR10"
     given = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", "data.dataset._target_=conftest.TinyCIFAR10")
     assert given.code == 0, given.err

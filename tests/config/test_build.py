@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from cifar_lightning.cli.did_you_mean import OWNED
 from cifar_lightning.config.build import blame, build, build_partial
 from cifar_lightning.config.resolve import plain
-from cifar_lightning.config.schema import CONF, register
+from cifar_lightning.config.schema import CONF
 from cifar_lightning.errors import UserError, nearest
 from cifar_lightning.typehints import fits
 
@@ -66,7 +66,6 @@ def test_imagenet_model_brings_its_normalisation_unless_told_otherwise(compose):
 
 
 def test_a_misspelt_key_in_a_file_is_refused(tmp_path):
-    register()
     (tmp_path / "train.yaml").write_text("defaults: [train_schema, _self_]\nsed: 3\n")
     with (
         hydra.initialize_config_dir(str(tmp_path), version_base="1.3"),

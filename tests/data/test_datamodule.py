@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from cifar_lightning.config.build import build
 from cifar_lightning.config.resolve import plain
-from cifar_lightning.config.schema import CONF, register
+from cifar_lightning.config.schema import CONF
 from cifar_lightning.data import CIFAR10, Arrays, Batches, ImageDataModule, channel_statistics, spread
 from cifar_lightning.data.arrays import fetch, to_arrays
 from cifar_lightning.data.batches import stream_seed
@@ -276,7 +276,6 @@ def test_stream_seeds_differ():
 
 @pytest.mark.slow
 def test_constants_of_cifar10_are_those_of_its_training_images(real_cifar10):
-    register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("train", real_cifar10)
     data = build(plain(cfg.data), "data")

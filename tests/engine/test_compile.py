@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from cifar_lightning.callbacks.clock import Clock
+from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import train as training
 from cifar_lightning.commands.train import train
 from cifar_lightning.engine import compile as compilation
-from cifar_lightning.engine import warmup
 from cifar_lightning.engine.compile import refuse_accumulation
-from cifar_lightning.engine.warmup import warm_up
+from cifar_lightning.engine.warmup import BlankData, warm_up
 from cifar_lightning.errors import UserError
 from cifar_lightning.models import build
 from cifar_lightning.optim.muon import Muon
@@ -65,12 +66,9 @@ def small_speedrun(compose, tiny_root):
 )
 def test_nothing_is_compiled_after_the_clock_has_started(small_speedrun, graphs, monkeypatch, overrides, kinds):
     before_the_clock = []
-    original = training._set_from_data
-    monkeypatch.setattr(
-        training, "_set_from_data", lambda *args: before_the_clock.append(len(graphs)) or original(*args)
-    )
+    monkeypatch.setattr(Clock, "on_fit_start", lambda *args: before_the_clock.append(len(graphs)))
     train(small_speedrun("compile=true", "augment.early_sizes=[24]", *overrides))
-    assert before_the_clock == [0, len(graphs)]  # the network is set from data before it is warmed up, and then again
+    assert before_the_clock == [len(graphs)]
     assert len(graphs) == kinds
 
 
@@ -83,8 +81,7 @@ def test_the_same_numbers_with_and_without(small_speedrun, graphs, tmp_path):
         assert found[0][name] == found[1][name]
 
 
-def test_what_earlier_jobs_have_compiled_leaves_room_for_more(small_speedrun, graphs, monkeypatch, tmp_path):
-    monkeypatch.setattr(warmup, "_MUON_SHAPES", 0)
+def test_what_earlier_jobs_have_compiled_leaves_room_for_more(small_speedrun, graphs, tmp_path):
     found = []
     with torch._dynamo.config.patch(recompile_limit=2, accumulated_recompile_limit=2):
         for width in (2, 3, 4):
@@ -97,7 +94,7 @@ def test_what_earlier_jobs_have_compiled_leaves_room_for_more(small_speedrun, gr
 def test_warming_up_leaves_no_trace(small_speedrun, monkeypatch):
     seen = {}
 
-    def look(classifier, trainer, data, shapes, *, tta):
+    def look(classifier, *args, **options):
         def facts():
             parameters = dict(classifier.named_parameters())
             return {
@@ -109,7 +106,7 @@ def test_warming_up_leaves_no_trace(small_speedrun, monkeypatch):
             }
 
         seen["before"] = facts()
-        warm_up(classifier, trainer, data, shapes, tta=tta)
+        warm_up(classifier, *args, **options)
         seen["after"] = facts()
 
     monkeypatch.setattr(nn.Module, "compile", lambda net, **options: None)
@@ -146,14 +143,15 @@ def test_muon_is_compiled_on_a_gpu_without_cuda_graphs(small_speedrun, monkeypat
 def test_no_garbage_is_collected_while_graphs_may_be_recorded(small_speedrun, monkeypatch, fails):
     was_enabled = []
 
-    def step(*args):
-        was_enabled.append(gc.isenabled())
-        if fails:
-            raise RuntimeError("as a step may")
-        return original(*args)
+    def step(self, *args):
+        if isinstance(self.trainer.datamodule, BlankData):
+            was_enabled.append(gc.isenabled())
+            if fails:
+                raise RuntimeError("as a step may")
+        return original(self, *args)
 
-    original = warmup._training_step
-    monkeypatch.setattr(warmup, "_training_step", step)
+    original = ImageClassifier.training_step
+    monkeypatch.setattr(ImageClassifier, "training_step", step)
     monkeypatch.setattr(nn.Module, "compile", lambda net, **options: None)
     with pytest.raises(RuntimeError, match="as a step may") if fails else nullcontext():
         train(small_speedrun("compile=true"))

@@ -9,7 +9,7 @@ from conftest import no_synchronizing
 from lightning.pytorch.callbacks import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.callbacks.finite import FiniteWatch
 from cifar_lightning.commands.train import train
 
 # What reads values to go on: all of them wait for a GPU.
@@ -75,14 +75,14 @@ def small_run(compose: Any, tiny_root: Any, experiment: str, accelerator: str, *
 @pytest.mark.parametrize("experiment", ["speedrun", "speedrun_gpu", "speedrun96"])
 def test_steps_do_not_wait_for_the_device(experiment, accelerator, compose, tiny_root, monkeypatch):
     monkeypatch.setattr(NoSync, "entered", 0)
-    monkeypatch.setattr(ImageClassifier, "_watch", lambda *_: None)  # as on a GPU
+    monkeypatch.setattr(FiniteWatch, "on_before_backward", lambda *_: None)  # which does nothing on a GPU
     metrics = train(small_run(compose, tiny_root, experiment, accelerator))
     assert metrics["steps"] == 8
     assert NoSync.entered == 2
 
 
 def test_a_step_that_waits_would_be_noticed(compose, tiny_root, monkeypatch):
-    monkeypatch.setattr(ImageClassifier, "_watch", lambda *_: None)
+    monkeypatch.setattr(FiniteWatch, "on_before_backward", lambda *_: None)
     cfg = small_run(compose, tiny_root, "speedrun", "cpu", "+callbacks.reads._target_=test_sync.Reads")
     with pytest.raises(RuntimeError, match="called a synchronizing operation: aten::_local_scalar_dense"):
         train(cfg)

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import differences, last
+from conftest import after_each_save, differences, last
 from torch import nn
 
 from cifar_lightning import models
-from cifar_lightning.callbacks.saving import RunCheckpoints
 from cifar_lightning.commands.train import train
 from cifar_lightning.data.batches import Batches
 
@@ -61,14 +60,12 @@ RECIPES = {
 
 def remember_saves(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Keep a copy of last.ckpt after each save, by the training batches that were done."""
-    save = RunCheckpoints._save
 
-    def saving(self, trainer, pl_module):
-        save(self, trainer, pl_module)
+    def copy(trainer, path):
         folder.mkdir(exist_ok=True)
-        shutil.copy(self.folder / "last.ckpt", folder / f"{trainer.fit_loop.total_batch_idx + 1}.ckpt")
+        shutil.copy(path, folder / f"{trainer.fit_loop.total_batch_idx + 1}.ckpt")
 
-    monkeypatch.setattr(RunCheckpoints, "_save", saving)
+    after_each_save(monkeypatch, copy)
 
 
 def resume(compose, checkpoint: Path, folder: Path, *overrides: str) -> dict[str, Any]:

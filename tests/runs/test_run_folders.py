@@ -92,7 +92,7 @@ def test_resume_takes_the_runs_own_overrides(folder, command):
     outcome = command("train.py", f"resume='{folder}'", TINY, "trainer.max_epochs=3")
     assert outcome.code == 0, outcome.err
     assert "after step 12" in outcome.out
-    config = last(folder)["config"]
+    config = last(folder)["settings"]
     assert (config["optimizer"]["lr"], config["data"]["batch_size"], config["trainer"]["max_epochs"]) == (0.01, 10, 3)
     assert json.loads((folder / "metrics.json").read_text())["epochs"] == 3
     assert "trainer.max_epochs=2" in OmegaConf.load(folder / ".hydra" / "overrides.yaml")  # as it was started

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, SMALL, TINY, differences, last
@@ -50,7 +51,7 @@ def test_a_signal_saves_and_says_how_to_go_on(name, command, tmp_path, monkeypat
         send_at(patch, name, step=8)
         outcome = command(*run, tiny=True)
     assert outcome.code == CODES[name], outcome.err
-    assert outcome.err == f"stopped by {name}; go on with: python train.py resume={tmp_path / 'run'}\n"
+    assert outcome.err == f"stopped by {name}; resume with: python train.py resume={tmp_path / 'run'}\n"
     assert last(tmp_path / "run")["global_step"] == 8
     assert not (tmp_path / "run" / "metrics.json").exists()
 
@@ -102,7 +103,7 @@ def test_while_gradients_are_accumulated_it_waits_for_the_step(command, tmp_path
 def test_a_sweep_stops_and_lists_what_is_done(command, tmp_path, monkeypatch):
     def send(self, trainer, pl_module, *args):
         original(self, trainer, pl_module, *args)
-        if pl_module.description["config"]["seed"] == 1 and trainer.global_step == 8:
+        if Path(trainer.default_root_dir).name == "1" and trainer.global_step == 8:
             os.kill(os.getpid(), signal.SIGTERM)
 
     original = TrainingCurves.on_train_batch_end
@@ -110,7 +111,7 @@ def test_a_sweep_stops_and_lists_what_is_done(command, tmp_path, monkeypatch):
     outcome = command("train.py", "-m", *SMALL, "seed=0,1,2", f"output_dir={tmp_path / 'sweep'}", tiny=True)
     assert outcome.code == 143
     assert re.search(r"job 0 .*seed=0  done", outcome.out)
-    expected = f"stopped by SIGTERM; go on with: the same command with output_dir={tmp_path / 'sweep'}\n"
+    expected = f"stopped by SIGTERM; resume with: the same command with output_dir={tmp_path / 'sweep'}\n"
     assert outcome.err == expected
     assert last(tmp_path / "sweep" / "1")["global_step"] == 8
     assert not (tmp_path / "sweep" / "2" / "checkpoints").exists()
@@ -170,13 +171,7 @@ def test_what_nohup_ignores_stays_ignored():
 
 
 def test_a_signal_at_the_very_end_of_training_is_not_lost(command, tmp_path, monkeypatch):
-    original = ImageClassifier.on_train_end
-
-    def on_train_end(self):
-        original(self)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(ImageClassifier, "on_train_end", on_train_end)
+    monkeypatch.setattr(ImageClassifier, "on_train_end", lambda self: os.kill(os.getpid(), signal.SIGTERM))
     outcome = command("train.py", *SMALL, f"output_dir={tmp_path / 'run'}", tiny=True)
     assert outcome.code == 143
     assert last(tmp_path / "run")["global_step"] == 12

@@ -1,0 +1,24 @@
+"""What the library knows of the command line that called it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """How a command was called; by default from Python, with no command line.
+
+    Attributes:
+        overrides: The overrides as they were typed, for the records of the run.
+        hydra_yaml: Hydra's own config as YAML, for the run's folder; None outside Hydra.
+        is_sweep: Whether the command is one job of several in this process.
+        sweeper_optimises: Whether a sweeper chooses the next jobs by what the command returns.
+    """
+
+    overrides: tuple[str, ...] = ()
+    hydra_yaml: str | None = None
+    is_sweep: bool = False
+    sweeper_optimises: bool = False
+
+
+FROM_PYTHON = Invocation()
+"""A call from a notebook, a script or a test."""

@@ -1,0 +1,174 @@
+"""Everything private of Lightning, Hydra and torch that the project touches, and nothing elsewhere.
+
+One function or class for each, with the version it is for and the reason. ``tests/test_patches.py`` has a test for each
+that fails once it is not needed any more.
+"""
+
+import csv
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra._internal.utils import get_args_parser
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from torch import nn
+
+
+def hydra_flags() -> ArgumentParser:
+    """Hydra's own parser of its flags.
+
+    Hydra 1.3 calls ``parse_args``, which takes a flag between two overrides for the end of them and writes its usage
+    over several lines.
+    """
+    return get_args_parser()
+
+
+@contextmanager
+def quick_hook_names() -> Iterator[None]:
+    """Have Lightning note the name of the running hook without a look at the module's parameters.
+
+    Lightning 2.6 sets ``_current_fx_name`` some forty times a step, each time through ``nn.Module.__setattr__``: 5 % of
+    a step of the tutorial's network.
+    """
+    through_module = nn.Module.__setattr__
+
+    def __setattr__(self: nn.Module, name: str, value: Any) -> None:
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            through_module(self, name, value)
+
+    L.LightningModule.__setattr__ = __setattr__  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del L.LightningModule.__setattr__
+
+
+def clippable(make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]) -> Callable[[nn.Module], Any]:
+    """A builder of optimizers whose gradients Lightning agrees to clip in mixed precision.
+
+    Fused kernels could unscale fp16 gradients themselves. Lightning 2.6 then refuses to clip, in bf16 too, which scales
+    nothing.
+    """
+
+    def make(net: nn.Module) -> torch.optim.Optimizer:
+        optimizer = make_optimizer(net)
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        return optimizer
+
+    return make
+
+
+def end_epochs_once(trainer: L.Trainer) -> None:
+    """Let a run that is resumed at the end of an epoch begin the next one.
+
+    Where ``max_steps`` is set, Lightning 2.6 takes the checkpoint of an epoch's end for one from within the epoch, and
+    ends it a second time.
+    """
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+
+
+def restore_loader_state(trainer: L.Trainer) -> None:
+    """Give the training loader its state of the checkpoint; called at the start of training.
+
+    Lightning 2.6 does so where it makes the loader. ``estimated_stepping_batches`` makes it earlier, before the
+    checkpoint is read.
+    """
+    trainer.fit_loop._load_combined_loader_states()
+
+
+def can_resume_here(trainer: L.Trainer) -> bool:
+    """Whether Lightning would resume from the end of this training step as if nothing had happened.
+
+    It would not while gradients are accumulated, where a validation is due, or at the end of the epoch.
+    Lightning 2.6 has no public word for these.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    fetcher = trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    return not (loop._should_accumulate() or loop._is_training_done or loop._should_check_val_fx(fetcher))
+
+
+@contextmanager
+def watched_restoring(trainer: L.Trainer, watch: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
+    """Put a context around what Lightning restores from a checkpoint, and around nothing else of ``fit``.
+
+    Lightning 2.6 restores in the midst of ``fit``, so that around the whole call a broken file and a bug in a training
+    step look alike.
+    """
+    connector = trainer._checkpoint_connector
+    restore_objects, restore_progress = connector._restore_modules_and_callbacks, connector.restore_training_state
+
+    def watched_objects(*args: Any, **options: Any) -> None:
+        with watch():
+            restore_objects(*args, **options)
+
+    def watched_progress() -> None:
+        with watch():
+            restore_progress()
+
+    connector._restore_modules_and_callbacks = watched_objects  # type: ignore[method-assign]
+    connector.restore_training_state = watched_progress  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del connector._restore_modules_and_callbacks, connector.restore_training_state
+
+
+@contextmanager
+def staying_on_device(trainer: L.Trainer) -> Iterator[None]:
+    """Have the network stay on its device after ``fit``, for what follows.
+
+    Lightning 2.6 moves it to the CPU. It would come back to another place in memory, where CUDA graphs are recorded
+    again.
+    """
+    strategy, teardown = trainer.strategy, trainer.strategy.teardown
+    strategy.teardown = lambda: None  # type: ignore[method-assign]
+    try:
+        yield
+    except BaseException:
+        teardown()
+        raise
+    finally:
+        del strategy.teardown
+
+
+@contextmanager
+def unlimited_recompiles() -> Iterator[None]:
+    """Let ``torch.compile`` compile a network for each kind of step, in each job of a sweep.
+
+    torch 2.15 gives up after eight versions of one function, and quietly runs the next ones uncompiled. The kinds of
+    steps of a run are counted beforehand, so there is no need of a limit.
+    """
+    with torch._dynamo.config.patch(recompile_limit=2**31, accumulated_recompile_limit=2**31):
+        yield
+
+
+class AppendingWriter(ExperimentWriter):
+    """Lightning's writer of metrics.csv, which appends to the file of an earlier process; Lightning 2.6 deletes it.
+
+    Args:
+        log_dir: Folder of the file.
+        write_rows: ``(path, field names, rows)``; replaces the file when a metric with a new name comes.
+    """
+
+    def __init__(self, log_dir: str, write_rows: Callable[[Path, list[str], list[dict[str, str]]], None]) -> None:
+        self._write_rows = write_rows
+        super().__init__(log_dir=log_dir)
+
+    def _check_log_dir_exists(self) -> None:
+        path = Path(self.metrics_file_path)
+        if path.exists():
+            with path.open(newline="") as file:
+                self.metrics_keys = next(csv.reader(file), [])
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        path = Path(self.metrics_file_path)
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        self._write_rows(path, fieldnames, rows)
