@@ -105,7 +105,8 @@ def test_every_path_that_is_named_exists():
     linked = re.findall(r"\]\(([^)#:]+)\)", TEXT)
     quoted = re.findall(r"`((?:tests|benchmarks|conf|cifar_lightning|docs)/[\w./]*)`", TEXT)
     typed = [word for command in COMMANDS for word in command if word.startswith("benchmarks/")]
-    assert linked and quoted
+    assert linked
+    assert quoted
     assert [path for path in [*linked, *quoted, *typed] if not (ROOT / path).exists()] == []
 
 
