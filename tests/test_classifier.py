@@ -154,13 +154,6 @@ def test_sanity_check_leaves_no_evaluation(tmp_path):
     assert classifier.judged_at == {"val": trainer.global_step}
 
 
-def test_compile_in_place_keeps_the_names_of_the_weights():
-    classifier = make_classifier()
-    names = list(classifier.state_dict())
-    classifier.net.compile()
-    assert list(classifier.state_dict()) == names
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
