@@ -1,8 +1,8 @@
-"""The speedrun's 3x3 convolutions, directly and in the Fourier domain: forward and backward in bf16, on this machine.
+"""Time the speedrun's 3x3 convolutions, directly and in the Fourier domain: forward and backward in bf16 on this CPU.
 
     python benchmarks/convolutions.py --batch_size 2000
 
-Both take turns; medians over the rounds. Errors are relative to the same in fp32, of the outputs.
+The two methods take turns, and times are medians over the rounds. Errors are those of the outputs, relative to fp32.
 """
 
 import argparse
@@ -19,26 +19,26 @@ from torch import Tensor
 from cifar_lightning.device import device_name, keeping_freed_memory
 from cifar_lightning.models.fourier import fourier_conv2d
 
-# Channels in and out, pixels in and out: of images of 32x32, and of 24x24. The first convolution is left out: it has 24
-# channels, and stays as it is.
+# Channels in and out, height in and out, for images of 32x32 and of 24x24. The first convolution is not here: it has
+# only 24 input channels, so the network computes it directly.
 LAYERS = [
     *((64, 64, 15, 15), (64, 256, 15, 14), (256, 256, 7, 7), (256, 256, 7, 6), (256, 256, 3, 3)),
     *((64, 64, 11, 11), (64, 256, 11, 10), (256, 256, 5, 5), (256, 256, 5, 4), (256, 256, 2, 2)),
 ]
 
 
-WARM_UP = 6  # until the memory that they use is there and kept
+WARM_UP = 6  # rounds until the process has and keeps all the memory it needs
 
 
 def direct_conv2d(features: Tensor, filters: Tensor, size: tuple[int, int]) -> Tensor:
-    """As ``ConvGroup`` does it: without the last row and column where pooling would drop them."""
+    """Convolve as ``ConvGroup`` does: without the last row and column if pooling drops them."""
     if size == features.shape[2:]:
         return F.conv2d(features, filters, padding=1)
     return F.conv2d(F.pad(features, (1, 0, 1, 0)), filters)
 
 
 def seconds_of(convolve: Callable[..., Tensor], features: Tensor, filters: Tensor, upstream: Tensor) -> float:
-    """Of forward and backward."""
+    """Measure the seconds of forward and backward."""
     started = time.perf_counter()
     with torch.autocast("cpu", torch.bfloat16):
         outputs = convolve(features, filters, upstream.shape[2:])
@@ -47,7 +47,7 @@ def seconds_of(convolve: Callable[..., Tensor], features: Tensor, filters: Tenso
 
 
 def main() -> None:
-    """Print a table."""
+    """Print a table with one line per layer."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch_size", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,4 +1,4 @@
-"""A speedrun as a bare loop: its whitening, steps and test-time augmentation, without log, checkpoint or Trainer."""
+"""A speedrun as a plain loop: whitening, steps and test-time augmentation, without log, checkpoint or Trainer."""
 
 import time
 from contextlib import nullcontext
@@ -24,7 +24,7 @@ from cifar_lightning.optim.freeze import ended, with_early_ends
 
 
 class PublishedGroup(ConvGroup):
-    """With those rows and columns of the first convolution's output that pooling drops."""
+    """A group that also computes the rows and columns of the first convolution's output that pooling drops."""
 
     def _first_conv(self, features: Tensor) -> Tensor:
         return self.convs[0](features)
@@ -33,16 +33,16 @@ class PublishedGroup(ConvGroup):
 def bare_speedrun(
     options: Options, *, experiment: str, as_published: bool = False, keeps_memory: bool = True
 ) -> Figures:
-    """The loop of a recipe.
+    """Run the loop of a recipe.
 
-    On a GPU it is run twice, and the second time counts: kernels are compiled and chosen in the first. What the
-    ``warm_seconds`` hold is what the records' do: whitening, training and test-time augmentation.
+    On a GPU it runs twice and reports the second run, since the first one compiles and selects kernels.
+    ``warm_seconds`` covers what airbench94 measures: whitening, training and test-time augmentation.
 
     Args:
-        options: Those of the command line.
-        experiment: Where the recipe is from.
-        as_published: With the published network's groups, which compute what pooling drops.
-        keeps_memory: As ``train(cfg)`` does on a CPU; a plain loop does not.
+        options: Options of the command line.
+        experiment: Name of the experiment with the recipe.
+        as_published: Whether to use the published network's groups, which also compute what pooling drops.
+        keeps_memory: Whether to keep freed memory on a CPU, as ``train(cfg)`` does and a plain loop does not.
     """
     device = torch.device("cpu" if options.accelerator == "cpu" else "cuda")
     config = resolve(compose(options, f"experiment={experiment}", f"compile={options.compile}", *epochs(options)))
@@ -65,12 +65,12 @@ def _arrays(options: Options, device: torch.device) -> tuple[Arrays, Arrays]:
 
 
 class SpeedrunLoop:
-    """A recipe and what it is run on.
+    """A recipe with its data and device.
 
     Args:
-        config: Of an experiment.
+        config: Settings of an experiment.
         train: Training images, on the device.
-        test: Test images, likewise.
+        test: Test images, on the device.
         as_published: See ``bare_speedrun``.
     """
 
@@ -101,13 +101,13 @@ class SpeedrunLoop:
         compile_in_place(net, config.compile)
 
     def start_over(self) -> None:
-        """Forget what was trained."""
+        """Reset all weights to their values before training."""
         self.classifier.train().load_state_dict(self.initial)
         for parameter in self.trained:
             parameter.requires_grad_(True).grad = None
 
     def run(self) -> tuple[float, float, float]:
-        """Seconds of training, and with the whitening and the test besides, and accuracy with six views."""
+        """Return the seconds of training, the seconds with whitening and test, and the accuracy with TTA."""
         self._wait()
         started = time.perf_counter()
         net = self.classifier.net
@@ -140,8 +140,8 @@ class SpeedrunLoop:
 
     def _test(self) -> float:
         self.classifier.eval()
-        parts = self.test.images.split(self.config.data["eval_batch_size"])
-        logits = [augmented_logits(self._classify, images, level=self.config.tta)[1] for images in parts]
+        batches = self.test.images.split(self.config.data["eval_batch_size"])
+        logits = [augmented_logits(self._classify, images, level=self.config.tta)[1] for images in batches]
         return (torch.cat(logits).argmax(1) == self.test.targets).double().mean().item()
 
     def _classify(self, images: Tensor) -> Tensor:

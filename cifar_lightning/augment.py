@@ -1,7 +1,7 @@
 """Augmentation: pure functions on batches of uint8 images, and the classes that compose them.
 
-All random numbers come from the generator that is passed in, which is on the device of the images; nothing waits for
-the device. An augmentation is called as ``(images, epoch, generator) -> images``.
+An augmentation is called as ``(images, epoch, generator) -> images``. The generator is on the device of the images, and
+all random numbers come from it. No function here waits for the device.
 """
 
 from collections.abc import Sequence
@@ -19,20 +19,20 @@ _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 
 
 def random_flip(images: Images, generator: Generator) -> Images:
-    """Each image, or its mirror image, with equal probability."""
+    """Mirror each image with probability 1/2."""
     flip = torch.rand(len(images), generator=generator, device=images.device) < 0.5
     return torch.where(flip[:, None, None, None], images.flip(-1), images)
 
 
 def alternating_flip(images: Images, epoch: int) -> Images:
-    """Mirror each image in every other epoch; half of the images begin mirrored.
+    """Mirror each image in every other epoch; half of the images start mirrored.
 
-    Two consecutive epochs show each image in both orientations, where independent coins would show a quarter of the
-    images mirrored in both and a quarter in neither.
+    Two consecutive epochs show each image in both orientations. With independent coins a quarter of the images would be
+    mirrored in both epochs and a quarter in neither.
 
     Args:
-        images: Batch of images, not yet changed at random: ``flip_coins`` must be the same in each epoch.
-        epoch: Number of the epoch; an image is mirrored where coin + epoch is odd.
+        images: Batch of images without random changes, so that ``flip_coins`` is the same in each epoch.
+        epoch: Number of the epoch, from 0. An image is mirrored if coin + epoch is odd.
 
     Source: Jordan 2024 (arXiv:2404.00498), "alternating flip".
     """
@@ -41,11 +41,11 @@ def alternating_flip(images: Images, epoch: int) -> Images:
 
 
 def flip_coins(images: Images) -> Bool[Tensor, " n"]:
-    """A fair coin for each image, drawn from its pixels: the top bit of a hash of them.
+    """Draw a fair coin for each image: the top bit of a hash of its pixels.
 
-    So the coin belongs to the image: no index has to come along with a batch and no table into a checkpoint, and order,
-    batch size, sharding, resuming and device cannot change it. Eight pixels make one int64 word; words are weighted by
-    odd multiples of ``_GOLDEN`` and summed modulo 2**64, in integers, so that the order of the sum does not matter.
+    The coin depends on the image alone. A batch needs no indices and a checkpoint no table, and order, batch size,
+    sharding, resuming and device do not change the coin. Eight pixels make one int64 word. The hash is the sum of the
+    words, each times an odd multiple of ``_GOLDEN``, modulo 2**64. Integer sums are exact in any order.
 
     Source: Knuth, The Art of Computer Programming, volume 3, section 6.4, for the multiplier.
     """
@@ -65,19 +65,19 @@ def random_crop(
     mode: Literal["constant", "reflect"],
     size: int | None = None,
 ) -> UInt8[Tensor, "n c h2 w2"]:
-    """Pad all sides of each image, then crop it at a random place.
+    """Pad all sides of each image, then crop it at a random position.
 
     Args:
         images: Batch of images.
-        generator: Source of the places.
+        generator: Source of the positions.
         padding: Pixels at each side, in [0, min(H, W)).
-        mode: What comes in at the border: zeros (``constant``) or the mirrored image (``reflect``).
-        size: Height and width of the crops in pixels, in [1, min(H, W)]; None for those of the images.
+        mode: Content of the padding: zeros (``constant``) or the reflected image (``reflect``).
+        size: Height and width of the crops in pixels, in [1, min(H, W)]; None for the size of the images.
 
     Raises:
         ValueError: If ``padding`` or ``size`` is out of its range, or ``mode`` is unknown.
 
-    Source: He et al. 2016 (arXiv:1512.03385, section 4.2), with zeros.
+    Source: He et al. 2016 (arXiv:1512.03385, section 4.2), who pad with zeros.
     """
     n, _, height, width = images.shape
     if not 0 <= padding < min(height, width):
@@ -88,15 +88,15 @@ def random_crop(
         raise ValueError(f"mode must be constant or reflect, got {mode!r}")
     device = images.device
 
-    def places(length: int) -> Int64[Tensor, "n new_length"]:
-        """Where each row, or column, of the crops is taken from."""
+    def positions(length: int) -> Int64[Tensor, "n new_length"]:
+        """Index in the image of each row, or column, of the crops; outside [0, length) in the padding."""
         new_length = size or length
         start = torch.randint(-padding, length - new_length + padding + 1, (n, 1), generator=generator, device=device)
         return torch.arange(new_length, device=device) + start
 
-    rows, columns = places(height), places(width)
+    rows, columns = positions(height), positions(width)
     source_rows, source_columns = _reflected(rows, height), _reflected(columns, width)
-    # Two gathers of whole rows and of columns: no padded copy, and uint8 needs no padding kernel.
+    # Gather rows, then columns: this makes no padded copy, and torch has no padding kernel for uint8.
     crops = images[torch.arange(n, device=device)[:, None], :, source_rows].transpose(1, 2)  # (N, C, H2, W)
     crops = crops.gather(3, source_columns[:, None, None, :].expand(*crops.shape[:3], -1))
     if mode == "constant":
@@ -106,7 +106,7 @@ def random_crop(
 
 
 def translate(images: Images, *, dy: int, dx: int) -> Images:
-    """All images with their content moved down by ``dy`` pixels and right by ``dx``; borders are reflected.
+    """Move the content of all images down by ``dy`` pixels and right by ``dx``; borders are reflected.
 
     Args:
         images: Batch of images.
@@ -120,18 +120,18 @@ def translate(images: Images, *, dy: int, dx: int) -> Images:
 
 
 def cutout(images: Images, generator: Generator, *, size: int, fill: Sequence[int]) -> Images:
-    """Paint one square of each image, fully inside it and anywhere with equal probability.
+    """Paint one square of each image; all positions inside the image are equally likely.
 
     Args:
         images: Batch of images.
-        generator: Source of the squares' places.
-        size: Height and width of the square in pixels, in [0, min(H, W)]; 0 changes nothing and draws nothing.
-        fill: What the square is painted with, one value per channel, in [0, 255]; one number serves all channels.
+        generator: Source of the positions.
+        size: Height and width of the square in pixels, in [0, min(H, W)]; 0 changes no image and draws no numbers.
+        fill: Colour of the square, one value per channel, in [0, 255]; one number serves all channels.
 
     Raises:
         ValueError: If ``size`` is out of its range, or ``fill`` does not fit the channels.
 
-    Source: DeVries and Taylor 2017 (arXiv:1708.04552), whose squares may reach beyond the border.
+    Source: DeVries and Taylor 2017 (arXiv:1708.04552); their squares may extend over the border.
     """
     n, channels, height, width = images.shape
     if not 0 <= size <= min(height, width):
@@ -144,7 +144,7 @@ def cutout(images: Images, generator: Generator, *, size: int, fill: Sequence[in
     inside_columns = _random_interval(n, width, size, generator, images.device)
     inside = inside_rows[:, :, None] & inside_columns[:, None, :]  # (N, H, W)
     values = fill if len(fill) == channels else list(fill) * channels
-    # By channel, since a tensor of the values would have to be copied to the device, which waits for it.
+    # One channel at a time: a tensor of the values would need a copy to the device, which the host waits for.
     painted = [channel.masked_fill(inside, value) for channel, value in zip(images.unbind(1), values, strict=True)]
     return torch.stack(painted, dim=1)
 
@@ -152,23 +152,23 @@ def cutout(images: Images, generator: Generator, *, size: int, fill: Sequence[in
 def _random_interval(
     n: int, length: int, size: int, generator: Generator, device: torch.device
 ) -> Bool[Tensor, "{n} {length}"]:
-    """For each of N images, the indices below ``length`` that are in a random interval of ``size``."""
+    """Draw an interval of ``size`` indices for each of N images; True marks the indices inside it."""
     start = torch.randint(length - size + 1, (n, 1), generator=generator, device=device)
     index = torch.arange(length, device=device)
     return (start <= index) & (index < start + size)
 
 
 def _reflected(index: Tensor, size: int) -> Tensor:
-    """Indices beyond [0, size) reflected back into it, without repeating the border."""
+    """Reflect indices outside [0, size) back into it, without repeating the border."""
     return (size - 1) - ((size - 1) - index.abs()).abs()
 
 
 class CropFlip:
-    """Random crop and random mirror image, the usual augmentation of CIFAR-10.
+    """Random crop and random mirror image: the usual augmentation of CIFAR-10.
 
     Args:
         padding: Largest shift in pixels, at least 0.
-        mode: What comes in at the border; see ``random_crop``.
+        mode: Content of the padding; see ``random_crop``.
 
     Raises:
         ValueError: If ``padding`` is negative.
@@ -185,23 +185,23 @@ class CropFlip:
 
 
 class FlipTranslateCutout:
-    """Mirror image, random translation with reflected borders, and a cut-out square: what CIFAR-10 speedruns use.
+    """Mirror image, random translation with reflected borders, and cutout: the augmentation of CIFAR-10 speedruns.
 
-    The first epochs may see only parts of the images, at a cost in proportion to the pixels. Parts keep the scale: what
-    a network learns from images that are scaled down it has to learn anew at full size.
+    The first epochs may use smaller crops of the images; the cost of a step is proportional to their pixels. Crops keep
+    the scale of the images. Images that are scaled down do not: the network has to learn again at full size.
 
     Args:
         flip: ``alternating`` mirrors each image in every other epoch (see ``alternating_flip``), ``random`` with equal
             probability each time, ``none`` never.
         padding: Largest shift in pixels, at least 0; see ``random_crop``.
         cutout_size: Height and width of the square in pixels, at least 0; see ``cutout``.
-        mean: What the square is painted with, per channel, in [0, 1]: the mean of the classifier's normalisation makes
-            it 0 to the network, up to rounding. One number serves all channels.
-        early_sizes: Height and width of the parts that the first epochs see, in pixels, one number per epoch, each at
-            least 1; anywhere in the image, so that they are not translated besides.
+        mean: Colour of the square per channel, in [0, 1]; one number serves all channels. The mean of the classifier's
+            normalisation becomes 0 at the network's input, up to rounding.
+        early_sizes: Height and width of the first epochs' crops in pixels, one number per epoch, each at least 1. A
+            crop is anywhere inside the image, so these epochs have no translation.
 
     Raises:
-        ValueError: If an argument is out of its range; when called, if it does not fit the images.
+        ValueError: If an argument is out of its range; at a call, if an argument does not fit the images.
 
     Source: Jordan 2024 (arXiv:2404.00498) for flip and translation; Page 2019, "How to train your ResNet 8:
     bag of tricks", for all three on batches.
@@ -238,7 +238,7 @@ class FlipTranslateCutout:
     def __call__(self, images: Images, epoch: int, generator: Generator) -> UInt8[Tensor, "n c h2 w2"]:
         if self.early_sizes and max(self.early_sizes) > min(images.shape[2:]):
             raise ValueError(f"early_sizes must be at most {min(images.shape[2:])} each, got {self.early_sizes}")
-        # The flip comes first: alternating coins are drawn from the unchanged pixels.
+        # Flip first: alternating_flip draws its coins from the unchanged pixels.
         if self.flip == "alternating":
             images = alternating_flip(images, epoch)
         elif self.flip == "random":

@@ -1,4 +1,4 @@
-"""From logits and targets to numbers, test-time augmentation among it; and running sums of training."""
+"""Metrics: numbers from logits and targets, test-time augmentation (TTA), and running sums of a training."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from cifar_lightning.augment import Images, translate
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a classifier did on N images of K classes. Tensors are on the CPU.
+    """Metrics of a classifier on N images of K classes. Tensors are on the CPU.
 
     Attributes:
         num_images: N.
-        acc: Share of images whose largest logit is the target's, in [0, 1].
+        acc: Share of images whose largest logit is that of the target, in [0, 1].
         loss: Mean cross entropy in nats, without label smoothing.
-        ece: Expected calibration error, in [0, 1]: 15 bins of confidence, weighted by their images.
+        ece: Expected calibration error, in [0, 1]: 15 bins of confidence, weighted by their numbers of images.
         class_acc: Accuracy on the images of each class, in [0, 1]; nan for a class without images.
         confusion: Number of images by target (rows) and prediction (columns).
         preds: Predicted class of each image.
-        confidence: Softmax of the predicted class, float32.
+        confidence: Softmax probability of the predicted class, float32, in [0, 1].
     """
 
     num_images: int
@@ -38,22 +38,22 @@ class Evaluation:
     confidence: Float[Tensor, " n"]
 
     def scalars(self) -> dict[str, float]:
-        """The numbers that curves and tables show."""
+        """Return the metrics that curves and tables show."""
         return {"acc": self.acc, "loss": self.loss, "ece": self.ece}
 
 
 def evaluate(logits: Float[Tensor, "n k"], targets: Int64[Tensor, " n"]) -> Evaluation:
-    """Judge logits against targets.
+    """Evaluate logits against targets.
 
     Raises:
-        ValueError: If there are no images, or a target is no class.
+        ValueError: If there are no images, or a target is not in [0, K).
 
     Source: Guo et al. 2017 (arXiv:1706.04599) for the calibration error.
     """
     logits, targets = logits.detach().float().cpu(), targets.cpu()
     num_images, num_classes = logits.shape
     if num_images == 0:
-        raise ValueError("there must be at least 1 image to judge, got 0")
+        raise ValueError("there must be at least 1 image to evaluate, got 0")
     low, high = int(targets.min()), int(targets.max())
     if low < 0 or high >= num_classes:
         raise ValueError(f"targets must be in [0, {num_classes}), got {low} to {high}")
@@ -73,7 +73,7 @@ def evaluate(logits: Float[Tensor, "n k"], targets: Int64[Tensor, " n"]) -> Eval
 
 
 def as_float(logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-    """A float32 copy, even where they are in float32: a CUDA graph's next replay overwrites its outputs."""
+    """Copy logits to float32, even if they are float32 already: a CUDA graph's next replay overwrites its outputs."""
     return logits.to(torch.float32, copy=True)
 
 
@@ -81,27 +81,28 @@ def as_float(logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
 def augmented_logits(
     classify: Callable[[Images], Tensor], images: Images, *, level: int
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k"]]:
-    """Test-time augmentation: logits of the images, and the weighted mean of those of several views of each.
+    """Test-time augmentation: the logits of the images, and a weighted mean of the logits of several crops of each.
 
     Args:
         classify: Raw uint8 images -> logits (N, K), such as an ``ImageClassifier`` in evaluation mode.
         images: Batch of images.
-        level: 0 for the images alone; 1 with their mirror images; 2 for six views: these two at weights of 1/4, and at
-            1/8 each the same of the images moved by a pixel, up and left or down and right, with reflected borders.
+        level: 0 for the images alone. 1 for the images and their mirror images, with weights of 1/2. 2 for six crops:
+            the images and their mirror images with weights of 1/4; and with weights of 1/8 the images moved by one
+            pixel, up and left or down and right, with reflected borders, and the mirror images of these.
 
     Returns:
-        Both in float32; at level 0 they are one and the same.
+        The plain and the augmented logits, in float32; at level 0 both are the same tensor.
 
     Raises:
-        ValueError: If there is no such level.
+        ValueError: If ``level`` is not 0, 1 or 2.
 
     Source: Jordan 2024 (arXiv:2404.00498), "multi-crop evaluation", for level 2.
     """
     if level not in (0, 1, 2):
         raise ValueError(f"level must be 0, 1 or 2, got {level}")
 
-    def with_mirror_image(view: Images, logits: Tensor) -> Tensor:
-        return (logits + as_float(classify(view.flip(-1)))) / 2
+    def with_mirror_image(crop: Images, logits: Tensor) -> Tensor:
+        return (logits + as_float(classify(crop.flip(-1)))) / 2
 
     plain = as_float(classify(images))
     if level == 0:
@@ -109,16 +110,16 @@ def augmented_logits(
     centred = with_mirror_image(images, plain)
     if level == 1:
         return plain, centred
-    views = [translate(images, dy=shift, dx=shift) for shift in (-1, 1)]
-    moved = [with_mirror_image(view, as_float(classify(view))) for view in views]
+    crops = [translate(images, dy=shift, dx=shift) for shift in (-1, 1)]
+    moved = [with_mirror_image(crop, as_float(classify(crop))) for crop in crops]
     return plain, centred / 2 + (moved[0] + moved[1]) / 4
 
 
 class RunningMetrics:
-    """Sums of loss and of correct predictions over training steps, without a host sync until they are read.
+    """Sums of the loss and of correct predictions over training steps; the host waits only when they are read.
 
-    A step only keeps its tensors; every ``_FOLD`` steps they are added up in one go. For a network as small as the
-    tutorial's, reducing at each step would cost as much as a layer.
+    A step only keeps its tensors. Every ``_FOLD`` steps they are added up together. For a network as small as the
+    tutorial's, a sum at each step would cost as much as a layer.
     """
 
     _FOLD = 64
@@ -133,7 +134,7 @@ class RunningMetrics:
     def update(
         self, loss: Float[Tensor, ""], logits: Float[Tensor, "b k"], targets: Int64[Tensor, " b"], *, step: int
     ) -> None:
-        """Take in a step: its mean loss, its logits, and what it is to be called where the loss is not finite."""
+        """Add a training step: its mean loss, logits, targets and number; ``first_not_finite`` returns the number."""
         self._pending.append((loss.detach(), logits.detach(), targets))
         self._steps.append(step)
         if len(self._pending) == self._FOLD:
@@ -144,7 +145,7 @@ class RunningMetrics:
         self._pending.clear()
         sizes = [len(target) for target in targets]
         stacked = torch.stack(losses)
-        # Full batches have one size: weigh the last, smaller one apart instead of copying sizes to the device.
+        # All batches but the last have one size. So two products are enough, and no sizes are copied to the device.
         loss_sum = sizes[0] * stacked[:-1].sum() + sizes[-1] * stacked[-1]
         num_correct = (torch.cat(logits).argmax(1) == torch.cat(targets)).sum()
         sums = torch.stack([loss_sum.float(), num_correct.float()])
@@ -153,7 +154,7 @@ class RunningMetrics:
         self._is_finite.append(stacked.isfinite())
 
     def take(self) -> tuple[int, float, int]:
-        """Number of images, sum of their losses and number of correct ones since the last call; a device sync."""
+        """Return and reset the number of images, sum of losses and number of correct ones; waits for the device."""
         if self._pending:
             self._fold()
         loss_sum, num_correct = (0.0, 0.0) if self._sums is None else self._sums.tolist()
@@ -164,24 +165,24 @@ class RunningMetrics:
         return taken
 
     def first_not_finite(self) -> int | None:
-        """The first step since the last call of ``take`` whose loss is not finite, if there is one; a device sync."""
+        """Return the first step since the last ``take`` whose loss is not finite, or None; waits for the device."""
         pending = [torch.stack([loss for loss, *_ in self._pending]).isfinite()] if self._pending else []
         is_finite = torch.cat([*self._is_finite, *pending]).tolist() if self._steps else []
         return None if all(is_finite) else self._steps[is_finite.index(False)]
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been taken in since the last call of ``take``, as it is: adding up early would round differently."""
+        """Return all steps since the last ``take`` as they are: an earlier sum would round differently."""
         losses, logits, targets = zip(*self._pending, strict=True) if self._pending else ((), (), ())
         pending = [torch.stack(losses), torch.cat(logits), torch.cat(targets)] if self._pending else []
         sizes = [len(target) for target in targets]
         return {"pending": pending, "sizes": sizes, "sums": self._sums, "num_images": self._num_images}
 
     def load_state_dict(self, state_dict: dict[str, Any], device: torch.device) -> None:
-        """Go on from a state, on a device."""
+        """Resume from a state, on a device."""
         self._sums = None if state_dict["sums"] is None else state_dict["sums"].to(device)
         self._num_images = state_dict["num_images"]
         self._pending, self._is_finite = [], []
-        self._steps = [0] * len(state_dict["sizes"])  # finite, or they would not have been saved
+        self._steps = [0] * len(state_dict["sizes"])  # their losses are finite: others are not saved
         if state_dict["pending"]:
             losses, logits, targets = (tensor.to(device) for tensor in state_dict["pending"])
             sizes = state_dict["sizes"]

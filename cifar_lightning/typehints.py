@@ -1,4 +1,4 @@
-"""Plain values, as configs and checkpoints hold them, against type hints."""
+"""Checks of plain values, as in configs and checkpoints, against type hints."""
 
 import inspect
 import math
@@ -9,7 +9,7 @@ from typing import Any, Literal, Union
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value fits a type hint; numbers must be finite, and True is no number.
+    """Whether a plain value fits a type hint; numbers must be finite, and True is not a number.
 
     >>> fits(1, float), fits("1", float), fits(True, int), fits([1, 2], tuple[int, int]), fits(None, int | None)
     (True, False, False, True, True)
@@ -30,16 +30,17 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is None or hint is type(None):
         return value is None
     if hint in (int, float):
-        # int first: isfinite overflows on the longest ones
+        # int first: isfinite overflows for integers above the largest float
         return type(value) is int or (hint is float and isinstance(value, float) and math.isfinite(value))
     if hint in (str, bool):
         return isinstance(value, hint)
-    # Classes that no config can hold are left to a union's other members; anything else is the target's to judge.
+    # A config cannot hold other classes, so a value fits another member of the union or none. Any other kind of hint
+    # accepts all values here; the function that is called checks them.
     return not inspect.isclass(hint) or isinstance(value, hint)
 
 
 def words(hint: Any) -> str:
-    """A type hint in words."""
+    """Describe a type hint in words, for error messages."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         plain_ones = [argument for argument in arguments if typing.get_origin(argument) or argument in _WORDS]

@@ -26,8 +26,8 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def shifted_by_loop(image: torch.Tensor, dy: int, dx: int, mode: str) -> torch.Tensor:
-    pad = torch.nn.functional.pad(image[None].float(), (3, 3, 3, 3), mode=mode)[0].to(torch.uint8)
+def shifted_by_padding(image: torch.Tensor, dy: int, dx: int) -> torch.Tensor:
+    pad = torch.nn.functional.pad(image[None].float(), (3, 3, 3, 3), mode="reflect")[0].to(torch.uint8)
     return pad[:, 3 + dy : 3 + dy + image.shape[1], 3 + dx : 3 + dx + image.shape[2]]
 
 
@@ -36,10 +36,11 @@ def shifted_by_loop(image: torch.Tensor, dy: int, dx: int, mode: str) -> torch.T
 def test_crop_is_one_of_the_shifts_of_each_image(images, mode, channels):
     images = images[:, :channels]
     cropped = random_crop(images, seeded(), padding=3, mode=mode)
+    padded = torch.nn.functional.pad(images.float(), (3, 3, 3, 3), mode=mode).to(torch.uint8)
     shifts = [(dy, dx) for dy in range(-3, 4) for dx in range(-3, 4)]
     found = Counter()
-    for image, crop in zip(images, cropped, strict=True):
-        matching = [shift for shift in shifts if torch.equal(crop, shifted_by_loop(image, *shift, mode))]
+    for image, crop in zip(padded, cropped, strict=True):
+        matching = [(dy, dx) for dy, dx in shifts if torch.equal(crop, image[:, 3 + dy : 11 + dy, 3 + dx : 14 + dx])]
         assert len(matching) == 1
         found[matching[0]] += 1
     assert len(found) >= 48  # of 49 shifts in 300 draws; 0.1 are missing on average
@@ -71,8 +72,8 @@ def test_bad_crop_size(images, size):
         random_crop(images, seeded(), padding=0, mode="reflect", size=size)
 
 
-def test_unknown_border(images, monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # which would refuse it first
+def test_unknown_padding_mode(images, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # its check would come first
     with pytest.raises(ValueError, match=r"mode must be constant or reflect, got 'zeros'"):
         random_crop(images, seeded(), padding=1, mode="zeros")
 
@@ -89,13 +90,13 @@ def test_flip_mirrors_about_half_of_the_images(images):
     assert 120 < sum(is_flipped) < 180
 
 
-def test_crop_flip_is_a_crop_then_a_flip_from_one_stream(images):
+def test_crop_flip_is_a_crop_then_a_flip_with_one_generator(images):
     generator = seeded(7)
     expected = random_flip(random_crop(images, generator, padding=2, mode="reflect"), generator)
     assert torch.equal(CropFlip(padding=2, mode="reflect")(images, 0, seeded(7)), expected)
 
 
-def test_the_generator_alone_decides(images):
+def test_crop_flip_depends_on_its_generator_only(images):
     augment = CropFlip(padding=2)
     torch.manual_seed(1)
     first = augment(images, 0, seeded())
@@ -123,7 +124,7 @@ def coin_by_loop(image: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("height", [8, 7])  # of 7x11 pixels, the last word is not full
+@pytest.mark.parametrize("height", [8, 7])  # with 7x11 pixels the last word is not full
 def test_coins_equal_a_loop_in_pythons_integers(images, channels, height):
     images = images[:, :channels, :height]
     assert flip_coins(images).tolist() == [coin_by_loop(image) for image in images]
@@ -144,24 +145,24 @@ def test_two_consecutive_epochs_show_each_image_in_both_orientations(images):
 
 
 def noise(levels: int) -> torch.Tensor:
-    """2,000 images of so many different pixel values."""
+    """2,000 random images with this number of different pixel values."""
     return torch.randint(levels, (2000, 3, 32, 32), generator=seeded()).mul(255 // (levels - 1)).to(torch.uint8)
 
 
 def nearly_equal() -> torch.Tensor:
-    """2,000 copies of one image, each with another pixel one brighter."""
+    """2,000 copies of one image; in each copy another pixel is brighter by one."""
     copies = torch.full((2000, 3, 32, 32), 17, dtype=torch.uint8)
     copies.flatten(1)[torch.arange(2000), torch.arange(2000)] += 1
     return copies
 
 
 def uniform() -> torch.Tensor:
-    """2,000 images of one colour each."""
+    """2,000 images, each of a single colour."""
     return torch.randint(256, (2000, 3, 1, 1), dtype=torch.uint8, generator=seeded()).expand(-1, -1, 32, 32)
 
 
 @pytest.mark.parametrize("some", [noise(256), noise(16), noise(2), nearly_equal(), uniform()])
-def test_coins_are_fair_and_independent_of_the_neighbour(some):
+def test_coins_are_fair_and_independent_of_the_next_image(some):
     coins = flip_coins(some)
     five_sigma = 5 * 0.5 * 2000**0.5
     assert abs(int(coins.sum()) - 1000) < five_sigma
@@ -172,7 +173,7 @@ def test_coins_do_not_depend_on_batch_order_or_layout(images):
     coins = flip_coins(images)
     order = torch.randperm(len(images), generator=seeded())
     assert torch.equal(flip_coins(images[order]), coins[order])
-    assert torch.equal(torch.cat([flip_coins(part) for part in images.split(7)]), coins)
+    assert torch.equal(torch.cat([flip_coins(batch) for batch in images.split(7)]), coins)
     assert torch.equal(flip_coins(images.contiguous(memory_format=torch.channels_last)), coins)
 
 
@@ -183,7 +184,7 @@ def test_coins_do_not_depend_on_batch_order_or_layout(images):
 def test_translate_moves_down_and_right(images, dy, dx):
     moved = translate(images, dy=dy, dx=dx)
     for image, new in zip(images[:20], moved, strict=False):
-        assert torch.equal(new, shifted_by_loop(image, -dy, -dx, "reflect"))
+        assert torch.equal(new, shifted_by_padding(image, -dy, -dx))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -202,7 +203,7 @@ def test_cutout_paints_one_square_inside_each_image(images, channels, size):
                 expected[:, top : top + size, left : left + size] = value
                 if torch.equal(new, expected):
                     matching.append((top, left))
-        assert len(matching) == 1  # the images hold no 0, so that every square shows
+        assert len(matching) == 1  # the images have no 0, so each square is visible
         places[matching[0]] += 1
     num_places = (8 - size + 1) * (11 - size + 1)
     mean = 300 / num_places
@@ -211,13 +212,13 @@ def test_cutout_paints_one_square_inside_each_image(images, channels, size):
     assert painted.dtype == torch.uint8
 
 
-def test_cutout_leaves_its_input_alone(images):
+def test_cutout_does_not_change_its_input(images):
     before = images.clone()
     cutout(images, seeded(), size=4, fill=[0])
     assert torch.equal(images, before)
 
 
-def test_cutout_of_size_zero_changes_and_draws_nothing(images):
+def test_cutout_of_size_zero_changes_no_image_and_draws_no_numbers(images):
     generator = seeded()
     assert torch.equal(cutout(images, generator, size=0, fill=[0]), images)
     assert torch.equal(generator.get_state(), seeded().get_state())
@@ -230,10 +231,10 @@ def test_bad_cutout(images):
         cutout(images, seeded(), size=3, fill=[1, 2])
 
 
-# What speedruns use
+# FlipTranslateCutout
 
 
-def test_flip_translate_cutout_are_its_parts_from_one_stream(images):
+def test_flip_translate_cutout_is_its_three_steps_with_one_generator(images):
     augment = FlipTranslateCutout(padding=2, cutout_size=3, mean=[0.5, 0.2, 1.0])
     for epoch in (0, 1):
         generator = seeded(7)
@@ -242,19 +243,19 @@ def test_flip_translate_cutout_are_its_parts_from_one_stream(images):
         assert torch.equal(augment(images, epoch, seeded(7)), expected)
 
 
-def test_early_epochs_see_parts_of_the_images(images):
+def test_early_epochs_see_crops(images):
     augment = FlipTranslateCutout(early_sizes=[5, 6], cutout_size=2)
     for epoch, size in enumerate([5, 6]):
         generator = seeded(7)
-        parts = random_crop(alternating_flip(images, epoch), generator, padding=0, mode="reflect", size=size)
-        assert torch.equal(augment(images, epoch, seeded(7)), cutout(parts, generator, size=2, fill=[128]))
+        crops = random_crop(alternating_flip(images, epoch), generator, padding=0, mode="reflect", size=size)
+        assert torch.equal(augment(images, epoch, seeded(7)), cutout(crops, generator, size=2, fill=[128]))
     full = FlipTranslateCutout(cutout_size=2)
     assert torch.equal(augment(images, 2, seeded(7)), full(images, 2, seeded(7)))
     with pytest.raises(ValueError, match=r"early_sizes must be at most \d+ each, got \[5, 99\]"):
         FlipTranslateCutout(early_sizes=[5, 99])(images, 0, seeded())
 
 
-def test_flips_other_than_alternating_do_not_know_the_epoch(images):
+def test_other_flips_do_not_depend_on_the_epoch(images):
     none = FlipTranslateCutout(flip="none", padding=0)
     assert torch.equal(none(images, 1, seeded()), images)
     generator = seeded(7)
@@ -283,7 +284,7 @@ def test_bad_flip_translate_cutout(arguments, message):
 
 
 @pytest.mark.gpu
-def test_augmentation_waits_for_no_gpu_and_coins_are_those_of_the_cpu(images):
+def test_augmentation_does_not_wait_for_a_gpu_and_draws_the_coins_of_the_cpu(images):
     on_gpu, generator = images.cuda(), torch.Generator("cuda").manual_seed(0)
     augment = FlipTranslateCutout(cutout_size=3, mean=[0.1, 0.2, 0.3], early_sizes=[6, 6])
     augment(on_gpu, 0, generator)

@@ -28,7 +28,7 @@ def test_hand_example(logits):
     assert evaluation.confidence.tolist() == pytest.approx([0.5] * 4)
 
 
-def test_calibration_error_is_the_gap_of_each_bin_weighted(logits):
+def test_calibration_error_is_the_weighted_mean_of_each_bins_gap(logits):
     sure = torch.tensor([[math.log(18), 0.0, 0.0]])  # confidence 0.9
     evaluation = evaluate(torch.cat([logits, sure]), torch.tensor([0, 1, 1, 1, 1]))
     assert evaluation.ece == pytest.approx(4 / 5 * abs(0.5 - 2 / 4) + 1 / 5 * 0.9, abs=1e-6)
@@ -43,7 +43,7 @@ def test_perfect_and_constant_predictors():
     assert (constant.acc, constant.class_acc) == (0.25, [1.0, 0, 0, 0])
 
 
-def test_agrees_with_a_loop_over_images():
+def test_evaluate_equals_a_loop_over_images():
     generator = torch.Generator().manual_seed(0)
     logits, targets = torch.randn(200, 5, generator=generator), torch.randint(5, (200,), generator=generator)
     evaluation = evaluate(logits, targets)
@@ -58,24 +58,24 @@ def test_agrees_with_a_loop_over_images():
             for pred, target in zip(evaluation.preds.tolist(), targets.tolist(), strict=True)
             if target == label
         ]
-        assert acc == sum(hits) / len(hits)  # to the last bit: these are printed and written
+        assert acc == sum(hits) / len(hits)  # exactly: reports print these numbers
     assert evaluation.loss == pytest.approx(loss / 200)
     assert int(evaluation.confusion.sum()) == 200
 
 
-def test_scalars_of_half_precision_logits_are_those_of_their_values(logits):
+def test_bf16_logits_are_evaluated_in_float32(logits):
     targets = torch.tensor([0, 1, 1, 0])
     assert evaluate(logits.bfloat16(), targets).scalars() == evaluate(logits.bfloat16().float(), targets).scalars()
 
 
-def test_ties_are_one_prediction_each():
+def test_equal_logits_give_one_prediction_per_image():
     evaluation = evaluate(torch.zeros(6, 3), torch.tensor([0, 0, 1, 1, 2, 2]))
-    assert evaluation.acc == 1 / 3  # whichever class it is, it is right on two of six
+    assert evaluation.acc == 1 / 3  # any class is correct for two of six images
     assert evaluation.loss == pytest.approx(math.log(3))
     assert evaluation.confidence.tolist() == pytest.approx([1 / 3] * 6)
 
 
-def test_a_network_that_diverged_is_reported_as_such():
+def test_a_network_that_diverged_has_a_loss_of_nan_or_infinity():
     targets = torch.tensor([0, 1, 0])
     assert math.isnan(evaluate(torch.full((3, 2), math.nan), targets).loss)
     assert evaluate(torch.tensor([[0.0, 1], [0, -math.inf], [1, 0]]), targets).loss == math.inf
@@ -86,7 +86,7 @@ def test_bad_input(logits):
         evaluate(logits, torch.tensor([0, 1, 2, 3]))
     with pytest.raises(ValueError, match=r"targets must be in \[0, 3\), got -1 to 2"):
         evaluate(logits, torch.tensor([0, 1, 2, -1]))
-    with pytest.raises(ValueError, match="at least 1 image"):
+    with pytest.raises(ValueError, match="there must be at least 1 image to evaluate, got 0"):
         evaluate(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
 
 
@@ -103,22 +103,24 @@ def test_predictions_file_has_a_line_per_image(logits, tmp_path):
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])
-def test_augmented_logits_equal_a_loop_over_views(level):
+def test_augmented_logits_equal_a_loop_over_crops(level):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8, generator=generator)
     weight = torch.randn(3 * 8 * 8, 5, generator=generator)
 
-    def classify(some: torch.Tensor) -> torch.Tensor:  # not linear, so that averaging images would show
+    def classify(
+        some: torch.Tensor,
+    ) -> torch.Tensor:  # not linear, so a mean of images would differ from a mean of logits
         return torch.tanh(some.flatten(1).float() @ weight / 1000)
 
-    views = {0: [(1.0, 1, 1, False)], 1: [(1 / 2, 1, 1, flip) for flip in (False, True)]}
-    views[2] = [(1 / 4, 1, 1, flip) for flip in (False, True)]
-    views[2] += [(1 / 8, offset, offset, flip) for offset in (0, 2) for flip in (False, True)]
+    crops = {0: [(1.0, 1, 1, False)], 1: [(1 / 2, 1, 1, flip) for flip in (False, True)]}
+    crops[2] = [(1 / 4, 1, 1, flip) for flip in (False, True)]
+    crops[2] += [(1 / 8, offset, offset, flip) for offset in (0, 2) for flip in (False, True)]
     padded = torch.nn.functional.pad(images.float(), (1, 1, 1, 1), mode="reflect").to(torch.uint8)
     expected = torch.zeros(4, 5)
-    for share, top, left, flip in views[level]:
-        view = padded[:, :, top : top + 8, left : left + 8]
-        expected += share * classify(view.flip(-1) if flip else view)
+    for share, top, left, flip in crops[level]:
+        crop = padded[:, :, top : top + 8, left : left + 8]
+        expected += share * classify(crop.flip(-1) if flip else crop)
     plain, augmented = augmented_logits(classify, images, level=level)
     torch.testing.assert_close(augmented, expected)
     assert torch.equal(plain, classify(images))
@@ -153,7 +155,7 @@ def test_running_metrics_equal_sums_over_all_images(num_batches):
 
 
 @pytest.mark.parametrize("bad", [0, 63, 64, 70, 79])
-def test_the_first_loss_that_is_not_finite_is_named(bad):
+def test_first_not_finite_returns_the_number_of_the_step(bad):
     running = RunningMetrics()
     for step in range(80):
         update(running, step, loss=math.nan if step >= bad else 1.0)
@@ -164,7 +166,7 @@ def test_the_first_loss_that_is_not_finite_is_named(bad):
 
 @pytest.mark.parametrize("resumed_after", [1, 40, 64, 66])
 @pytest.mark.parametrize("bad", [66, 79, None])
-def test_that_it_is_after_resuming_too(resumed_after, bad):
+def test_first_not_finite_returns_it_after_resuming_too(resumed_after, bad):
     running, resumed = RunningMetrics(), RunningMetrics()
     for step in range(resumed_after):
         update(running, step, loss=1.0)

@@ -1,4 +1,4 @@
-"""Lookahead: weights and batch-norm statistics that are drawn to an average of theirs."""
+"""Lookahead: weights and batch-norm statistics move to their running average every few steps."""
 
 import math
 from typing import Any
@@ -11,24 +11,24 @@ from torch import Tensor, nn
 
 
 class Lookahead(Callback):
-    """Every few steps the weights move back to a running average, which keeps more and more of its past.
+    """Every few steps, set the weights to their running average, whose memory grows during training.
 
-    The average ("slow weights") takes in the weights every ``every`` steps, and the weights then go on from it:
+    The average ("slow weights") is updated every ``every`` steps, and training continues from it:
     slow = a * slow + (1 - a) * weights; weights = slow. The share a = decay**every * progress**power grows with the
-    progress through all steps, so that early weights are soon forgotten. After the last planned step the weights are
-    the average. It covers all parameters and floating-point buffers, so batch norm's statistics too.
+    progress through all steps, so that the average soon forgets early weights. After the last planned step the weights
+    are the average. It covers all parameters and all floating-point buffers, such as batch norm's statistics.
 
     Args:
-        every: Optimizer steps between two averages, at least 1.
-        decay: What the average keeps of its past per step, at the end of training, in [0, 1).
-        power: How late the average begins to keep it, at least 0; 0 makes it an ordinary one from the first step.
+        every: Optimizer steps between two updates, at least 1.
+        decay: Share of the average that a step keeps at the end of training, in [0, 1).
+        power: Exponent of the progress, at least 0; with 0 the share is ``decay**every`` from the first step on.
 
     Raises:
         ValueError: If an argument is out of its range.
-        MisconfigurationException: At the start of training, if that has no planned end.
+        MisconfigurationException: At the start of training, if it has no planned end.
 
-    Source: Zhang et al. 2019 (arXiv:1907.08610); the growing share is from tysam-code/hlb-CIFAR10, with the constants
-    of Jordan 2024 (arXiv:2404.00498).
+    Source: Zhang et al. 2019 (arXiv:1907.08610); tysam-code/hlb-CIFAR10 for the growing share; Jordan 2024
+    (arXiv:2404.00498) for the constants.
     """
 
     def __init__(self, *, every: int = 5, decay: float = 0.95, power: float = 3.0) -> None:
@@ -48,7 +48,7 @@ class Lookahead(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if math.isinf(trainer.estimated_stepping_batches):
             raise MisconfigurationException(
-                "Lookahead's average grows from the first step to the last; set trainer.max_epochs or trainer.max_steps"
+                "Lookahead needs a planned last step; set trainer.max_epochs or trainer.max_steps"
             )
         fast = _averaged(pl_module)
         self._slow = [tensor.clone() for tensor in fast]
@@ -60,7 +60,7 @@ class Lookahead(Callback):
     @torch.no_grad()
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         num_steps, all_steps = trainer.global_step, int(trainer.estimated_stepping_batches)
-        if num_steps == self._num_steps:  # gradients are still being accumulated
+        if num_steps == self._num_steps:  # no optimizer step: gradients are still accumulated
             return
         self._num_steps = num_steps
         fast = _averaged(pl_module)

@@ -1,4 +1,4 @@
-"""The networks, by name: ``images (N, C, H, W) float, normalised -> logits (N, K)``."""
+"""The networks by name. Each maps ``images (N, C, H, W) float, normalised -> logits (N, K)``."""
 
 import difflib
 import inspect
@@ -17,21 +17,26 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "resnet18_imagenet": ResNet18ImageNet,
     "speedrun": SpeedrunNet,
 }
-"""The command line and checkpoints choose from this table, so that no file ever names code to run."""
+"""The networks that the command line and checkpoints can name. A name is looked up here, so no file names code to run.
+
+To add a network, write it in a file of this folder, add it here under its name, and add a file with its arguments to
+conf/model. Its constructor takes ``num_classes`` and ``in_channels``, and all else, by keyword and with type hints. The
+config and the command line are checked against them.
+"""
 
 
 def build(name: str, *, num_classes: int, in_channels: int, **arguments: Any) -> nn.Module:
-    """A network by its name, with fresh weights.
+    """Build a network by its name, with new weights.
 
     Args:
         name: Key of ``NETWORKS``.
         num_classes: Number of outputs, in [2, 10,000].
         in_channels: Channels of the images, in [1, 64].
-        arguments: What else the network's constructor takes.
+        arguments: Other arguments of the network's constructor.
 
     Raises:
         ValueError: If the name or an argument is unknown, or a value is out of its range. Values may come from a
-            checkpoint that anyone made, so sizes are checked before anything is allocated.
+            checkpoint of unknown origin, so sizes are checked before memory is allocated.
     """
     if name not in NETWORKS:
         close = difflib.get_close_matches(str(name), NETWORKS, n=1)

@@ -1,9 +1,10 @@
-"""3x3 convolutions of many small maps in the Fourier domain, where they are products of far fewer numbers; for CPUs.
+"""3x3 convolutions of many small maps in the Fourier domain, with far fewer multiplications; for CPUs.
 
-On a map of 7x7 a convolution multiplies each pair of an input and an output channel 361 times. Its Fourier transform of
-size 8x8 are 64 numbers, or 32 pairs of them, and the products of two such pairs are 4 each, so 128. The transforms
-between pixels and frequencies are products with small orthogonal matrices, in which rounding does not grow as it does
-in Winograd's. All of it is matrix products, which reach a CPU's peak where a convolution's gradients of filters do not.
+On a map of 7x7 a convolution needs 361 multiplications for each pair of an input and an output channel. The Fourier
+transform of size 8x8 has 64 real coefficients, which form 32 pairs. The product of two pairs needs 4 multiplications,
+so all 32 need 128. The transforms between pixels and frequencies are products with small orthogonal matrices. They do
+not amplify rounding errors, as Winograd's transforms do. All steps are matrix products, which reach a CPU's peak speed.
+The usual kernels for the gradients of filters do not.
 
 Source: Mathieu, Henaff and LeCun 2014, "Fast training of convolutional networks through FFTs" (arXiv:1312.5851).
 """
@@ -17,25 +18,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 MIN_BATCH = 256
-"""The filters have to be transformed too: with 128 images that takes what is saved, with 500 it is worth it."""
+"""Smallest batch. The filters need a transform too: with 128 images it costs all that is saved, with 500 it pays."""
 
 MIN_CHANNELS = 48
-"""Of the input. With 64 channels on both sides a fifth of the time is saved, the transforms being most of it."""
+"""Fewest input channels. With 64 channels in and out it saves a fifth of the time; most of it goes to transforms."""
 
 MAX_SIZE = 16
-"""Height or width of a map. What a transform costs for a pixel grows with it, and so do its matrices."""
+"""Largest height or width of a map. The cost of a transform per pixel grows with it, and so do its matrices."""
 
 DENSE_SIZE = 8
-"""Up to this size a transform is one matrix product, above it one along the rows and one along the columns."""
+"""Up to this period a transform is one matrix product; above it there is one along rows and one along columns."""
 
 BLOCK_BYTES = 4 << 20
-"""Memory of the images that are transformed in one go, which is then still in the last cache."""
+"""Memory of the images that are transformed together: a block of this size stays in the last-level cache."""
 
 
 def is_faster(features: Float[Tensor, "n c h w"]) -> bool:
-    """Whether ``fourier_conv2d`` of such maps takes less time than a direct convolution.
+    """Whether ``fourier_conv2d`` of these maps is faster than a direct convolution.
 
-    Not inside ``torch.compile``: its loops would be hundreds of operations of a graph, or break it.
+    False inside ``torch.compile``: the loops over blocks would add hundreds of operations to a graph, or break it.
     """
     num_images, channels, *size = features.shape
     worthwhile = num_images >= MIN_BATCH and channels >= MIN_CHANNELS and max(size) <= MAX_SIZE
@@ -45,19 +46,19 @@ def is_faster(features: Float[Tensor, "n c h w"]) -> bool:
 def fourier_conv2d(
     features: Float[Tensor, "n c h w"], filters: Float[Tensor, "k c 3 3"], size: tuple[int, int]
 ) -> Float[Tensor, "n k h2 w2"]:
-    """A 3x3 convolution with a border of zeros, on a CPU, under autocast too.
+    """Convolve maps with 3x3 filters and a border of zeros, on a CPU, also under autocast.
 
     Args:
-        features: Maps, best in channels_last.
+        features: Maps; fastest in channels_last.
         filters: Filters of the convolution.
         size: Height and width of the output, at most those of the maps.
 
     Returns:
-        ``F.conv2d(features, filters, padding=1)[:, :, :h2, :w2]`` but for rounding, in channels_last.
+        ``F.conv2d(features, filters, padding=1)[:, :, :h2, :w2]`` up to rounding, in channels_last.
     """
-    if torch.is_autocast_enabled("cpu") and features.dtype is not torch.float64:  # which autocast leaves alone
+    if torch.is_autocast_enabled("cpu") and features.dtype is not torch.float64:  # autocast leaves float64 alone
         features = features.to(torch.get_autocast_dtype("cpu"))
-    # Convolutions in the Fourier domain are circular: one more row and column, of zeros, are the border on both sides.
+    # Convolutions in the Fourier domain are circular: one more row and column of zeros is the border of both sides.
     period = max(features.shape[2:]) + 1
     period += period % 2
     spectra = _Analysis.apply(features.permute(0, 2, 3, 1), period)
@@ -66,7 +67,7 @@ def fourier_conv2d(
 
 
 class _Analysis(torch.autograd.Function):
-    """From pixels (n, h, w, c) to frequencies (L*L/2, n, 2*c) of a period L."""
+    """From pixels (n, h, w, c) to frequencies (L*L/2, n, 2*c) for a period L."""
 
     @staticmethod
     def forward(ctx: Any, pixels: Tensor, period: int) -> Tensor:
@@ -79,7 +80,7 @@ class _Analysis(torch.autograd.Function):
 
 
 class _Synthesis(torch.autograd.Function):
-    """From frequencies to pixels. The matrices are orthogonal, so each of the two is the other's gradient."""
+    """From frequencies to pixels. The matrices are orthogonal, so analysis and synthesis are each other's gradient."""
 
     @staticmethod
     def forward(ctx: Any, spectra: Tensor, period: int, height: int, width: int) -> Tensor:
@@ -92,12 +93,12 @@ class _Synthesis(torch.autograd.Function):
 
 
 def _analysed(pixels: Float[Tensor, "n h w c"], period: int) -> Float[Tensor, "p n 2*c"]:
-    """Fourier coefficients: p pairs of them, each with those of all images as the rows of a matrix."""
+    """Compute p pairs of Fourier coefficients; each pair is a matrix with one row per image."""
     num_images, height, width, channels = pixels.shape
     transform = _transform(period, height, width, pixels.dtype)
     spectra = pixels.new_empty(period**2 // 2, num_images, 2 * channels)
     step = min(num_images, _images_at_once(period, channels, pixels.dtype))
-    columns = transform.columns.repeat(step, 1, 1)  # once: matmul would do it for each block
+    columns = transform.columns.repeat(step, 1, 1)  # repeated once here: matmul would repeat it for each block
     for some, out in zip(pixels.split(step), spectra.split(step, dim=1), strict=True):
         n = len(some)
         if period <= DENSE_SIZE:
@@ -110,7 +111,7 @@ def _analysed(pixels: Float[Tensor, "n h w c"], period: int) -> Float[Tensor, "p
 
 
 def _synthesised(spectra: Float[Tensor, "p n pair"], period: int, height: int, width: int) -> Float[Tensor, "n h w c"]:
-    """The transposed of ``_analysed``."""
+    """Apply the transpose of ``_analysed``."""
     num_images, channels = spectra.shape[1], spectra.shape[2] // 2
     transform = _transform(period, height, width, spectra.dtype)
     pixels = spectra.new_empty(num_images, height, width, channels)
@@ -133,7 +134,7 @@ def _images_at_once(period: int, channels: int, dtype: torch.dtype) -> int:
 
 
 def _filter_spectra(filters: Float[Tensor, "k c 3 3"], period: int, dtype: torch.dtype) -> Float[Tensor, "p 2*c 2*k"]:
-    """What each pair of coefficients of the input is multiplied with, in the filters' precision and then rounded."""
+    """Compute the 2x2 factors of each pair of input coefficients in the filters' precision, then round to ``dtype``."""
     num_filters, channels = filters.shape[:2]
     shifts = _shifts(period).to(filters.dtype)
     with torch.autocast("cpu", enabled=False):
@@ -146,13 +147,13 @@ class _Transform(NamedTuple):
     """Matrices of the Fourier transform of maps of h x w pixels, for a period of L in both directions."""
 
     rows: Tensor
-    """(L, h): along the first axis, L/2 pairs of frequencies."""
+    """(L, h): along the first axis; its L rows are L/2 pairs of frequencies."""
 
     columns: Tensor
-    """(L/2, 2L, 2w): along the second axis, for each pair of the first."""
+    """(L/2, 2L, 2w): along the second axis, for each pair of the first axis."""
 
     dense: Tensor
-    """(L*L, h*w): both in one."""
+    """(L*L, h*w): both axes in one matrix."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -168,7 +169,7 @@ def _transform(period: int, height: int, width: int, dtype: torch.dtype) -> _Tra
 @functools.lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def _shifts(period: int) -> Float[Tensor, "numbers 9"]:
-    """How a filter's nine weights act on each pair of Fourier coefficients, by 2x2 numbers (input, output)."""
+    """How a filter's nine weights act on each pair of Fourier coefficients: 2x2 numbers (input, output) per pair."""
     dense = _dense(*_bases(period))
     pairs = dense.view(-1, 2, period**2)
     moved = (
@@ -176,16 +177,16 @@ def _shifts(period: int) -> Float[Tensor, "numbers 9"]:
         for row in range(3)
         for column in range(3)
     )
-    # A shift maps a pair to itself, so this is all of it.
+    # A shift maps each pair to itself, so no products of different pairs are needed.
     return torch.stack([pairs @ some.mT for some in moved], -1).view(-1, 9)
 
 
 def _bases(period: int) -> tuple[Float[Tensor, "L L"], Float[Tensor, "L//2 2*L 2*L"]]:
-    """Orthogonal matrices, in float64: along the first axis, and along the second one for each pair of the first.
+    """Orthogonal matrices in float64: one for the first axis, and for each of its pairs one for the second axis.
 
-    The first pair is the mean and the alternating sum, which are real, and the others are a cosine and a sine, the
-    real and imaginary part of a complex coefficient. Along the second axis the former have the same real transform
-    each, the latter a complex one together.
+    The first pair is the mean and the alternating sum, two real coefficients. Each other pair is a cosine and a sine:
+    the real and the imaginary part of a complex coefficient. Along the second axis each of the two real coefficients
+    gets the same real transform. A complex coefficient gets a complex transform.
     """
     n = torch.arange(period, dtype=torch.float64)
     angles = 2 * math.pi * n[:, None] * n / period

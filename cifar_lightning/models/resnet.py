@@ -1,4 +1,4 @@
-"""ResNet-18: for small images, and as trained on ImageNet. Both are torchvision's network."""
+"""torchvision's ResNet-18: one for small images, and one with ImageNet weights."""
 
 import hashlib
 from pathlib import Path
@@ -13,7 +13,7 @@ from torchvision.models import ResNet18_Weights
 
 
 class ResNet18(torchvision.models.ResNet):
-    """ResNet-18 for images of about 32x32: torchvision's, with a 3x3 stem of stride 1 and no max-pooling after it.
+    """torchvision's ResNet-18 for images of about 32x32, with a 3x3 stem of stride 1 and no max-pooling after it.
 
     11,173,962 parameters for 3 channels and 10 classes.
 
@@ -21,7 +21,7 @@ class ResNet18(torchvision.models.ResNet):
         num_classes: Number of outputs.
         in_channels: Channels of the images.
 
-    Source: He et al. 2016 (arXiv:1512.03385); the stem as in their section 4.2 and in kuangliu/pytorch-cifar.
+    Source: He et al. 2016 (arXiv:1512.03385); section 4.2 and kuangliu/pytorch-cifar for the stem.
     """
 
     def __init__(self, *, num_classes: int = 10, in_channels: int = 3) -> None:
@@ -29,20 +29,20 @@ class ResNet18(torchvision.models.ResNet):
         self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.maxpool = nn.Identity()
-        # Filters in channels_last make every convolution run so, whatever the layout of the images: faster on CPUs
-        # (no reordering into blocks) and on GPUs (tensor cores).
+        # With filters in channels_last every convolution runs in that layout, whatever the layout of the images. It is
+        # faster on CPUs (no reordering into blocks) and on GPUs (tensor cores).
         self.to(memory_format=torch.channels_last)
 
 
 class ResNet18ImageNet(nn.Module):
-    """torchvision's ResNet-18 with a new head; ``load_pretrained`` gives it the weights trained on ImageNet.
+    """torchvision's ResNet-18 with a new head; ``load_pretrained`` loads the ImageNet weights.
 
-    Building it downloads nothing, so that a checkpoint can be judged anywhere.
+    The constructor downloads nothing, so that a checkpoint can be evaluated without a network connection.
 
     Args:
         num_classes: Number of outputs.
         in_channels: Channels of the images; must be 3.
-        image_size: Height and width, in pixels, that images are resized to inside the network; at least 32.
+        image_size: Height and width in pixels, in [32, 1024]; the network resizes its images to this size.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -66,24 +66,24 @@ class ResNet18ImageNet(nn.Module):
         return self.resnet(F.interpolate(images, size, mode="bilinear", antialias=True))
 
     def load_pretrained(self) -> None:
-        """Take over the ImageNet weights of all layers but the head, downloading them where they are not cached.
+        """Load the ImageNet weights of all layers except the head; download them if they are not cached.
 
         Raises:
-            OSError: If the weights can neither be found nor downloaded, or their file is damaged.
+            OSError: If the weights are neither cached nor can be downloaded, or if their file is damaged.
         """
         name = Path(urlparse(self.weights.url).path).name
         file = Path(torch.hub.get_dir()) / "checkpoints" / name
         try:
-            # torch.hub checks what it downloads, and a file that was there before not at all.
+            # torch.hub checks the hash of a download, but not of a cached file; that is checked below.
             state = self.weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
-        except Exception as error:  # URLError, wrong hash, or whatever unpickling makes of a damaged file
+        except Exception as error:  # URLError, a wrong hash, or any error of unpickling a damaged file
             if file.exists():
                 raise OSError(f"{file} is damaged, delete it ({type(error).__name__})") from error
             raise OSError(
                 f"the ImageNet weights could not be downloaded from {self.weights.url} ({error}): "
                 f"put {name} into {file.parent}"
             ) from error
-        expected = name.rpartition("-")[2].removesuffix(".pth")  # torch.hub's names end with the SHA-256's first digits
+        expected = name.rpartition("-")[2].removesuffix(".pth")  # the name ends with the first digits of the SHA-256
         if not hashlib.sha256(file.read_bytes()).hexdigest().startswith(expected):
             raise OSError(f"{file} is damaged, delete it (its SHA-256 does not begin with {expected})")
         state = {key: value for key, value in state.items() if not key.startswith("fc.")}

@@ -1,4 +1,4 @@
-"""The network of the CIFAR-10 speedruns: a whitened first layer, three groups of convolutions and a linear head."""
+"""The network of the CIFAR-10 speedruns: a whitening layer, three groups of convolutions and a linear head."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,31 +13,31 @@ from cifar_lightning.models.fourier import fourier_conv2d, is_faster
 
 
 class SpeedrunNet(nn.Module):
-    """Reaches 94 % on CIFAR-10 within ten epochs; wider and deeper, 95 and 96 %.
+    """The network of airbench94: 94 % on CIFAR-10 within ten epochs; wider and deeper it reaches 95 and 96 %.
 
-    A frozen 2x2 convolution whitens the images' patches, three groups of 3x3 convolutions halve the resolution each,
-    and a linear head reads the maximum of each channel. Call ``init_from_data`` before the first step. Freezing the
-    bias of ``patches`` as well, after a few epochs, makes a step 8 % faster on a CPU: backward then ends one layer
-    earlier.
+    A frozen 2x2 convolution whitens the patches of the images. Then three groups of 3x3 convolutions halve the
+    resolution each. A linear head reads the maximum of each channel. Call ``init_from_data`` before the first step.
+    The bias of ``patches`` can be frozen after a few epochs: backward then ends one layer earlier, and a step is 8 %
+    faster on a CPU.
 
-    1,972,792 parameters for 3 channels and 10 classes, of which 1,971,352 are trained.
+    It has 1,972,792 parameters for 3 channels and 10 classes; 1,971,352 of them are trained.
 
     Args:
         num_classes: Number of outputs.
         in_channels: Channels of the images, which must be at least 9x9.
         widths: Channels of the three groups, each in [1, 4096].
-        depth: Convolutions per group, 2 or 3, one number for all or one for each; a third one is bypassed by a residual
-            connection. In the last group it costs 5 % of the FLOPs.
-        whiten: Whether the first layer's filters are set from the data and frozen; if not, they start as torch's and
-            are trained.
-        zero_bias: Whether the first layer's bias starts at zero instead of as torch's.
-        identity_init: Whether each 3x3 convolution begins by passing its input on, in its first channels.
-        unit_head: Whether the head's weights are scaled to a standard deviation of 1; goes with a ``logit_scale`` of
+        depth: Convolutions per group, 2 or 3; one number for all groups or one for each. With 3, a residual connection
+            bypasses the second and third. A third one in the last group costs 5 % of the FLOPs.
+        whiten: Whether the first layer's filters are set from the data and frozen. If not, they start from torch's
+            initialisation and are trained.
+        zero_bias: Whether the first layer's bias starts at zero instead of torch's initialisation.
+        identity_init: Whether the first filters of each 3x3 convolution start as the identity.
+        unit_head: Whether the head's weights are scaled to a standard deviation of 1; meant for a ``logit_scale`` of
             1 / ``widths[2]``.
-        logit_scale: Factor on the logits, in (0, 1].
+        logit_scale: Factor of the logits, in (0, 1].
         bn_momentum: Weight of the newest batch in batch norm's running statistics, in (0, 1].
-        fourier: Whether 3x3 convolutions are computed in the Fourier domain where that is faster, which is for many
-            maps on a CPU, not compiled: the same but for rounding, in 0.6 of their time.
+        fourier: Whether 3x3 convolutions are computed in the Fourier domain where that is faster: for many maps on a
+            CPU, not compiled. The result is the same up to rounding, in 0.6 of the time.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -92,17 +92,18 @@ class SpeedrunNet(nn.Module):
 
     @torch.no_grad()
     def init_from_data(self, images: Float[Tensor, "n c h w"]) -> None:
-        """Set the first layer's filters from normalised, unaugmented images; a few thousand are enough."""
+        """Set the first layer's filters from normalised images without augmentation; a few thousand are enough."""
         if self.whiten:
             filters = whitening_filters(images)
-            self.patches.weight.copy_(torch.cat([filters, -filters]))  # both signs, for GELU cuts off one
+            self.patches.weight.copy_(torch.cat([filters, -filters]))  # both signs, since GELU drops negative values
 
     def parameter_kinds(self) -> dict[str, list[Tensor]]:
-        """Trainable parameters by their role, for optimizers that treat roles differently.
+        """Group the trainable parameters by kind, for optimizers that treat kinds differently.
 
         Returns:
-            ``whiten_bias`` of the first layer, ``norm``: biases of batch norms, ``filters`` of the convolutions (the
-            first layer's only where it does not whiten) and the ``head``'s matrix. Each parameter has one kind.
+            ``whiten_bias``: the bias of the first layer. ``norm``: the biases of batch norms. ``filters``: those of the
+            convolutions; the first layer's only if they are trained. ``head``: the head's matrix. Each trainable
+            parameter has one kind.
         """
         convolutions = [module for module in self.modules() if isinstance(module, nn.Conv2d)]
         norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -116,25 +117,25 @@ class SpeedrunNet(nn.Module):
 
 
 def _maxima(features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c"]:
-    """The maximum of each map."""
+    """Compute the maximum of each map."""
     if torch.compiler.is_compiling():
-        # The gradient of amax goes to where the maximum is found again. Compiled code computes a bf16 map once more for
-        # that, without its rounding, finds it nowhere, and the gradient is nan. Uncompiled amax stays: it shares
-        # the gradient out between equal maxima, as it did in all figures of RESULTS.md.
+        # The backward of amax compares the map with its maximum. Compiled code computes a bf16 map again for that, but
+        # without rounding, so no value equals the maximum and the gradient is nan. Uncompiled code keeps amax: it
+        # divides the gradient between equal maxima, as in all figures of RESULTS.md.
         return F.max_pool2d(features, features.shape[2:]).flatten(1)
     return features.amax((2, 3))
 
 
 class PatchConv(nn.Conv2d):
-    """2x2 convolution with two filters for each value of a patch, computed in fp32 under autocast too.
+    """2x2 convolution with two filters for each value of a patch; it computes in fp32, also under autocast.
 
-    On CPUs, 2x2 convolutions in bf16 can be wrong (pytorch/pytorch#163347); this one is 0.2 % of the network's FLOPs.
+    On CPUs, 2x2 convolutions in bf16 can be wrong (pytorch/pytorch#163347). This one is 0.2 % of the network's FLOPs.
 
     Args:
         in_channels: Channels of the images, C; the output has 8C.
     """
 
-    bias: nn.Parameter  # never None here
+    bias: nn.Parameter  # never None in this class
 
     def __init__(self, in_channels: int) -> None:
         super().__init__(in_channels, 2 * 4 * in_channels, kernel_size=2)
@@ -146,15 +147,15 @@ class PatchConv(nn.Conv2d):
 
 
 class ConvGroup(nn.Module):
-    """Two or three 3x3 convolutions, each with batch norm and GELU; the first one's output is max-pooled to half size.
+    """Two or three 3x3 convolutions with batch norm and GELU; max-pooling after the first halves the resolution.
 
-    Of batch norm only the bias is trained, its scale stays 1 (Page 2018).
+    Only the bias of batch norm is trained; its scale stays 1 (Page 2018).
 
     Args:
         in_channels: Channels of the input.
         width: Channels of the output.
-        depth: Number of convolutions, 2 or 3. Three have a residual connection around the second and third.
-        identity_init: Whether each convolution begins by passing its input on, in its first channels.
+        depth: Number of convolutions, 2 or 3. With 3, a residual connection bypasses the second and third.
+        identity_init: Whether the first filters of each convolution start as the identity.
         bn_momentum: As ``momentum`` of ``nn.BatchNorm2d``.
         fourier: As in ``SpeedrunNet``.
     """
@@ -170,12 +171,12 @@ class ConvGroup(nn.Module):
         for conv, norm in zip(convs, norms, strict=True):
             norm.weight.requires_grad_(False)
             if identity_init:
-                nn.init.dirac_(conv.weight[: conv.in_channels])  # the other filters keep torch's init
+                nn.init.dirac_(conv.weight[: conv.in_channels])  # the other filters keep torch's initialisation
         self.convs = nn.ModuleList(convs)
         self.norms = nn.ModuleList(norms)
 
     def forward(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n width h//2 w//2"]:
-        # Pooling before the norm: that leaves norm and GELU a quarter of the values.
+        # Pool before the norm, so that norm and GELU compute only a quarter of the values.
         features = F.gelu(self.norms[0](F.max_pool2d(self._first_conv(features), 2)))
         shortcut = features
         features = F.gelu(self.norms[1](self._conv(1, features)))
@@ -184,9 +185,9 @@ class ConvGroup(nn.Module):
         return features
 
     def _first_conv(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n width h2 w2"]:
-        """The first convolution, without the last row and column of its output where pooling would drop them.
+        """Apply the first convolution without the last row and column of its output if pooling drops them.
 
-        Of the 94 % network's FLOPs they are 11 % for images of 32x32.
+        For images of 32x32 they are 11 % of airbench94's FLOPs.
         """
         height, width = features.shape[2:]
         return self._conv(0, features, drop=(height % 2, width % 2))
@@ -194,38 +195,38 @@ class ConvGroup(nn.Module):
     def _conv(
         self, index: int, features: Float[Tensor, "n c h w"], *, drop: tuple[int, int] = (0, 0)
     ) -> Float[Tensor, "n width h2 w2"]:
-        """One of the convolutions, without the last ``drop`` rows and columns of its output, 0 or 1 each."""
+        """Apply a convolution without the last ``drop`` rows and columns of its output, 0 or 1 each."""
         conv = self.convs[index]
         assert isinstance(conv, nn.Conv2d)
         (height, width), (rows, columns) = features.shape[2:], drop
         if self.fourier and is_faster(features):
             return fourier_conv2d(features, conv.weight, (height - rows, width - columns))
-        if not (rows or columns):  # a border that the convolution adds by itself costs it no products
+        if not (rows or columns):  # padding inside the convolution is free; F.pad makes a copy
             return conv(features)
         return F.conv2d(F.pad(features, (1, 1 - columns, 1, 1 - rows)), conv.weight)
 
 
 def whitening_filters(images: Float[Tensor, "n c h w"], *, eps: float = 5e-4) -> Float[Tensor, "4*c c 2 2"]:
-    """Filters whose outputs on the images' 2x2 patches have the identity as their second moment, but for ``eps``.
+    """Compute filters that whiten 2x2 patches: up to ``eps``, the second moment of their outputs is the identity.
 
     They are the eigenvectors of the patches' second moment (the mean is not subtracted), each divided by the square
-    root of its eigenvalue + ``eps``, in the order of rising eigenvalues.
+    root of its eigenvalue + ``eps``, in the order of increasing eigenvalues.
 
     Args:
         images: Normalised images.
-        eps: Keeps directions of hardly any variance from being blown up.
+        eps: Limits the size of the filters for directions of almost no variance.
 
     Returns:
-        The filters on the CPU, the same on every device but for rounding.
+        The filters on the CPU, the same on every device up to rounding.
     """
-    if images.device.type == "mps":  # has no float64
+    if images.device.type == "mps":  # MPS has no float64
         images = images.cpu()
     num_patches = len(images) * (images.shape[2] - 1) * (images.shape[3] - 1)
-    # A few images at a time: their patches take eight times their memory.
+    # A few images at a time: patches in float64 take eight times the memory of their images.
     patches = (F.unfold(some.double(), 2) for some in images.split(500))  # each (n, 4C, positions)
     moment = torch.stack([(some @ some.mT).sum(0) for some in patches]).sum(0) / num_patches
     eigenvalues, eigenvectors = torch.linalg.eigh(moment.cpu())
-    # LAPACK leaves the sign of an eigenvector open: make the largest component positive, so that machines agree.
+    # LAPACK may return either sign of an eigenvector. The largest component is made positive, so that machines agree.
     largest = eigenvectors.gather(0, eigenvectors.abs().argmax(0, keepdim=True))
     filters = eigenvectors * largest.sign() / (eigenvalues + eps).sqrt()
     return filters.mT.reshape(-1, images.shape[1], 2, 2).float()

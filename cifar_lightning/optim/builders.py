@@ -9,17 +9,16 @@ from torch import nn
 from cifar_lightning.optim.muon import Muon
 
 _FUSED = frozenset({"cpu", "cuda", "mps", "xpu"})
-"""Device types for which torch has fused kernels: one call per step instead of several per parameter."""
+"""Device types with fused optimizer kernels in torch: one call per step instead of several per parameter."""
 
 
 def parameter_groups(net: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in groups: weight decay for matrices and filters, none for biases and norms (rank 0 and 1).
+    """Group the trainable parameters: weight decay for matrices and filters, none for biases and norms (rank 0 and 1).
 
-    Source: the split by rank of Loshchilov and Hutter's followers, as in nanoGPT; see also He et al. 2018
-    (arXiv:1812.01187, section 3.1), "no bias decay".
+    Source: nanoGPT for the split by rank; He et al. 2018 (arXiv:1812.01187, section 3.1), "no bias decay".
     """
     trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    if weight_decay == 0:  # one group: half the kernel calls
+    if weight_decay == 0:  # one group needs half the kernel calls
         return [{"params": trainable, "weight_decay": 0.0}]
     return [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
@@ -75,30 +74,29 @@ def muon(
     sgd_momentum: float = 0.85,
     weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
-    """Muon for the filters, Nesterov SGD with own learning rates for all else; see ``parameter_kinds``.
+    """Muon for the filters, Nesterov SGD with its own learning rates for all other parameters; see ``parameter_kinds``.
 
-    Muon's learning rate is relative to the weights. Those of SGD go with the mean loss over a batch: they are a
-    summed-loss recipe's times its batch size.
+    Muon's learning rate is relative to the norm of the weights. The learning rates of SGD are for the mean loss over a
+    batch. A rate for the summed loss times the batch size is the same rate for the mean loss.
 
     Args:
-        net: The network; meant for one whose filters are followed by batch norms.
+        net: The network. A batch norm should follow each convolution.
         lr: Learning rate of the filters.
         momentum: Share of the filters' momentum that each step keeps, in [0, 1).
         ns_steps: Iterations of ``newton_schulz``, at least 1.
         head_lr: Learning rate of the matrices.
         norm_lr: Learning rate of biases and norms.
         whiten_bias_lr: Learning rate of a whitening layer's bias.
-        sgd_momentum: Share of the momentum in the groups of SGD, in [0, 1).
-        weight_decay: Share of the weights that decay takes off per step, before momentum makes it
-            1 / (1 - ``sgd_momentum``) times as much, in all groups of SGD. Unlike in ``sgd`` it is not multiplied by
-            the learning rate, only by the schedule, so that rates can be tuned without it. The filters have none, for
-            their norm is fixed.
+        sgd_momentum: Share of the momentum that each step keeps in the SGD groups, in [0, 1).
+        weight_decay: Share of the weights that a step takes off in the SGD groups, at least 0. Momentum then makes it
+            1 / (1 - ``sgd_momentum``) times as much. It is multiplied by the schedule, but not by the learning rate as
+            in ``sgd``, so that both can be tuned independently. The filters have no decay, since their norm is fixed.
 
     Raises:
         ValueError: If a hyper-parameter is out of its range.
 
-    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the groups and the decay as
-    in Jordan 2024 (arXiv:2404.00498), after Page 2019, "How to train your ResNet 8: bag of tricks".
+    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Jordan 2024
+    (arXiv:2404.00498), after Page 2019, "How to train your ResNet 8: bag of tricks", for the groups and the decay.
     """
     if ns_steps < 1:
         raise ValueError(f"ns_steps must be at least 1, got {ns_steps}")
@@ -124,16 +122,16 @@ def sgd_by_kind(
     momentum: float = 0.85,
     weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
-    """Nesterov SGD with a learning rate of its own for biases and norms; what the speedruns used before Muon.
+    """Nesterov SGD; biases and norms have their own learning rate. The speedruns used it before Muon.
 
-    Learning rates go with the mean loss over a batch: they are a summed-loss recipe's times its batch size.
+    Learning rates are for the mean loss over a batch, as in ``muon``.
 
     Args:
         net: The network.
         lr: Learning rate of filters and matrices, and of a whitening layer's bias.
         norm_lr: Learning rate of biases and norms.
         momentum: Share of the momentum that each step keeps, in (0, 1).
-        weight_decay: As in ``muon``, but of the filters too.
+        weight_decay: As in ``muon``, but the filters have it too.
 
     Raises:
         ValueError: If a hyper-parameter is out of its range.
@@ -143,7 +141,7 @@ def sgd_by_kind(
     _require_at_least_zero(lr=lr)
     _require_momentum(momentum=momentum)
     if momentum == 0:
-        raise ValueError("momentum must be above 0, for it is Nesterov's, got 0.0")
+        raise ValueError("momentum must be above 0 for Nesterov momentum, got 0.0")
     groups = _groups_with_own_decay(
         parameter_kinds(net),
         {"filters": lr, "head": lr, "norm": norm_lr, "whiten_bias": lr},
@@ -156,7 +154,7 @@ def sgd_by_kind(
 def _groups_with_own_decay(
     kinds: dict[str, list[nn.Parameter]], rates: dict[str, float], *, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """A group for each kind, whose decay takes the same share off the weights whatever its learning rate."""
+    """Make a group for each kind; its decay takes the same share off the weights at any learning rate."""
     _require_at_least_zero(weight_decay=weight_decay, **{f"{name}_lr": rate for name, rate in rates.items()})
     return [
         {"params": kinds[name], "lr": rate, "weight_decay": weight_decay / rate if rate > 0 else 0.0}
@@ -165,13 +163,14 @@ def _groups_with_own_decay(
 
 
 def parameter_kinds(net: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Trainable parameters by what they are for.
+    """Group the trainable parameters of a network by kind.
 
-    A network may say so itself, in a method ``parameter_kinds``; otherwise their ranks decide.
+    A network may have a method ``parameter_kinds`` that returns them. Otherwise the rank of a parameter decides.
 
     Returns:
-        ``filters`` of convolutions, ``head``: matrices, ``norm``: biases and the scales of norms, and ``whiten_bias``,
-        the bias of a whitening layer, which no rank tells. Each trainable parameter has one kind.
+        ``filters``: those of convolutions. ``head``: matrices. ``norm``: biases and the scales of norms.
+        ``whiten_bias``: the bias of a whitening layer, which only the network's own method can name. Each trainable
+        parameter has one kind.
     """
     trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
     by_rank = {

@@ -1,4 +1,4 @@
-"""Muon: momentum whose update is made orthogonal, for the filters of convolutions; and SGD for what is left."""
+"""Muon: momentum with orthogonal updates, for the filters of convolutions; and SGD for all other parameters."""
 
 import functools
 import math
@@ -19,14 +19,14 @@ KINDS = ("muon", "sgd")
 def newton_schulz(
     matrices: Float[Tensor, "b m n"], *, steps: int = 3, dtype: torch.dtype = torch.bfloat16
 ) -> Float[Tensor, "b m n"]:
-    """Bring the singular values of each matrix near 1 and keep its singular vectors: roughly its polar factor.
+    """Move the singular values of each matrix near 1 and keep its singular vectors: roughly its polar factor.
 
     Each step maps every singular value s to a s + b s^3 + c s^5. The coefficients make small values grow as fast as
-    they can (3.4-fold a step) rather than converge: values that have arrived stay within [0.68, 1.21].
+    possible (3.4-fold a step). The values do not converge to 1: large ones stay within [0.68, 1.21].
 
     Args:
         matrices: Batch of matrices.
-        steps: Number of iterations, at least 0; 3 are enough for short trainings, 5 are usual.
+        steps: Number of iterations, at least 0; 3 are enough for a short training, 5 are usual.
         dtype: Precision of the iterations.
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Bernstein and Newhouse 2024
@@ -36,7 +36,7 @@ def newton_schulz(
     x = matrices.to(dtype)
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # the Frobenius norm bounds the largest singular value
     is_tall = x.shape[1] > x.shape[2]
-    x = x.mT if is_tall else x  # the smaller of the two Gram matrices
+    x = x.mT if is_tall else x  # so that the Gram matrix is the smaller of the two
     for _ in range(steps):
         gram = x @ x.mT
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b G + c G^2
@@ -46,24 +46,25 @@ def newton_schulz(
 
 @functools.cache
 def _compiled_newton_schulz(**options: Any) -> Callable[..., Tensor]:
-    """One compiled function for all optimizers of the process, so that each new one finds what was compiled before."""
+    """Return one compiled function for all optimizers of the process, so that a new one reuses the compiled code."""
     return torch.compile(newton_schulz, **options)
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon and SGD with Nesterov momentum in one optimizer, by the ``kind`` of each parameter group.
+    """Muon and SGD with Nesterov momentum in one optimizer; the ``kind`` of a parameter group selects one.
 
-    A ``muon`` group holds filters, read as matrices (out channels x the rest). Its update is the Nesterov momentum made
-    orthogonal by ``newton_schulz``, and before it each filter bank is scaled to a norm of sqrt(out channels), 1 for an
-    average filter. So neither the scale of the gradients nor that of the weights matters, and ``lr`` is the relative
-    size of a step; meant for filters whose scale a batch norm takes out. These groups know no weight decay.
+    A ``muon`` group holds filters, as matrices (out channels x all other dimensions). First, the weights of each
+    convolution are scaled to a norm of sqrt(out channels), so an average filter has a norm of 1. Then the update is the
+    Nesterov momentum, made orthogonal by ``newton_schulz``. So the scale of gradients and weights does not matter, and
+    ``lr`` is the relative size of a step. A batch norm should follow the filters, so that their scale has no effect on
+    the output. These groups have no weight decay.
 
-    An ``sgd`` group gets what ``torch.optim.SGD`` with ``nesterov=True`` does.
+    An ``sgd`` group does the same as ``torch.optim.SGD`` with ``nesterov=True``.
 
-    A group whose learning rate is 0 is left as it is, momentum included.
+    A group whose learning rate is 0 does not change, and neither does its momentum.
 
     Args:
-        params: Parameters or groups; a group may set every argument below for itself, and ``kind``.
+        params: Parameters or groups; a group may have its own value of each argument below.
         lr: Learning rate.
         momentum: Share of the momentum that each step keeps, in [0, 1).
         weight_decay: As in ``torch.optim.SGD``; for ``sgd`` groups.
@@ -93,10 +94,10 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     def compile(self, **options: Any) -> None:
-        """Put ``newton_schulz`` through ``torch.compile`` with these options.
+        """Compile ``newton_schulz`` with these options of ``torch.compile``.
 
-        Not with CUDA graphs: each call would count as a new iteration, and the gradients, outputs of the network's
-        graph, could be overwritten.
+        Do not use a mode with CUDA graphs. Each call would count as a new iteration, and could overwrite the gradients,
+        which are outputs of the network's graph.
         """
         self._newton_schulz = _compiled_newton_schulz(**options)
 
@@ -158,10 +159,10 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(filters, directions, alpha=-group["lr"])
 
     def _orthogonal(self, filters: Sequence[Tensor], *, ns_steps: int, fill_up: bool) -> list[Tensor]:
-        """Each filter bank as a matrix through ``newton_schulz``; those of one shape go together, in one batch.
+        """Apply ``newton_schulz`` to the filters of each convolution as a matrix; equal shapes form one batch.
 
-        With ``fill_up`` all that have as many rows do, filled up with columns of zeros, which change no singular value:
-        on a GPU one larger batch takes less time than two calls.
+        With ``fill_up``, matrices with equal numbers of rows form one batch. The narrower ones get columns of zeros,
+        which change no singular value. On a GPU one larger batch takes less time than two calls.
         """
         together: dict[Any, list[int]] = defaultdict(list)
         for index, weight in enumerate(filters):
@@ -179,6 +180,6 @@ class Muon(torch.optim.Optimizer):
 
 
 def _as_filters(matrices: Float[Tensor, "b m n"], banks: list[Tensor]) -> list[Tensor]:
-    """Views of the matrices in the shapes of the filter banks, without columns that they do not have."""
+    """Reshape the matrices to the shapes of the filters as torch views, without the columns that were filled up."""
     pairs = zip(matrices, banks, strict=True)
     return [matrix[:, : bank[0].numel()].unflatten(1, bank.shape[1:]) for matrix, bank in pairs]

@@ -63,7 +63,7 @@ def triangular(*, warmup_fraction: float = 0.2, start_factor: float = 0.0, end_f
     Raises:
         ValueError: If an argument is out of its range.
 
-    Source: Page 2018, "How to train your ResNet"; Li et al. 2020 (arXiv:1905.04753) on a linear end for small budgets.
+    Source: Page 2018, "How to train your ResNet"; Li et al. 2020 (arXiv:1905.04753) for the linear end.
 
     >>> [triangular(warmup_fraction=0.2, end_factor=0.5)(p) for p in (0.0, 0.1, 0.2, 0.6, 1.0)]
     [0.0, 0.5, 1.0, 0.75, 0.5]

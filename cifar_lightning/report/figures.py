@@ -1,4 +1,4 @@
-"""Numbers and images as matplotlib figures. Pure: pyplot, which keeps state, is never touched."""
+"""Metrics and images as matplotlib figures. No function uses pyplot, which keeps global state."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 _RIGHT, _WRONG = "#1b6e3c", "#b3261e"
 
 _MAX_CELL_TEXT = 20
-"""Classes up to which a confusion matrix has numbers in its cells."""
+"""Largest number of classes for which a confusion matrix has numbers in its cells."""
 
 _MAX_LINE, _MAX_NAME = 20, 12
-"""Characters of a title's line and of a class name in it, beyond which they would run into the next image's."""
+"""Most characters of a line of a title and of a class name in it; longer ones would overlap the next title."""
 
 
 def image_grid(
@@ -33,9 +33,9 @@ def image_grid(
     heading: str = "",
     columns: int = 8,
 ) -> Figure:
-    """Images in a grid, each under its title of at most two lines; grey where they have one channel.
+    """Draw images in a grid, each under a title of at most two lines; images of one channel are grey.
 
-    32 pixels of an image are 128 of the figure, at its own 100 dpi: each is four, and stays sharp.
+    An image of 32x32 takes 128x128 pixels of the figure at its 100 dpi. Each pixel becomes 4x4, so it stays sharp.
     """
     from matplotlib.figure import Figure
 
@@ -46,7 +46,7 @@ def image_grid(
     figure = Figure(figsize=(width, height), dpi=100)
     if heading:
         figure.suptitle(heading, fontsize=11, y=1 - 0.06 / height, va="top")
-    # Placed by hand: constrained layout takes longer than all the rest, for a grid whose sizes are known.
+    # The sizes of the grid are known, and constrained layout would take more time than all other steps together.
     figure.subplots_adjust(
         left=gap / 2 / width,
         right=1 - gap / 2 / width,
@@ -62,7 +62,7 @@ def image_grid(
     for axis, picture, title, color in zip(axes[: len(pixels)], pixels, titles, colors, strict=True):
         axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         lines = [_shortened(line, _MAX_LINE) for line in title.splitlines()]
-        # Without y, placing it draws the ticks.
+        # With y given, matplotlib does not draw the ticks to find a place for the title.
         axis.set_title("\n".join(lines), fontsize=8, color=color, parse_math=False, y=1.0)
     return figure
 
@@ -76,7 +76,7 @@ def prediction_grid(
     confidence: Float[Tensor, " n"],
     heading: str = "",
 ) -> Figure:
-    """Images under the predicted class and its confidence; a wrong one names the true class, in another colour."""
+    """Draw images under their predicted class and its confidence; a wrong one also names the true class, in red."""
     titles, colors = [], []
     for target, pred, sure in zip(targets.tolist(), preds.tolist(), confidence.tolist(), strict=True):
         if target == pred:
@@ -92,7 +92,7 @@ def _shortened(text: str, length: int) -> str:
 
 
 def confusion_matrix(confusion: Int64[Tensor, "k k"], classes: Sequence[str]) -> Figure:
-    """True classes as rows, predicted ones as columns; colours and numbers are percent of the row."""
+    """Draw true classes as rows and predicted classes as columns; colours and numbers are percent of the row."""
     from matplotlib.figure import Figure
 
     counts = confusion.double().numpy()
@@ -105,7 +105,7 @@ def confusion_matrix(confusion: Int64[Tensor, "k k"], classes: Sequence[str]) ->
     drawn = axis.imshow(percent, cmap="cividis", vmin=0, vmax=100)
     figure.colorbar(drawn, ax=axis, shrink=0.8, label="% of the true class")
     font_size = 9 if has_text else 5
-    names = [name.replace("$", r"\$") for name in classes]  # between two of them stands mathematics, to matplotlib
+    names = [name.replace("$", r"\$") for name in classes]  # matplotlib reads text between two $ as mathematics
     axis.set_xticks(range(num_classes), names, rotation=45 if has_text else 90, fontsize=font_size)
     if has_text:
         for label in axis.get_xticklabels():
@@ -116,26 +116,26 @@ def confusion_matrix(confusion: Int64[Tensor, "k k"], classes: Sequence[str]) ->
         for (row, column), value in np.ndenumerate(percent):
             color = "black" if value > 50 else "white"  # cividis is dark at its low end
             text = axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8, color=color)
-            text.set_in_layout(False)  # always inside the axes; measuring them is a fifth of the time at 20 classes
+            text.set_in_layout(False)  # inside the axes; measuring it takes a fifth of the time at 20 classes
     return figure
 
 
 @contextmanager
 def _any_script() -> Iterator[None]:
-    """No warning of each character of a class's name that matplotlib's font has not; it draws a box."""
+    """Silence the warning for each character that matplotlib's font does not have; it draws a box."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         yield
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, at 150 dpi."""
+    """Write a figure as PNG at 150 dpi."""
     with _any_script():
         figure.savefig(path, dpi=150)
 
 
 def to_pixels(figure: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A figure drawn: uint8 (height, width, 3)."""
+    """Draw a figure as pixels: uint8 (height, width, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

@@ -15,7 +15,7 @@ from cifar_lightning.optim.builders import sgd
 
 
 class Net(nn.Module):
-    """Small, with a batch norm, whose statistics belong to the average."""
+    """A small network with a batch norm, whose statistics are part of the average."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,8 @@ def make_classifier(**arguments) -> ImageClassifier:
 
 def fit(tmp_path, *callbacks: L.Callback, **arguments) -> ImageClassifier:
     classifier = make_classifier()
-    make_trainer(tmp_path, callbacks=list(callbacks), **arguments).fit(classifier, make_batches(), make_batches())
+    options = {"precision": "32-true"} | arguments  # so that runs are equal bit for bit on every CPU
+    make_trainer(tmp_path, callbacks=list(callbacks), **options).fit(classifier, make_batches(), make_batches())
     return classifier
 
 
@@ -43,7 +44,7 @@ def floats(module: nn.Module) -> dict[str, Tensor]:
 
 
 def by_hand(num_epochs: int, *, every: int, decay: float, power: float) -> dict[str, Tensor]:
-    """Five steps an epoch, as in the paper's algorithm."""
+    """Train with the paper's algorithm, five steps per epoch, and return the average."""
     fast, batches = make_classifier(), make_batches()
     optimizer = torch.optim.SGD(fast.net.parameters(), lr=0.1)
     slow = {name: value.clone() for name, value in floats(fast).items()}
@@ -62,9 +63,9 @@ def by_hand(num_epochs: int, *, every: int, decay: float, power: float) -> dict[
     return slow
 
 
-# 10 steps are no multiple of 3: the last one belongs to no average and is dropped.
+# 10 is not a multiple of 3: the last step is in no average and has no effect.
 @pytest.mark.parametrize(("every", "decay", "power"), [(1, 0.9, 3.0), (3, 0.9, 3.0), (2, 0.5, 0.0)])
-def test_equals_the_algorithm(tmp_path, every, decay, power):
+def test_it_equals_the_papers_algorithm(tmp_path, every, decay, power):
     classifier = fit(tmp_path, Lookahead(every=every, decay=decay, power=power), max_epochs=2)
     expected = by_hand(2, every=every, decay=decay, power=power)
     assert floats(classifier).keys() == expected.keys() >= {"net.conv.weight", "net.norm.running_var"}
@@ -72,26 +73,26 @@ def test_equals_the_algorithm(tmp_path, every, decay, power):
         torch.testing.assert_close(floats(classifier)[name], value)
 
 
-def test_without_memory_nothing_changes(tmp_path):
+def test_with_decay_zero_nothing_changes(tmp_path):
     plain_run, averaged = fit(tmp_path), fit(tmp_path, Lookahead(every=1, decay=0.0))
     assert all(torch.equal(value, floats(plain_run)[name]) for name, value in floats(averaged).items())
 
 
 def test_accumulated_gradients_make_one_step(tmp_path):
     averaged = fit(tmp_path, Lookahead(every=1, decay=0.5), accumulate_grad_batches=5)
-    # One step of all, at which the average keeps half of where it began.
+    # There is one step, at which the average keeps half of the first weights.
     start, end = floats(make_classifier()), floats(fit(tmp_path, accumulate_grad_batches=5))
     for name, value in floats(averaged).items():
         torch.testing.assert_close(value, (start[name] + end[name]) / 2)
 
 
 def test_a_resumed_run_is_the_same_run(tmp_path):
-    options = {"max_epochs": 2, "max_steps": 10}
+    options = {"max_epochs": 2, "max_steps": 10, "precision": "32-true"}
     whole = fit(tmp_path, Lookahead(every=3), **options)
 
     class Stop(L.Callback):
         def on_train_batch_end(self, trainer, *args):
-            if trainer.global_step == 5:  # the average is two steps old
+            if trainer.global_step == 5:  # two steps after the last update of the average
                 trainer.save_checkpoint(tmp_path / "half.ckpt", weights_only=False)
                 trainer.should_stop = True
 
@@ -104,7 +105,7 @@ def test_a_resumed_run_is_the_same_run(tmp_path):
         assert all(torch.equal(value, floats(whole)[name]) for name, value in floats(resumed).items()) == equal
 
 
-def test_used_again_it_starts_afresh(tmp_path):
+def test_a_callback_that_is_used_again_starts_anew(tmp_path):
     averaged = Lookahead(every=2)
     first, second = fit(tmp_path, averaged), fit(tmp_path, averaged)
     assert all(torch.equal(value, floats(first)[name]) for name, value in floats(second).items())
@@ -124,12 +125,15 @@ def test_bad_arguments(arguments, message):
         Lookahead(**arguments)
 
 
-def test_without_a_last_step_it_is_refused(tmp_path):
-    with pytest.raises(MisconfigurationException, match=r"set trainer\.max_epochs or trainer\.max_steps"):
+def test_a_training_without_a_planned_last_step_is_refused(tmp_path):
+    with pytest.raises(
+        MisconfigurationException,
+        match=r"^Lookahead needs a planned last step; set trainer\.max_epochs or trainer\.max_steps$",
+    ):
         fit(tmp_path, Lookahead(), max_epochs=-1, max_time={"seconds": 1})
 
 
-def test_the_choice_adds_it_to_the_usual_callbacks_with_the_published_constants(compose):
+def test_conf_lookahead_adds_it_to_the_usual_callbacks_with_the_published_constants(compose):
     node = plain(compose("callbacks=lookahead"))["callbacks"]
     assert node.keys() == plain(compose())["callbacks"].keys() | {"lookahead"}
     averaged = build(node["lookahead"], "callbacks.lookahead")

@@ -133,9 +133,13 @@ def test_names_that_no_file_can_have(tmp_path):
         (lambda c: c["state_dict"], "not a checkpoint of this project: format_version is missing"),
         (lambda c: [c], "it holds a list, not a dictionary"),
         (lambda c: c | {"settings": "x"}, "settings is no dict"),
-        (lambda c: c | {"settings": {}}, r"settings\.model is missing"),
-        (lambda c: c | {"format_version": 99}, "format 99, and this version of the project reads formats up to 1"),
-        (lambda c: c | {"classes": [1, 2]}, "classes must be names"),
+        (lambda c: c | {"settings": {}}, r"settings\.name must be text, got None"),
+        (lambda c: c | {"format_version": 99}, "format 99, and this version of the project reads format 2: update"),
+        (
+            lambda c: c | {"format_version": 1},
+            r"format 1, which cifar-lightning 0\.1 reads; this version reads format 2",
+        ),
+        (lambda c: c | {"settings": described() | {"classes": [1, 2]}}, r"settings\.classes must be a list, each item"),
         (lambda c: c | {"settings": described(x=torch.ones(2))}, r"settings\.model\.x is a Tensor"),
         (lambda c: c | {"settings": described() | {"tta": {}}}, r"settings\.tta must be a whole number, got \{\}"),
         (
@@ -161,7 +165,7 @@ def test_foreign_contents(contents, path, change, message):
         (lambda c: c | {"settings": described(num_classes=10**9)}, "num_classes must be a whole number"),
         (lambda c: c | {"settings": described(_target_="os.system")}, "_target_ is not an argument of tutorial"),
         (lambda c: c | {"settings": described(num_classes=7)}, "size mismatch for net.fc3.weight"),
-        (lambda c: c | {"classes": ["a", "b"]}, "2 class names for 10 outputs"),
+        (lambda c: c | {"settings": described() | {"classes": ["a", "b"]}}, "2 class names for 10 outputs"),
     ],
 )
 def test_descriptions_that_cannot_be_built(contents, path, change, message):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import jaxtyping
 import pytest
 import torch
+from conftest import make_classifier
 from torch import nn
 
 from cifar_lightning.callbacks.clock import Clock
@@ -12,7 +13,7 @@ from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import train as training
 from cifar_lightning.commands.train import train
 from cifar_lightning.engine import compile as compilation
-from cifar_lightning.engine.compile import refuse_accumulation
+from cifar_lightning.engine.compile import compile_in_place, refuse_accumulation
 from cifar_lightning.engine.warmup import BlankData, warm_up
 from cifar_lightning.errors import UserError
 from cifar_lightning.models import build
@@ -41,6 +42,18 @@ def graphs(monkeypatch):
     original = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda net, **options: original(net, backend=backend, dynamic=False))
     return found
+
+
+def test_compile_in_place_compiles_the_network_and_keeps_the_names_of_its_weights(graphs):
+    uncompiled, compiled = make_classifier(), make_classifier()
+    compile_in_place(uncompiled.net, False)
+    compile_in_place(compiled.net, True)
+    images = torch.arange(2 * 3 * 32 * 32).reshape(2, 3, 32, 32).to(torch.uint8)
+    logits = uncompiled(images)
+    assert graphs == []
+    torch.testing.assert_close(compiled(images), logits)
+    assert len(graphs) == 1
+    assert list(compiled.state_dict()) == list(uncompiled.state_dict())
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def test_grey_images_and_other_class_counts(name):
     assert build(name, num_classes=7, in_channels=1)(torch.zeros(2, 1, 32, 32)).shape == (2, 7)
 
 
-def test_tutorial_network_is_the_tutorials():
+def test_tutorial_network_equals_the_tutorials_layers():
     net = build("tutorial", num_classes=10, in_channels=3)
     tutorial = nn.Sequential(
         *(nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2, 2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2, 2)),
@@ -38,11 +38,11 @@ def test_tutorial_network_is_the_tutorials():
     torch.testing.assert_close(net(images), tutorial(images))
 
 
-def test_resnet18_is_torchvisions_but_for_the_stem():
+def test_resnet18_equals_torchvisions_except_for_the_stem():
     net = build("resnet18", num_classes=10, in_channels=3).eval()
     reference = torchvision.models.resnet18(num_classes=10).eval()
     blocks = ("layer1", "layer2", "layer3", "layer4")
-    for name in ("bn1", *blocks, "fc"):  # the stem's filters differ in shape
+    for name in ("bn1", *blocks, "fc"):  # the stem's filters have another shape
         getattr(reference, name).load_state_dict(getattr(net, name).state_dict())
     images = torch.randn(2, 3, 32, 32)
     features = torch.relu(reference.bn1(nn.functional.conv2d(images, net.conv1.weight, padding=1)))
@@ -91,12 +91,12 @@ def test_networks_take_their_arguments_by_keyword():
         NETWORKS["tutorial"](10)
 
 
-# ImageNet's weights, without a network connection
+# ImageNet weights, without a network connection
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """torch.hub's cache in tmp_path, a stand-in for the weights' address, and no way to download."""
+    """torch.hub's cache in tmp_path with weights in it, under an address from which no download is possible."""
     torch.manual_seed(0)
     state = torchvision.models.resnet18().state_dict()
     file = tmp_path / "weights.pth"
@@ -124,7 +124,7 @@ def imagenet_net() -> nn.Module:
     return build("resnet18_imagenet", num_classes=10, in_channels=3, image_size=64)
 
 
-def test_pretrained_weights_fill_all_but_the_head(hub, imagenet_net):
+def test_load_pretrained_sets_all_layers_except_the_head(hub, imagenet_net):
     head = imagenet_net.resnet.fc.weight.clone()
     imagenet_net.load_pretrained()
     assert torch.equal(imagenet_net.resnet.fc.weight, head)
@@ -132,22 +132,22 @@ def test_pretrained_weights_fill_all_but_the_head(hub, imagenet_net):
         assert key.startswith("fc.") or torch.equal(imagenet_net.resnet.state_dict()[key], value), key
 
 
-def test_images_are_resized_inside(imagenet_net):
+def test_the_network_resizes_its_images(imagenet_net):
     seen = []
     imagenet_net.resnet.conv1.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
     assert imagenet_net(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
     assert seen == [(2, 3, 64, 64)]
 
 
-def test_weights_that_cannot_be_had_name_file_and_folder(hub, imagenet_net):
+def test_an_error_of_the_download_names_file_and_folder(hub, imagenet_net):
     hub.file.unlink()
     with pytest.raises(OSError, match=rf"no route to host.*put {hub.file.name} into {hub.file.parent}"):
         imagenet_net.load_pretrained()
 
 
 @pytest.mark.parametrize("damage", [b"", b"<html>", None])
-def test_damaged_weights_name_the_file(hub, imagenet_net, damage):
-    if damage is None:  # loads, but is not what was published
+def test_an_error_of_damaged_weights_names_the_file(hub, imagenet_net, damage):
+    if damage is None:  # torch can load this file, but its hash is wrong
         torch.save(torchvision.models.resnet18().state_dict(), hub.file)
     else:
         hub.file.write_bytes(damage)

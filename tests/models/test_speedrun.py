@@ -19,7 +19,7 @@ def seed() -> None:
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    """Normalised images whose neighbouring pixels and channels are correlated, and whose mean is not zero."""
+    """Normalised images with correlated neighbouring pixels and channels and a mean other than 0."""
     generator = torch.Generator().manual_seed(1)
     coarse = torch.randn(600, 3, 4, 4, generator=generator) + 0.5
     coarse[:, 1:] += coarse[:, :1]
@@ -50,10 +50,10 @@ def group(in_channels: int = 4, width: int = 8, **arguments: object) -> ConvGrou
 # norms          4*(64+2*256)       2,304   4*(128+2*384)      3,584   6*1024             6,144
 # head           256*10             2,560   384*10             3,840   512*10             5,120
 #
-# Half of the norms' parameters are scales, which are not trained, as are the 288 filters of the first layer.
+# Not trained: half of the norms' parameters, which are scales, and the 288 weights of the first layer's filters.
 #
 # A convolution costs 2 FLOPs per weight and position: 31*31 in the first layer, then in the groups, before and after
-# their pooling, 30*30 and 15*15, 14*14 and 7*7, 6*6 and 3*3. For 94 %, the products of weights and positions are
+# their pooling, 30*30 and 15*15, 14*14 and 7*7, 6*6 and 3*3. For 94 %, the sum of weights times positions is
 #     288*961 + 13,824*900 + 36,864*225 + 147,456*196 + 589,824*(49 + 36 + 9) + 2,560 = 105,360,160.
 
 
@@ -75,7 +75,7 @@ def test_size_and_cost(choice, parameters, frozen, flops, compose):
 
 
 @pytest.mark.parametrize("size", [(15, 15), (14, 14), (7, 10), (10, 7)])
-def test_what_pooling_drops_is_left_out_and_changes_nothing(size):
+def test_rows_and_columns_that_pooling_drops_do_not_change_the_output(size):
     group = ConvGroup(4, 6, depth=2, identity_init=False, bn_momentum=0.4, fourier=False).double()
     features = torch.randn(2, 4, *size, dtype=torch.float64, requires_grad=True)
     pooled = group(features)
@@ -86,7 +86,7 @@ def test_what_pooling_drops_is_left_out_and_changes_nothing(size):
     torch.testing.assert_close(gradient, torch.autograd.grad(expected.square().sum(), features)[0])
 
 
-def test_config_of_94_holds_the_defaults(compose):
+def test_conf_model_speedrun_equals_the_constructors_defaults(compose):
     config = plain(compose("model=speedrun"))["model"]
     parameters = inspect.signature(SpeedrunNet).parameters
     for key in config.keys() - {"name"}:
@@ -112,8 +112,8 @@ def test_filters_are_channels_last():
     )
 
 
-def test_the_records_recipe_is_the_published_one(compose):
-    """Rates for the loss summed over a batch, and the decay per image of a batch, as published."""
+def test_speedrun_gpu_is_airbench94_as_published(compose):
+    """airbench94's rates are for the loss summed over a batch, its decay is per image of a batch."""
     config = plain(compose("experiment=speedrun_gpu"))
     batch_size, optimizer = config["data"]["batch_size"], config["optimizer"]
     assert (batch_size, config["trainer"]["max_epochs"], config["label_smoothing"], config["tta"]) == (2000, 8, 0.2, 2)
@@ -136,8 +136,8 @@ def test_the_records_recipe_is_the_published_one(compose):
     assert config["trainer"]["log_every_n_steps"] == 0
 
 
-def test_the_recipe_of_96_is_the_published_one(compose):
-    """Jordan 2024's constants, in the units of his script: rates per 1024 images with the momentum's factor."""
+def test_speedrun96_is_airbench96_as_published(compose):
+    """airbench96's script has rates per 1024 images, times a factor of the momentum."""
     config = plain(compose("experiment=speedrun96"))
     scale = 1024 * (1 + 1 / (1 - 0.85))
     batch_size, optimizer, augment = config["data"]["batch_size"], config["optimizer"], config["augment"]
@@ -170,8 +170,8 @@ def test_outputs_are_white_and_come_in_both_signs(images):
     net.init_from_data(images)
     outputs = net.patches(images)
     positive, negative = outputs.chunk(2, dim=1)
-    assert torch.equal(negative, -positive)
-    # The noise of 0.3 bounds the eigenvalues below by 0.09; eps takes eps / eigenvalue off the identity.
+    torch.testing.assert_close(negative, -positive)
+    # With noise of 0.3 no eigenvalue is below 0.09; eps lowers the identity by at most eps / eigenvalue.
     torch.testing.assert_close(second_moment(positive), torch.eye(12).double(), rtol=0, atol=5e-4 / 0.09)
 
 
@@ -180,7 +180,7 @@ def test_without_eps_outputs_are_exactly_white(images):
     torch.testing.assert_close(second_moment(outputs), torch.eye(12).double(), rtol=0, atol=1e-5)
 
 
-def test_constant_images_blow_nothing_up():
+def test_constant_images_give_filters_of_limited_size():
     filters = whitening_filters(torch.full((2, 3, 8, 8), 0.5))
     assert filters.isfinite().all()
     assert filters.abs().max() <= 5e-4**-0.5
@@ -189,19 +189,19 @@ def test_constant_images_blow_nothing_up():
 def test_filters_depend_on_the_images_alone(images):
     filters = whitening_filters(images)
     assert torch.equal(filters, whitening_filters(images))
-    # Another order of summation, as on another machine, turns no sign around.
+    # Another order of summation, as on another machine, changes no sign.
     torch.testing.assert_close(filters, whitening_filters(images.flip(0).contiguous()), rtol=0, atol=1e-5)
     flat = filters.flatten(1)
     assert (flat.gather(1, flat.abs().argmax(1, keepdim=True)) > 0).all()
 
 
-def test_autocast_does_not_touch_the_filters(images):
+def test_autocast_does_not_change_the_filters(images):
     with torch.autocast("cpu", torch.bfloat16):
         filters = whitening_filters(images)
     assert torch.equal(filters, whitening_filters(images))
 
 
-def test_first_layers_filters_and_norms_scales_stay_as_they_are(images):
+def test_first_layers_filters_and_norms_scales_are_not_trained(images):
     net = SpeedrunNet()
     net.init_from_data(images)
     net(images[:8]).square().sum().backward()
@@ -238,9 +238,10 @@ def test_identity_init_passes_the_input_on():
     for conv_group in net.groups:
         first, *others = conv_group.convs
         features = torch.randn(2, first.in_channels, 7, 7)
-        assert torch.equal(first(features)[:, : first.in_channels], features)
+        torch.testing.assert_close(first(features)[:, : first.in_channels], features)
         features = torch.randn(2, first.out_channels, 7, 7)
-        assert all(torch.equal(conv(features), features) for conv in others)
+        for conv in others:
+            torch.testing.assert_close(conv(features), features)
 
 
 def test_identity_init_leaves_the_other_filters_random():
@@ -254,7 +255,7 @@ def test_identity_init_leaves_the_other_filters_random():
 
 def test_fewer_outputs_than_inputs_pass_the_first_inputs_on():
     features = torch.randn(2, 8, 5, 5)
-    assert torch.equal(group(8, 4).convs[0](features), features[:, :4])
+    torch.testing.assert_close(group(8, 4).convs[0](features), features[:, :4])
 
 
 def test_bias_and_head_start_as_asked():
@@ -321,7 +322,7 @@ def test_bf16_is_close_to_fp32(images):
     assert all(buffer.dtype in (torch.float32, torch.int64) for buffer in net.buffers())
 
 
-# What others rely on
+# Parameters, state and arguments
 
 
 def test_every_trained_parameter_has_one_kind():

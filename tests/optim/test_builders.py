@@ -24,7 +24,7 @@ def test_no_decay_on_biases_and_norms(build, net):
 
 
 @pytest.mark.parametrize("build", [sgd, adamw])
-def test_frozen_parameters_stay_out(build, net):
+def test_frozen_parameters_are_in_no_group(build, net):
     net[0].weight.requires_grad_(False)
     num_optimized = sum(len(group["params"]) for group in build(net, lr=0.1).param_groups)
     assert num_optimized == len(list(net.parameters())) - 1
@@ -68,7 +68,7 @@ def test_steps_equal_torchs_plain_optimizer(ours, reference):
         (adamw, {"lr": 0.1, "weight_decay": -1.0}, "weight_decay must be"),
         (sgd_by_kind, {"lr": -1.0, "norm_lr": 0.1}, r"^lr must be a finite number of at least 0, got -1\.0"),
         (sgd_by_kind, {"lr": 0.1, "norm_lr": math.inf}, "norm_lr must be a finite number of at least 0, got inf"),
-        (sgd_by_kind, {"lr": 0.1, "norm_lr": 0.1, "momentum": 0.0}, r"momentum must be above 0, for it is Nesterov's"),
+        (sgd_by_kind, {"lr": 0.1, "norm_lr": 0.1, "momentum": 0.0}, "momentum must be above 0 for Nesterov"),
         (sgd_by_kind, {"lr": 0.1, "norm_lr": 0.1, "momentum": 1.0}, r"momentum must be in \[0, 1\), got 1\.0"),
     ],
 )
@@ -100,12 +100,12 @@ def test_bad_schedules(build):
         build(end_factor=-0.5)
 
 
-def test_bad_start_of_a_warm_up():
+def test_bad_start_factor():
     with pytest.raises(ValueError, match=r"start_factor must be in \[0, 1\], got 2\.0"):
         triangular(start_factor=2.0)
 
 
-def test_sgd_by_kind_is_torchs_sgd_with_rates_and_decay_by_kind():
+def test_sgd_by_kind_equals_torchs_sgd_with_rates_and_decay_by_kind():
     nets = []
     for ours in (True, False):
         torch.manual_seed(0)

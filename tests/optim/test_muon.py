@@ -59,7 +59,7 @@ def test_more_steps_come_closer_where_singular_values_are_small():
     assert errors == sorted(errors, reverse=True)
 
 
-def test_newton_schulz_does_not_depend_on_the_scale_and_leaves_zeros():
+def test_newton_schulz_does_not_depend_on_the_scale_and_keeps_zeros():
     matrices = random_matrices(2, 5, 8)
     scaled = newton_schulz(2.0**-12 * matrices, dtype=torch.float64)
     torch.testing.assert_close(scaled, newton_schulz(matrices, dtype=torch.float64), atol=1e-3, rtol=0)
@@ -70,7 +70,7 @@ def test_newton_schulz_does_not_depend_on_the_scale_and_leaves_zeros():
 
 
 class TinyNet(nn.Module):
-    """Filters of two shapes, one of them twice, a batch norm without scale, a head; and a frozen filter."""
+    """Three convolutions of two shapes, a batch norm with a frozen scale, and a head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ def assert_same_weights(one: nn.Module, other: nn.Module, **tolerance: float) ->
 
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Newton-Schulz in float32: bf16 makes much of the last bits in which batched products differ."""
+    """Newton-Schulz in float32 on every CPU: in bf16, other orders of a sum give clearly different results."""
     monkeypatch.setattr("cifar_lightning.optim.muon.multiplies_bf16", {"cpu": False}.__getitem__)
 
 
@@ -175,15 +175,21 @@ def test_filters_of_one_shape_are_updated_as_if_alone():
 
 
 @pytest.mark.parametrize(("has_bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_the_precision_is_one_that_the_device_multiplies(has_bf16, dtype, monkeypatch):
+def test_newton_schulz_has_a_precision_that_the_device_multiplies(has_bf16, dtype, monkeypatch):
     monkeypatch.setattr("cifar_lightning.optim.muon.multiplies_bf16", {"cpu": has_bf16}.__getitem__)
-    filters = random_matrices(24, 96).float()
-    (direction,) = Muon([filters], lr=0.1)._orthogonal([filters], ns_steps=3, fill_up=False)
-    assert torch.equal(direction, newton_schulz(filters[None], dtype=dtype)[0])
+    weight = nn.Parameter(torch.zeros(24, 96))
+    weight.grad = random_matrices(24, 96).float()
+    Muon([weight], lr=1.0, momentum=0.0).step()
+    errors = {
+        precision: (-weight.detach() - newton_schulz(weight.grad[None], dtype=precision)[0]).norm()
+        for precision in (torch.bfloat16, torch.float32)
+    }
+    assert min(errors, key=errors.__getitem__) is dtype
+    assert errors[dtype] < 0.1 * max(errors.values())
 
 
 @pytest.mark.usefixtures("exact")
-def test_compiled_it_does_the_same():
+def test_compiled_muon_does_the_same():
     calls = []
 
     def backend(graph, inputs):
@@ -196,7 +202,7 @@ def test_compiled_it_does_the_same():
     train(net, make_muon(net), batches(3))
     train(compiled, optimizer, batches(3))
     assert calls
-    assert_same_weights(compiled, net, atol=0, rtol=0)
+    assert_same_weights(compiled, net, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.usefixtures("exact")
@@ -210,7 +216,7 @@ def test_filters_of_any_shape_become_orthogonal_as_if_alone(fill_up):
         torch.testing.assert_close(direction, alone.view(weight.shape), atol=1e-4, rtol=0)
 
 
-def test_a_group_at_rate_zero_is_left_alone():
+def test_a_group_at_learning_rate_zero_does_not_change():
     net = TinyNet()
     optimizer = make_muon(net)
     train(net, optimizer, batches(2))
@@ -223,7 +229,7 @@ def test_a_group_at_rate_zero_is_left_alone():
         assert torch.equal(buffers["momentum_buffer"], state[index]["momentum_buffer"])
 
 
-def test_parameters_without_gradients_are_left_alone():
+def test_parameters_without_gradients_do_not_change():
     net = TinyNet()
     optimizer = make_muon(net)
     optimizer.step()
@@ -231,6 +237,14 @@ def test_parameters_without_gradients_are_left_alone():
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), TinyNet().parameters(), strict=True))
 
 
+@pytest.fixture(params=[torch.bfloat16, torch.float32], ids=str)
+def each_precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Newton-Schulz in either precision, as on CPUs with and without bf16 instructions."""
+    has_bf16 = request.param is torch.bfloat16
+    monkeypatch.setattr("cifar_lightning.optim.muon.multiplies_bf16", {"cpu": has_bf16}.__getitem__)
+
+
+@pytest.mark.usefixtures("each_precision")
 def test_a_resumed_run_repeats_an_uninterrupted_one_bit_for_bit(tmp_path):
     net, data = TinyNet(), batches(6)
     optimizer = make_muon(net)
@@ -251,6 +265,7 @@ def test_a_resumed_run_repeats_an_uninterrupted_one_bit_for_bit(tmp_path):
     )
 
 
+@pytest.mark.usefixtures("each_precision")
 def test_training_is_deterministic_and_learns():
     nets = [TinyNet(), TinyNet()]
     data = batches(1) * 20
@@ -264,7 +279,7 @@ def test_training_is_deterministic_and_learns():
     assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
 
 
-def test_step_evaluates_a_closure_with_gradients():
+def test_step_calls_a_closure_with_gradients_enabled():
     weight = nn.Parameter(torch.ones(2, 2))
     optimizer = Muon([weight], lr=0.1)
 
@@ -296,7 +311,7 @@ def test_each_trainable_parameter_is_in_one_group(name):
     assert sorted(map(id, grouped)) == sorted(id(p) for p in net.parameters() if p.requires_grad)
     assert [{p.ndim for p in group["params"]} for group in groups] == [{4}, {2}, {1}]
     assert [(group["kind"], group["lr"]) for group in groups] == [("muon", 0.1), ("sgd", 0.3), ("sgd", 0.2)]
-    assert [group["weight_decay"] for group in groups] == pytest.approx([0, 0.2, 0.3])  # times the rate: 0.06
+    assert [group["weight_decay"] for group in groups] == pytest.approx([0, 0.2, 0.3])  # each times its rate is 0.06
 
 
 class Whitened(nn.Module):
@@ -312,7 +327,7 @@ class Whitened(nn.Module):
         return self.kinds | {"whiten_bias": [self.whiten.bias]}
 
 
-def test_a_network_names_the_kinds_of_its_parameters():
+def test_a_network_can_name_the_kinds_of_its_parameters():
     net = Whitened()
     groups = muon(net, lr=0.1, whiten_bias_lr=0.4).param_groups
     assert [len(group["params"]) for group in groups] == [1, 1, 1]
@@ -321,7 +336,7 @@ def test_a_network_names_the_kinds_of_its_parameters():
 
 
 @pytest.mark.parametrize("kinds", [{"head": []}, {"filters": []}, {"biases": []}])
-def test_kinds_that_miss_or_repeat_a_parameter_or_are_unknown(kinds):
+def test_kinds_that_miss_or_repeat_a_parameter_or_are_unknown_are_refused(kinds):
     net = Whitened()
     net.kinds |= kinds
     with pytest.raises(AssertionError, match="parameter_kinds must"):
@@ -348,7 +363,7 @@ def test_bad_hyper_parameters(arguments, message):
 
 
 @pytest.mark.gpu
-def test_a_step_waits_for_no_gpu():
+def test_a_step_does_not_wait_for_a_gpu():
     net = TinyNet().cuda()
     optimizer = make_muon(net)
     images, targets = (tensor.cuda() for tensor in batches(1)[0])

@@ -24,7 +24,7 @@ def test_grid_shows_each_image_under_its_title(images):
     assert figure.get_suptitle() == "heading"
 
 
-def test_names_are_no_mathematics_and_may_be_of_any_script(images, tmp_path):
+def test_class_names_may_have_dollar_signs_and_any_script(images, tmp_path):
     names = ["a$b_$c", "猫"]
     targets, confidence = torch.tensor([0, 1]), torch.tensor([0.9, 0.4])
     grid = prediction_grid(images[:2], targets, targets, names, confidence=confidence)
@@ -40,7 +40,7 @@ def test_grey_images(images):
     assert to_pixels(figure).ndim == 3
 
 
-def test_wrong_predictions_name_both_classes_and_stand_out(images):
+def test_wrong_predictions_name_both_classes_in_another_colour(images):
     targets, preds = torch.tensor([0, 1]), torch.tensor([0, 2])
     confidence = torch.tensor([0.9, 0.4])
     figure = prediction_grid(images[:2], targets, preds, ["cat", "dog", "ship"], confidence=confidence)
@@ -50,14 +50,14 @@ def test_wrong_predictions_name_both_classes_and_stand_out(images):
     assert right.get_color() != wrong.get_color()
 
 
-def test_pixels_of_an_image_are_four_of_the_figure():
+def test_a_pixel_of_an_image_is_4x4_pixels_of_the_figure():
     side = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     drawn = to_pixels(image_grid(side, ["a", "b", "c"]))
     for i, image in enumerate(side.permute(0, 2, 3, 1).numpy()):
         np.testing.assert_array_equal(drawn[40 : 40 + 128, 6 + 140 * i :][:, :128], image.repeat(4, 0).repeat(4, 1))
 
 
-def test_long_names_stay_clear_of_their_neighbours():
+def test_long_names_do_not_overlap_other_titles():
     images = torch.zeros(16, 3, 8, 8, dtype=torch.uint8)
     names = ["black-crowned_night-heron", "automobile with a long class name"]
     preds = torch.arange(16) % 2
@@ -65,7 +65,7 @@ def test_long_names_stay_clear_of_their_neighbours():
     to_pixels(figure)
     boxes = [axis.title.get_window_extent() for axis in figure.axes]
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes[:8]))
-    assert boxes[8].y1 < figure.axes[0].get_window_extent().y0  # nor do titles touch the image above
+    assert boxes[8].y1 < figure.axes[0].get_window_extent().y0  # no title touches the image above it
     assert figure.axes[1].get_title() == "✗ automobile … 100%\nis black-crowned_ni…"
 
 
@@ -89,7 +89,7 @@ def test_many_classes_have_colours_only(num_classes, num_texts):
     assert len(confusion_matrix(torch.eye(num_classes, dtype=torch.int64), names).axes[0].texts) == num_texts
 
 
-def test_pyplot_never_hears_of_a_figure(images):
+def test_pyplot_keeps_no_figure(images):
     import matplotlib.pyplot as plt
 
     pixels = to_pixels(image_grid(images[:1], ["one"]))
