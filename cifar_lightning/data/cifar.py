@@ -34,6 +34,7 @@ class CIFAR10(datasets.CIFAR10):
         OSError: If the archive cannot be fetched or unpacked.
     """
 
+    options: ClassVar[dict[str, Any]] = {"urls": Sequence[str] | None}
     archive: ClassVar[RemoteFile] = RemoteFile(
         name="cifar-10-python.tar.gz",
         size=170_498_071,

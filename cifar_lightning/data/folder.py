@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import PIL
@@ -49,6 +50,8 @@ class ImageFolder:
         ValueError: If ``root`` is not such a folder, ``image_size`` is out of its range, a class has no images or is
             not one of train/, or a file is not an image or damaged: all of them in one message.
     """
+
+    options: ClassVar[dict[str, Any]] = {"image_size": int}
 
     def __init__(
         self, root: str | Path | None, train: bool = True, download: bool = False, *, image_size: int = 32

@@ -133,7 +133,10 @@ def hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
     return _flattened({**config, "trainer": differs})
 
 
-_NO_HYPER_PARAMETERS = ("logger", "callbacks", "checkpoint", "output_dir", "data.root", "data.urls", "data.dataset")
+_NO_HYPER_PARAMETERS = (
+    *("logger", "callbacks", "checkpoint", "output_dir"),
+    *("data.root", "data.urls", "data.dataset", "data.options"),
+)
 
 
 def _flattened(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 MAY_CHANGE = (
     *("output_dir", "resume", "num_threads", "compile", "tta", "logger", "callbacks.pictures", "checkpoint"),
-    *("data.root", "data.urls", "data.eval_batch_size"),
+    *("data.root", "data.urls", "data.options", "data.eval_batch_size"),
     *(
         f"trainer.{name}"
         for name in (
