@@ -7,12 +7,11 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from file_sizes import no_file_above
 from PIL import Image
 
 from cifar_lightning.data import decode, decode_pool
@@ -49,18 +48,6 @@ def root(tmp_path) -> Path:
     for name in ("test/dog/0.png", "test/cat/0.png"):
         write(tmp_path / name)
     return tmp_path
-
-
-@contextmanager
-def no_file_above(num_bytes: int) -> Iterator[None]:
-    """As on a full disk, writing a file beyond a size raises OSError."""
-    resource = pytest.importorskip("resource", reason="this system cannot limit the size of files")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # Which images are read
