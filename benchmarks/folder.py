@@ -1,13 +1,13 @@
-"""Images in folders beside torchvision's own way: ImageFolder in a DataLoader, our first use, and our use of the cache.
+"""Time to read images in folders: torchvision's ImageFolder in a DataLoader, our first use, and our use of the cache.
 
-Torchvision's loop comes with batches of 4, as the 60-minute tutorial has them, and with larger ones that cost it less.
+Torchvision's loop runs with batches of 4, as in the 60-minute tutorial, and with larger ones, which it reads faster.
 
     python benchmarks/folder.py                    # 50,000 smooth images, three rounds
     python benchmarks/folder.py --root data --dataset torchvision.datasets.CIFAR10
 
-The files are written once, as PNG, into a temporary folder, and read before they are timed: all contenders find them
-in the system's memory. Each runs in a process of its own, and its clock starts after the imports; contenders take
-turns, and ratios are those within a round.
+The files are written once, as PNG, into a temporary folder, so all contenders find them in the system's file cache.
+Each contender runs in a process of its own, and its clock starts after the imports. Contenders take turns, and a ratio
+compares two times of one round.
 """
 
 import argparse
@@ -40,7 +40,7 @@ SIZE = 32
 
 
 def smooth_images(num_images: int) -> Iterator[np.ndarray]:
-    """Images of a few soft blots with some noise, which PNG packs about as well as photographs."""
+    """Images of a few soft blots with some noise, which PNG compresses about as well as photographs."""
     rng = np.random.default_rng(0)
     for _ in range(num_images):
         blots = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
@@ -49,7 +49,7 @@ def smooth_images(num_images: int) -> Iterator[np.ndarray]:
 
 
 def write(root: Path, options: argparse.Namespace) -> None:
-    """Write the training images, and one of each class to test on, which an ImageFolder must have."""
+    """Write the training images, and one test image of each class, as ImageFolder requires."""
     images, targets = smooth_images(options.images), [i % NUM_CLASSES for i in range(options.images)]
     if options.dataset is not None:
         dataset = options.dataset(root=options.root, train=True)
@@ -63,7 +63,7 @@ def write(root: Path, options: argparse.Namespace) -> None:
 
 
 def torchvision_loop(root: Path, batch_size: int) -> int:
-    """An epoch of the tutorial's loop, without a net."""
+    """An epoch of the tutorial's loop, without a network."""
     from torch.utils.data import DataLoader
     from torchvision import transforms as T
     from torchvision.datasets import ImageFolder as TorchvisionFolder
@@ -87,7 +87,7 @@ def run(contender: str, root: Path) -> dict[str, Any]:
         "contender": contender,
         "images": num_images,
         "seconds": seconds,
-        "cpu_seconds": sum(usage.ru_utime + usage.ru_stime for usage in used),  # with the imports
+        "cpu_seconds": sum(usage.ru_utime + usage.ru_stime for usage in used),  # including the imports
         "peak_gib": used[0].ru_maxrss / 2**20,  # KiB on Linux
     }
 
@@ -100,7 +100,7 @@ def measure(contender: str, root: Path) -> dict[str, Any]:
 
 
 def table(rounds: list[dict[str, dict[str, Any]]]) -> Table:
-    """Medians over the rounds, and of each contender's seconds by those of our first use."""
+    """Medians over the rounds. The last column is the ratio of a contender's seconds to those of our first use."""
     num_images = rounds[0]["first use"]["images"]
     device = device_name(torch.device("cpu"))
     shown = Table(title=f"{num_images:,} images, {device}, torch {torch.__version__}, n = {len(rounds)}")
@@ -123,8 +123,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--dataset", type=get_class, help="class of a data set whose training images are written")
-    parser.add_argument("--root", default="data", help="folder of that data set, which must be there")
+    parser.add_argument("--dataset", type=get_class, help="data set class whose training images are written")
+    parser.add_argument("--root", default="data", help="folder that holds that data set")
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender:
@@ -133,7 +133,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), options)
         rounds = []
-        for _ in range(options.rounds):  # in this order, as the first use writes the cache
+        for _ in range(options.rounds):  # the order matters: our first use writes the cache
             rounds.append({contender: measure(contender, Path(folder)) for contender in CONTENDERS})
             print(*map(json.dumps, rounds[-1].values()), sep="\n", flush=True)
     Console(width=120).print(table(rounds))

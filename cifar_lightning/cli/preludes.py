@@ -149,8 +149,9 @@ def overrides_from(path: str) -> list[str]:
     if name not in {known.stem for known in file.parent.glob("*.yaml")}:
         raise UserError(f"{path} was trained on data={name}, which is not in {file.parent}; choose with data=")
     known = _keys(file)
-    # Nor are addresses to fetch from.
-    values = {f"data.{k}": value for k, value in config["data"].items() if k in known and k[0] != "_" and k != "urls"}
+    # Nor are addresses to fetch from. Which keys are the data set's options is said in the group's file.
+    taken = {key for key in known - {"urls", "options"} if not key.startswith("_")}
+    values = {f"data.{key}": value for key, value in config["data"].items() if key in taken}
     values |= {"trainer.precision": config["trainer"].get("precision"), "compile": config.get("compile", False)}
     values["tta"] = config.get("tta", 0)
     available = torch.get_num_threads()  # more would wait for each other

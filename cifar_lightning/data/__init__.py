@@ -1,4 +1,4 @@
-"""Data sets as arrays in memory, their splits, and their batches."""
+"""Data sets as arrays in memory, their splits and their batches."""
 
 from cifar_lightning.data.arrays import Arrays, channel_statistics, spread
 from cifar_lightning.data.batches import Augment, Batches

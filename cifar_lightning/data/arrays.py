@@ -1,7 +1,8 @@
 """From a data set in torchvision's form to arrays in memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,46 @@ from torch import Tensor
 from cifar_lightning.data.download import DownloadError
 
 Dataset = Callable[..., Any]
-"""Called as ``dataset(root=..., train=..., download=...)``; has torchvision's ``data``, ``targets`` and ``classes``."""
+"""A data set's class, or a ``functools.partial`` of it.
+
+It is called as ``dataset(root=..., train=..., download=..., **its own options)`` and gives an object of torchvision's
+form, with ``data``, ``targets`` and ``classes``. A class that has options declares them in the attribute ``options``,
+which maps the name of each to its type: ``{"image_size": int}``. A data set that brings validation images has the
+attribute ``num_val``: they are the last so many of its training images.
+"""
+
+
+def declared_options(dataset: Dataset) -> Mapping[str, Any]:
+    """Names and types of the options that a data set's class declares; empty for torchvision's own classes."""
+    while isinstance(dataset, partial):
+        dataset = dataset.func
+    return getattr(dataset, "options", {})
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """A labelled set of images: uint8 pixels, the index of each image's class, and the names of the classes."""
+    """Labelled images in memory.
+
+    Attributes:
+        images: Pixels, uint8, (N, C, H, W).
+        targets: Index of each image's class in ``classes``, int64, (N,).
+        classes: Names of the classes.
+    """
 
     images: UInt8[Tensor, "n c h w"]
     targets: Int64[Tensor, " n"]
     classes: tuple[str, ...]
 
     def to(self, device: torch.device | str) -> "Arrays":
-        """The same on a device."""
+        """These arrays on a device."""
         return Arrays(self.images.to(device), self.targets.to(device), self.classes)
 
 
 def to_arrays(dataset: Any) -> Arrays:
     """Arrays of a data set in torchvision's form.
 
-    ``dataset.data`` is uint8, (N, H, W, C) as in CIFAR-10 or (N, H, W) as in MNIST. torchvision's CIFAR10 holds a
-    (N, C, H, W) array behind its (N, H, W, C) view, so nothing is copied there.
+    ``dataset.data`` is uint8, (N, H, W, C) as in CIFAR-10 or (N, H, W) as in MNIST. torchvision's CIFAR10 shows an
+    (N, C, H, W) array as an (N, H, W, C) view, so the call copies no pixels of it.
     """
     data = torch.as_tensor(dataset.data)
     images = data.unsqueeze(1) if data.ndim == 3 else data.permute(0, 3, 1, 2)
@@ -41,15 +61,15 @@ def to_arrays(dataset: Any) -> Arrays:
 
 
 def spread(num_images: int, num_chosen: int) -> Int64[Tensor, " s"]:
-    """Indices of some images, evenly spread over all: the first ones of a folder would be of one class."""
+    """Indices of some images, evenly spread over all: the first images of a folder are all of one class."""
     num_chosen = min(num_images, num_chosen)
     return torch.arange(num_chosen) * num_images // num_chosen
 
 
 def channel_statistics(images: UInt8[Tensor, "n c h w"]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of the pixels per channel, of values in [0, 1], to six decimals.
+    """Mean and standard deviation of the pixels in [0, 1], per channel, to six decimals.
 
-    From counts of the 256 values, so exact, and the same whatever the order of the images.
+    They are computed from counts of the 256 values, so they are exact and do not depend on the order of the images.
     """
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
@@ -62,32 +82,32 @@ def channel_statistics(images: UInt8[Tensor, "n c h w"]) -> tuple[list[float], l
 
 
 def fetch(dataset: Dataset, *, root: str | Path | None, train: bool, **options: Any) -> Any:
-    """Open one of the two official splits, downloading it first where it is absent.
+    """Open the training images or the test images, and download them first where they are absent.
 
     Args:
         dataset: The data set's class.
-        root: Folder that holds the data, or will; None for a data set that needs none.
-        train: The training images, or the test images.
-        options: Further keyword arguments of the class.
+        root: Folder that holds the data or will hold them. None for a data set that needs none.
+        train: Whether to open the training images or the test images.
+        options: The class's own options.
 
     Returns:
         The data set, in torchvision's form.
 
     Raises:
-        ValueError: If ``root`` is not a folder.
-        OSError: If the data are neither there nor to be had.
+        ValueError: If ``root`` is a file, or the class refuses an option.
+        OSError: If the data are absent and cannot be downloaded.
     """
     if root is not None and Path(root).exists() and not Path(root).is_dir():
-        raise ValueError(f"root must be a folder that holds the data, or will, got a file: {root}")
+        raise ValueError(f"root must be a folder that holds the data or will hold them, got a file: {root}")
     try:
         return dataset(root=root, train=train, download=False, **options)
-    except RuntimeError as absent:  # torchvision's word for absent or damaged
+    except RuntimeError as absent:  # torchvision raises it where files are absent or damaged
         try:
             return dataset(root=root, train=train, download=True, **options)
-        except DownloadError:  # which says all there is to say
+        except DownloadError:  # its message is complete
             raise
         except (OSError, RuntimeError) as error:
             raise OSError(
-                f"the data are not in {root} ({absent}) and could not be put there: {error or type(error).__name__}; "
+                f"the data are not in {root} ({absent}) and cannot be downloaded: {error or type(error).__name__}; "
                 "name another folder with data.root=, or try the project with data=synthetic"
             ) from error

@@ -1,4 +1,4 @@
-"""In-memory batches: an epoch is one permutation, a batch one gather, on the device that trains."""
+"""Batches from memory: an epoch is a permutation of the images and a batch a gather, on the training device."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,78 +10,81 @@ from torch import Tensor
 from cifar_lightning.data.arrays import Arrays
 
 Augment = Callable[[UInt8[Tensor, "n c h w"], int, torch.Generator], UInt8[Tensor, "n c h2 w2"]]
-"""``(images, epoch, generator) -> images``."""
+"""``(images, epoch, generator) -> images``: same N, C, dtype and device; H and W may shrink."""
 
 
 def stream_seed(*key: int) -> int:
-    """Seed of the random stream that belongs to a key such as (seed, epoch); well mixed, in [0, 2**63)."""
-    # With its length, since SeedSequence pads with zeros: (0,) would be (0, 0).
+    """Seed, in [0, 2**63), of the random stream of a key such as (seed, epoch). Other keys give unrelated streams."""
+    # The length is part of the key because SeedSequence pads with zeros: (0,) and (0, 0) would be the same.
     return int(np.random.SeedSequence((len(key), *key)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class EpochSampler:
-    """Order of an epoch's images, from the seed and the epoch's number alone.
+    """Order of an epoch's images. It depends on the seed and the epoch's number alone, so a resumed run repeats it.
 
-    Whatever was drawn before, and from whatever epoch a run resumes, an epoch's order is the same. Lightning calls
-    ``set_epoch`` on a loader's ``sampler`` before each epoch.
+    Lightning calls ``set_epoch`` on a loader's ``sampler`` before each epoch.
 
     Args:
-        index: Indices of the images that take part.
-        seed: Seed of the shuffles; None keeps the order of ``index``.
+        index: Indices of the images of an epoch.
+        seed: Seed of the shuffles. None keeps the order of ``index``.
     """
 
     def __init__(self, index: Int64[Tensor, " n"], *, seed: int | None) -> None:
         self.index = index
         self.seed = seed
         self.epoch = 0
-        self._ahead = (-1, index)
+        self._drawn_ahead = (-1, index)  # an epoch and its order
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next."""
+        """Choose the epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.index)
 
     def order(self) -> Int64[Tensor, " n"]:
-        """Indices of this epoch's images, in their order."""
-        epoch, order = self._ahead
+        """Indices of the epoch's images, in their order."""
+        epoch, order = self._drawn_ahead
         return order if epoch == self.epoch else self._draw(self.epoch)
 
     def draw_ahead(self) -> None:
-        """Draw the next epoch's order now, so that a GPU need not wait for it then."""
-        self._ahead = (self.epoch + 1, self._draw(self.epoch + 1))
+        """Draw the next epoch's order now, while a GPU computes, so that it does not wait for it later."""
+        self._drawn_ahead = (self.epoch + 1, self._draw(self.epoch + 1))
 
     def _draw(self, epoch: int) -> Int64[Tensor, " n"]:
         if self.seed is None:
             return self.index
-        # On the CPU, so that the order does not depend on the device.
+        # A generator on the CPU, as each kind of device draws other numbers.
         generator = torch.Generator().manual_seed(stream_seed(self.seed, epoch))
         return self.index[torch.randperm(len(self.index), generator=generator)]
 
 
-_IMAGES_PER_GATHER = 1024
+IMAGES_PER_GATHER = 1024
+"""Small batches are views into a gather of so many images."""
 
 
 class Batches:
-    """Iterable over an epoch's ``(images, targets)``, already on the device and augmented.
+    """Iterable over an epoch's ``(images, targets)``, augmented and on the device.
 
-    Takes the place of DataLoader, workers and per-image transforms: 60,000 images are 184 MB, so they stay on the
-    device, and gathering costs microseconds. Small batches are views into a common gather, which spares a step as small
-    as the tutorial's 4 %. The last batch holds what is left over.
+    It replaces DataLoader, its workers and per-image transforms. 60,000 images are 184 MB, so they stay on the device,
+    and a gather takes microseconds. Small batches are views into one larger gather, which saves 4 % of a step as small
+    as the tutorial's. The last batch may be smaller.
 
-    Lightning keeps ``state_dict`` in a checkpoint: how many batches of the epoch have been given out. What they held
-    follows from seed and epoch, so a resumed run goes on with the very batch that comes next.
+    Lightning stores ``state_dict`` in a checkpoint. It holds the number of batches that the epoch has yielded. Their
+    content follows from seed and epoch, so a resumed run continues with the next batch.
 
     Args:
-        arrays: Images and targets, on the device where batches are wanted.
-        index: Indices of the images that take part.
+        arrays: Images and targets, on the device of the batches.
+        index: Indices of the images of an epoch.
         batch_size: Images per batch.
-        seed: Seed of order and augmentation; None for the order of ``index``.
-        augment: Changes each batch of images; its random numbers come from (seed, epoch, batch) alone.
+        seed: Seed of the order and of the augmentation. None keeps the order of ``index``.
+        augment: Changes each batch of images. Its random numbers depend on (seed, epoch, batch) alone.
+
+    Attributes:
+        draws_ahead: Whether the last batch of an epoch draws the order of the next epoch; true on a GPU.
     """
 
-    batch_sampler = None  # Lightning asks for it where it finds a sampler
+    batch_sampler = None  # Lightning asks for it where a loader has a sampler
 
     def __init__(
         self,
@@ -97,28 +100,28 @@ class Batches:
         self.batch_size = batch_size
         self.augment = augment
         self.draws_ahead = arrays.images.device.type != "cpu"
-        self._given = 0
+        self._num_yielded = 0
         self._start = 0
 
     def __len__(self) -> int:
         return -(-len(self.sampler) // self.batch_size)
 
     def state_dict(self) -> dict[str, int]:
-        """Batches of the epoch that have been given out."""
-        return {"given": self._given}
+        """Number of batches that the epoch has yielded."""
+        return {"given": self._num_yielded}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Let the next iteration begin after as many batches."""
-        self._start = state_dict["given"] % len(self)  # a whole epoch's end is the start of the next
+        """Start the next iteration after that number of batches."""
+        self._start = state_dict["given"] % len(self)  # after the last batch, the next epoch starts at its first
 
     def __iter__(self) -> Iterator[tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
-        # A generator: nothing runs before the first batch is asked for, so Lightning's extra iter() costs nothing.
+        # A generator function runs nothing before the first next(), so an iter() that Lightning does not use is free.
         epoch = self.sampler.epoch
         device = self.images.device
         generator = torch.Generator(device)
         start, self._start = self._start, 0
         for batch, (images, targets) in enumerate(self._gathered(device, start), start):
-            self._given = batch + 1
+            self._num_yielded = batch + 1
             if self.augment is not None:
                 generator.manual_seed(stream_seed(self.sampler.seed or 0, epoch, batch))
                 images = self.augment(images, epoch, generator)
@@ -129,7 +132,7 @@ class Batches:
     def _gathered(
         self, device: torch.device, start: int
     ) -> Iterator[tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
-        batches_per_gather = max(1, _IMAGES_PER_GATHER // self.batch_size)
+        batches_per_gather = max(1, IMAGES_PER_GATHER // self.batch_size)
         order = self.sampler.order()[start * self.batch_size :].to(device)
         for chosen in order.split(batches_per_gather * self.batch_size):
             images, targets = self.images[chosen], self.targets[chosen]

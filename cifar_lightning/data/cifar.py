@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 that arrive: torchvision's classes, with a download that comes through."""
+"""CIFAR-10 and CIFAR-100: torchvision's classes with a download from several addresses."""
 
 import logging
 import os
@@ -16,24 +16,28 @@ log = logging.getLogger(__name__)
 
 
 class CIFAR10(datasets.CIFAR10):
-    """torchvision's CIFAR-10, fetched from one of several addresses where it is absent.
+    """torchvision's CIFAR-10, downloaded from one of several addresses where it is absent.
 
-    Files are checked by their MD5 before they are read, those of the split that is asked for. What is missing or
-    damaged is unpacked from the archive, and the archive is fetched where there is none.
+    The MD5 of the split's files is checked before they are read. Missing or damaged files are unpacked from the
+    archive. If there is no archive, it is downloaded.
 
     Args:
-        root: Folder that holds ``cifar-10-batches-py``, or will; or that folder itself, by whatever name; or a folder
-            with the archive in it.
-        train: The training images, or the test images.
-        download: Whether to unpack, and to fetch, what is not there.
-        urls: Addresses of the archive, tried in this order; the official one by default.
+        root: Folder that holds ``cifar-10-batches-py`` or will hold it; or that folder itself, whatever its name; or a
+            folder that holds the archive.
+        train: Whether to read the training images or the test images.
+        download: Whether to download and unpack what is absent.
+        urls: Addresses of the archive, tried in this order. None stands for the official one.
 
     Raises:
-        ValueError: If there is no ``root``.
+        ValueError: If ``root`` is None.
         RuntimeError: If a file is missing or damaged, and ``download`` is false.
-        OSError: If the archive cannot be fetched or unpacked.
+        OSError: If the archive cannot be downloaded or unpacked.
+
+    Source:
+        Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images".
     """
 
+    options: ClassVar[dict[str, Any]] = {"urls": Sequence[str] | None}
     archive: ClassVar[RemoteFile] = RemoteFile(
         name="cifar-10-python.tar.gz",
         size=170_498_071,
@@ -41,24 +45,24 @@ class CIFAR10(datasets.CIFAR10):
         sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
     )
     unpacked_bytes: ClassVar[int] = 186_000_000
-    base_folder = datasets.CIFAR10.base_folder  # an instance's own may differ, see _home
+    base_folder: str
     patience: ClassVar[Patience] = Patience()
 
     def __init__(
         self, root: str | Path | None, train: bool = True, download: bool = False, urls: Sequence[str] | None = None
     ) -> None:
         if root is None:
-            raise ValueError("root must be a folder that holds the data, or will, got null")
-        self.train = train  # which _check_integrity needs
+            raise ValueError("root must be a folder that holds the data or will hold them, got null")
+        self.train = train  # before super().__init__, as _check_integrity needs it
         self.urls = [self.url] if urls is None else list(urls)
         super().__init__(self._home(Path(root).expanduser()), train=train, download=download)
 
     def _home(self, root: Path) -> Path:
-        """Where ``base_folder`` is, from what a user may call the data's folder."""
+        """The folder that torchvision calls the root: the one that holds ``base_folder``."""
         if root.name == self.base_folder and not (root / self.base_folder).exists():
             return root.parent
         if all((root / name).exists() for name, _ in self._files()):
-            self.base_folder = ""
+            self.base_folder = ""  # of this instance: the files are in the root itself
         return root
 
     def _files(self) -> list[list[str]]:
@@ -66,6 +70,7 @@ class CIFAR10(datasets.CIFAR10):
         return [*(self.train_list if self.train else self.test_list), [self.meta["filename"], self.meta["md5"]]]
 
     def _unusable(self) -> dict[str, str]:
+        """Whether a file is "missing" or "damaged", by its name; files that are right are left out."""
         folder = Path(self.root, self.base_folder)
         return {
             name: "damaged" if (folder / name).is_file() else "missing"
@@ -77,34 +82,34 @@ class CIFAR10(datasets.CIFAR10):
         return not self._unusable()
 
     def download(self) -> None:
-        """Unpack what is missing or damaged, from the archive, which is fetched where it is not there either.
+        """Unpack missing or damaged files from the archive, and download the archive if it is absent.
 
         Raises:
-            OSError: If there is no room, no address gives the archive, or it cannot be written.
+            OSError: If there is too little disk space, no address gives the archive, or it cannot be written.
         """
-        if self._check_integrity():  # torchvision's own convention: nothing is written, the folder may be read-only
+        if self._check_integrity():  # nothing is written then, as the folder may be read-only
             return
         home = Path(self.root)
         home.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(home / f".{self.archive.name}.lock"):
-            unusable = self._unusable()  # but for what the process before us has brought
+            unusable = self._unusable()  # again, as the process that held the lock may have brought them
             if not unusable:
                 return
             for name, fault in unusable.items():
                 if fault == "damaged":
-                    log.info("damaged   %s, unpacked anew", home / self.base_folder / name)
+                    log.info("damaged   %s, unpacked again", home / self.base_folder / name)
             self._unpack(self._archive(home), home)
         if unusable := self._unusable():
-            raise DownloadError(f"{home / self.archive.name} was unpacked, and still: {_listed(unusable)}")
+            raise DownloadError(f"after {home / self.archive.name} was unpacked, {_listed(unusable)}")
 
     def _archive(self, home: Path) -> Path:
-        """The archive, whole and right, fetched if need be."""
+        """Path of the archive, whose checksums are right. It is downloaded if need be."""
         path = home / self.archive.name
         if path.is_file():
             if (fault := self.archive.fault(path)) is None:
                 self._require_room(home, self.unpacked_bytes)
                 return path
-            log.info("damaged   %s has %s, fetched anew", path, fault)
+            log.info("damaged   %s has %s, downloaded again", path, fault)
         part = path.with_name(f"{path.name}.part")
         arrived = part.stat().st_size if part.exists() else 0
         self._require_room(home, self.archive.size - arrived + self.unpacked_bytes)
@@ -112,9 +117,9 @@ class CIFAR10(datasets.CIFAR10):
             return download(self.archive, self.urls, home, patience=self.patience)
         except DownloadError as error:
             raise DownloadError(
-                f"{_listed(self._unusable())} in {home / self.base_folder}, and the archive could not be downloaded: "
+                f"{_listed(self._unusable())} in {home / self.base_folder}, and the archive cannot be downloaded: "
                 f"{error}. By hand: get {self.archive.name} ({self.archive.size / 1e6:.0f} MB) from {self.url} and "
-                f"put it into {home.resolve()}, or name the folder that has {self.base_folder or home.name}/"
+                f"put it into {home.resolve()}, or name the folder that holds {self.base_folder or home.name}/"
                 f"{self._files()[0][0]} with data.root=; or try the project with data=synthetic"
             ) from error
 
@@ -126,10 +131,10 @@ class CIFAR10(datasets.CIFAR10):
             )
 
     def _unpack(self, archive: Path, home: Path) -> None:
-        """Unpack beside the data, then put each file into its place: whoever reads there finds no half ones."""
+        """Unpack beside the data, then move each file into its place, so that no process reads half a file."""
         log.info("unpacking %s", archive)
         beside = home / f".{self.archive.name}.unpacking"
-        shutil.rmtree(beside, ignore_errors=True)  # left by a process that was killed
+        shutil.rmtree(beside, ignore_errors=True)  # a killed process may have left it
         try:
             extract_archive(str(archive), str(beside))
             into = home / self.base_folder
@@ -140,8 +145,8 @@ class CIFAR10(datasets.CIFAR10):
             shutil.rmtree(beside, ignore_errors=True)
 
 
-class CIFAR100(CIFAR10):
-    """torchvision's CIFAR-100 with its 100 fine classes; in all else as ``CIFAR10`` of this module."""
+class CIFAR100(CIFAR10, datasets.CIFAR100):
+    """torchvision's CIFAR-100, with its 100 fine classes, downloaded as ``CIFAR10`` of this module is."""
 
     archive: ClassVar[RemoteFile] = RemoteFile(
         name="cifar-100-python.tar.gz",
@@ -149,16 +154,10 @@ class CIFAR100(CIFAR10):
         md5=datasets.CIFAR100.tgz_md5,
         sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
     )
-    base_folder = datasets.CIFAR100.base_folder
-    url = datasets.CIFAR100.url
-    filename = datasets.CIFAR100.filename
-    tgz_md5 = datasets.CIFAR100.tgz_md5
-    train_list: ClassVar[Any] = datasets.CIFAR100.train_list
-    test_list: ClassVar[Any] = datasets.CIFAR100.test_list
-    meta: ClassVar[Any] = datasets.CIFAR100.meta
 
 
 def _listed(unusable: dict[str, str]) -> str:
+    """In words: ``data_batch_1, data_batch_2 are missing and test_batch is damaged``."""
     faults = {fault: [name for name, found in unusable.items() if found == fault] for fault in unusable.values()}
     return " and ".join(
         f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} {fault}" for fault, names in faults.items()

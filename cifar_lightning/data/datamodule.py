@@ -1,7 +1,7 @@
 """The data of a run: splits, placement and batches."""
 
-import inspect
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -9,8 +9,12 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from cifar_lightning.data.arrays import Arrays, Dataset, fetch, to_arrays
+from cifar_lightning.data.arrays import Arrays, Dataset, declared_options, fetch, to_arrays
 from cifar_lightning.data.batches import Augment, Batches
+from cifar_lightning.errors import nearest
+from cifar_lightning.typehints import fits, words
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 
@@ -18,9 +22,9 @@ SPLITS = ("train", "val", "test")
 def stratified_split(
     targets: Int64[Tensor, " n"], *, val_size: int, seed: int
 ) -> tuple[Int64[Tensor, " t"], Int64[Tensor, " v"]]:
-    """Indices of the training and of the validation images, both ascending.
+    """Indices of the training images and of the validation images, both ascending.
 
-    Each class gives its share of ``val_size``; where shares are not whole, the largest remainders are rounded up.
+    Each class gives its share of ``val_size``. Where the shares are not whole, the largest remainders are rounded up.
 
     Raises:
         ValueError: If ``val_size`` is not in [0, N).
@@ -42,28 +46,39 @@ def stratified_split(
 
 
 class ImageDataModule(L.LightningDataModule):
-    """CIFAR-10, or a data set of its form, in the memory of the device that trains.
+    """CIFAR-10, CIFAR-100, a folder of images, or any class of torchvision's form, as batches on the training device.
 
-    The official test images stay the test split. Validation images come off the training images, chosen by
-    ``split_seed`` alone, so that runs with other seeds are judged on the same ones.
+    The official test images are the test split. Validation images come off the training images. ``split_seed`` alone
+    chooses them, so that runs with different seeds are validated on the same images.
+
+    A data set's own options, such as the ``urls`` of CIFAR-10, are keys of its file in conf/data. That file lists them
+    in ``options``, and the class declares them in its attribute ``options``. A class that declares none, such as
+    torchvision's own, gets none.
 
     Args:
         name: Name of the data set, as in conf/data.
-        dataset: Class of the data set, called as ``dataset(root=..., train=..., download=...)``.
-        root: Folder of the data; None for a data set that needs none.
-        urls: Addresses that the data are fetched from where they are absent, for classes that take them.
-        image_size: Height and width that images are resized to, in pixels, for classes that take it.
-        note: What a reader of results must know about the data.
-        batch_size: Training images per optimizer step.
-        eval_batch_size: Images per step where nothing is trained.
-        val_size: Number of training images set aside for validation; 0 trains on all. None for the validation images
-            that the data set brings itself, if it does: its training images' last ``num_val``.
-        split_seed: Seed of that choice.
+        dataset: Class of the data set, called as ``dataset(root=..., train=..., download=..., **its own options)``.
+        root: Folder of the data. None for a data set that needs none.
+        options: Names of the keywords below that are options of the data set.
+        note: What a reader of the results must know about the data.
+        batch_size: Training images per optimizer step, at least 1.
+        eval_batch_size: Images per step of evaluation, at least 1.
+        val_size: Number of training images set aside for validation. 0 trains on all of them. None takes the
+            validation images that the data set brings: the last ``num_val`` of its training images, if it has any.
+        split_seed: Seed of the choice of validation images.
         seed: Seed of the order and of the augmentation.
-        augment: Changes each batch of training images.
+        augment: Changes each batch of training images; see the attribute.
+        values: Values of the options.
+
+    Attributes:
+        augment: Changes each batch of training images; None leaves them as they are. May be set until training starts:
+            a run first measures mean and standard deviation of the training images, then builds its augmentation.
+        index: Indices of each split's images in ``arrays(split)``, by split; empty before ``setup``.
+        options: The options that the data set gets.
 
     Raises:
-        ValueError: If a size is out of its range.
+        TypeError: If a keyword is neither an argument nor one of ``options``.
+        ValueError: If a size is out of its range, or an option has the wrong type.
     """
 
     def __init__(
@@ -72,8 +87,7 @@ class ImageDataModule(L.LightningDataModule):
         name: str,
         dataset: Dataset,
         root: str | None,
-        urls: Sequence[str] | None = None,
-        image_size: int | None = None,
+        options: Sequence[str] = (),
         note: str = "",
         batch_size: int = 4,
         eval_batch_size: int = 500,
@@ -81,6 +95,7 @@ class ImageDataModule(L.LightningDataModule):
         split_seed: int = 0,
         seed: int = 0,
         augment: Augment | None = None,
+        **values: Any,
     ) -> None:
         super().__init__()
         for key, value, least in (
@@ -94,12 +109,7 @@ class ImageDataModule(L.LightningDataModule):
         self.name = name
         self.dataset = dataset
         self.root = root
-        takes = inspect.signature(dataset).parameters
-        self.options = {
-            name: value
-            for name, value in {"urls": urls, "image_size": image_size}.items()
-            if value is not None and name in takes
-        }
+        self.options = _own_options(dataset, options, values)
         self.note = note
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -107,13 +117,13 @@ class ImageDataModule(L.LightningDataModule):
         self.split_seed = split_seed
         self.seed = seed
         self.augment = augment
-        self._arrays: dict[bool, Arrays] = {}
-        self._placed: dict[tuple[bool, torch.device], Arrays] = {}
-        self._num_val = 0  # that the data set brings itself
         self.index: dict[str, Tensor] = {}
+        self._arrays: dict[bool, Arrays] = {}  # by whether they are the training images
+        self._placed: dict[tuple[bool, torch.device], Arrays] = {}
+        self._num_val = 0  # validation images that the data set brings
 
     def prepare_data(self) -> None:
-        if not self._arrays:  # the smaller split is enough to have everything downloaded
+        if not self._arrays:  # the test split is the smaller one, and a download brings both
             self._read(train=False)
 
     def _read(self, *, train: bool) -> None:
@@ -126,8 +136,9 @@ class ImageDataModule(L.LightningDataModule):
         """Read both official splits and choose the validation images.
 
         Raises:
-            ValueError: If ``batch_size`` is larger than the training split, or ``val_size`` not below the number of
-                training images or given where the data set brings validation images.
+            ValueError: If ``batch_size`` is larger than the training split, if ``val_size`` is not below the number of
+                training images, or if it is given although the data set brings validation images.
+            OSError: If the data are absent and cannot be downloaded.
         """
         if self.index:
             return
@@ -147,7 +158,7 @@ class ImageDataModule(L.LightningDataModule):
             return stratified_split(targets, val_size=self.val_size or 0, seed=self.split_seed)
         if self.val_size is not None:
             raise ValueError(
-                f"val_size must be null where the data bring validation images of their own, here {self._num_val}, "
+                f"val_size must be null, as the data bring {self._num_val} validation images of their own, "
                 f"got {self.val_size}"
             )
         train_index, val_index = torch.arange(len(targets)).tensor_split([len(targets) - self._num_val])
@@ -158,7 +169,7 @@ class ImageDataModule(L.LightningDataModule):
         return self._arrays[split != "test"]
 
     def placed(self, split: str, device: torch.device | str) -> Arrays:
-        """``arrays(split)`` on a device, copied there once and held there."""
+        """``arrays(split)`` on a device: copied once, then kept there."""
         key = split != "test", torch.device(device)
         if key not in self._placed:
             self._placed[key] = self.arrays(split).to(device)
@@ -174,21 +185,21 @@ class ImageDataModule(L.LightningDataModule):
         return len(self.index["val"]) > 0
 
     @property
-    def image_shape(self) -> torch.Size:
-        """Shape (C, H, W) of an image."""
-        return self.arrays("train").images.shape[1:]
-
-    @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
+        """Names of the classes; known after ``setup``."""
         return self.arrays("train").classes
 
+    @property
+    def image_shape(self) -> torch.Size:
+        """Shape (C, H, W) of an image before augmentation; known after ``setup``."""
+        return self.arrays("train").images.shape[1:]
+
     def eval_batches(self, split: str, device: torch.device | str = "cpu") -> Batches:
-        """A split's images as they are, in the data set's order."""
+        """A split's images without augmentation, in the data set's order."""
         return Batches(self.placed(split, device), self.index[split], batch_size=self.eval_batch_size)
 
     def train_batches(self, device: torch.device | str = "cpu", *, shuffle: bool = True) -> Batches:
-        """The training images, augmented, and shuffled if so wished."""
+        """The training images, augmented; in a new order in each epoch, or in the data set's order."""
         return Batches(
             self.placed("train", device),
             self.index["train"],
@@ -204,7 +215,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> Batches:
         assert self.trainer is not None
-        # Lightning's overfit_batches means the same few batches in each epoch.
+        # With overfit_batches, Lightning trains on the same few batches in each epoch.
         return self.train_batches(self._device, shuffle=not self.trainer.overfit_batches)  # type: ignore[attr-defined]
 
     def val_dataloader(self) -> Batches | list[Batches]:
@@ -214,5 +225,29 @@ class ImageDataModule(L.LightningDataModule):
         return self.eval_batches("test", self._device)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        # Batches are on the device from the start: spares Lightning's walk over each batch.
+        # A batch is on the device already. Lightning's own method would look through it in each step.
         return batch
+
+
+_ARGUMENTS = ImageDataModule.__init__.__annotations__.keys() - {"values", "return"}
+
+
+def _own_options(dataset: Dataset, names: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of those options that the data set's class declares.
+
+    Raises:
+        TypeError: If the name of a value is not in ``names``.
+        ValueError: If a value does not have the type that the class declares.
+    """
+    declared = declared_options(dataset)
+    for name, value in values.items():
+        if name not in names:
+            raise TypeError(
+                f"{name} is neither an argument of ImageDataModule nor one of the data set's options"
+                f"{nearest(name, [*_ARGUMENTS, *names])}"
+            )
+        if name not in declared:
+            log.info("data.%s is not used: the data set's class has no such option", name)
+        elif not fits(value, declared[name]):
+            raise ValueError(f"{name} must be {words(declared[name])}, got {value!r}")
+    return {name: value for name, value in values.items() if name in declared}

@@ -1,4 +1,4 @@
-"""Many image files to pixels: in this process, or in several that run ``decoding``."""
+"""Decode many image files: a few in this process, many in a pool of workers that run ``decode.py`` by its path."""
 
 import io
 import json
@@ -14,87 +14,88 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cifar_lightning.data import decode as decoding
-from cifar_lightning.data.decode import Problems, decode
+from cifar_lightning.data import decode
 
-NUM_FILES_WORTH_PROCESSES = 2_000
+MIN_FILES_FOR_WORKERS = 2_000
+MIN_BYTES_FOR_WORKERS = 20_000_000
+"""Workers are started for so many files, or for files of so many bytes in all. Fewer are decoded faster without."""
 
-NUM_BYTES_WORTH_PROCESSES = 20_000_000
+MAX_FILES_PER_CHUNK = 40
+"""A chunk is decoded in one call. The pixels of so many small images fit into the cache of a core."""
 
-FILES_PER_TURN = 40  # as many small images as fit into a core's cache
-
-BYTES_PER_TURN = 4_000_000  # of pixels
-
-
-class ProcessLost(Exception):
-    """A process that decodes was ended from outside, as where memory is scarce: no fault of the images."""
-
+MAX_BYTES_PER_CHUNK = 4_000_000
+"""Bytes of pixels."""
 
 Write = Callable[[memoryview, int], None]
-"""Called with some of the pixels and the place of their first byte among all."""
+"""``(pixels, start)``: takes a part of the pixels, whose first byte is byte ``start`` of all pixels."""
 
 
-def nowhere(pixels: memoryview, start: int) -> None:
+class WorkerLost(Exception):
+    """A worker was ended from outside, as the system does where memory is scarce. The images are not at fault."""
+
+
+def write_nowhere(pixels: memoryview, start: int) -> None:
     """A ``Write`` that does nothing."""
 
 
-def decode_all(
-    paths: Sequence[str], pixels: memoryview, *, image_size: int, write: Write = nowhere
-) -> tuple[list[str], Problems]:
-    """Decode files into one buffer, one after the other or for many in as many processes as there are cores.
+def decode_many(
+    paths: Sequence[str], pixels: memoryview, *, image_size: int, write: Write = write_nowhere
+) -> tuple[list[str], decode.Problems]:
+    """Decode files into one buffer: a few one after the other, many in as many workers as there are cores.
 
     Args:
         paths: The files.
-        pixels: Where their pixels go: bytes, ``3 * image_size**2`` of each file.
+        pixels: Bytes that receive the pixels, ``3 * image_size**2`` of each file; see ``decode.decode_files``.
         image_size: Height and width, in pixels.
-        write: Gets all pixels too, as they come, from several threads.
+        write: Called with each part of the pixels as soon as it is decoded, from several threads.
 
     Returns:
-        The files' stamps, and what is wrong with them.
+        The stamps of the files, and what is wrong with the files that cannot be decoded.
 
     Raises:
-        ProcessLost: If a process that decodes is ended from outside.
+        WorkerLost: If a worker is ended from outside.
     """
-    target = _Target(pixels, 3 * image_size * image_size, [""] * len(paths), {}, [], write)
-    turns = _turns(len(paths), image_size)
-    num_processes = min(num_cores(), len(turns))
-    with late_bar("reading images", len(paths)) as show:
-        if num_processes > 1 and _is_much(paths):
-            _in_processes(paths, target, image_size, turns, num_processes, show)
+    results = _Results(pixels, 3 * image_size * image_size, [""] * len(paths), {}, [], write)
+    chunks = _chunks(len(paths), image_size)
+    num_workers = min(num_cores(), len(chunks))
+    with delayed_progress("reading images", len(paths)) as show:
+        if num_workers > 1 and _are_worth_workers(paths):
+            _decode_in_workers(paths, results, image_size, chunks, num_workers, show)
         else:
-            _here(paths, target, image_size, turns, show)
-    return target.stamps, target.problems
+            _decode_here(paths, results, image_size, chunks, show)
+    return results.stamps, results.problems
 
 
-class _Target(NamedTuple):
-    """Where what comes of the files goes."""
+class _Results(NamedTuple):
+    """Collects what is decoded, from several threads."""
 
     pixels: memoryview
     bytes_per_image: int
     stamps: list[str]
-    problems: Problems
-    done: list[int]
-    """Numbers of files, to be added up."""
+    problems: decode.Problems
+    num_decoded: list[int]
+    """Numbers of files, one per chunk. Threads can append to a list without a lock."""
     write: Write
 
-    def pixels_of(self, turn: range) -> memoryview:
-        return self.pixels[turn.start * self.bytes_per_image : turn.stop * self.bytes_per_image]
+    def pixels_of(self, chunk: range) -> memoryview:
+        return self.pixels[chunk.start * self.bytes_per_image : chunk.stop * self.bytes_per_image]
 
-    def take(self, turn: range, stamps: list[str], problems: Problems) -> None:
-        self.stamps[turn.start : turn.stop] = stamps
-        self.problems.update({turn[place]: problem for place, problem in problems.items()})
-        self.done.append(len(turn))
-        self.write(self.pixels_of(turn), turn.start * self.bytes_per_image)
+    def add(self, chunk: range, stamps: list[str], problems: decode.Problems) -> None:
+        """Take the results of a chunk whose pixels are in place."""
+        self.stamps[chunk.start : chunk.stop] = stamps
+        self.problems.update({chunk[index]: problem for index, problem in problems.items()})
+        self.num_decoded.append(len(chunk))
+        self.write(self.pixels_of(chunk), chunk.start * self.bytes_per_image)
 
 
-def _turns(num_files: int, image_size: int) -> list[range]:
-    """Files that are decoded in one go."""
-    size = max(1, min(FILES_PER_TURN, BYTES_PER_TURN // (3 * image_size * image_size)))
+def _chunks(num_files: int, image_size: int) -> list[range]:
+    """Indices of the files of each chunk."""
+    size = max(1, min(MAX_FILES_PER_CHUNK, MAX_BYTES_PER_CHUNK // (3 * image_size * image_size)))
     return [range(start, min(start + size, num_files)) for start in range(0, num_files, size)]
 
 
-def _is_much(paths: Sequence[str]) -> bool:
-    return len(paths) >= NUM_FILES_WORTH_PROCESSES or sum(map(_num_bytes, paths)) >= NUM_BYTES_WORTH_PROCESSES
+def _are_worth_workers(paths: Sequence[str]) -> bool:
+    return len(paths) >= MIN_FILES_FOR_WORKERS or sum(map(_num_bytes, paths)) >= MIN_BYTES_FOR_WORKERS
 
 
 def _num_bytes(path: str) -> int:
@@ -104,24 +105,91 @@ def _num_bytes(path: str) -> int:
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _here(
-    paths: Sequence[str], target: _Target, image_size: int, turns: Sequence[range], show: Callable[[int], None]
+def _decode_here(
+    paths: Sequence[str], results: _Results, image_size: int, chunks: Sequence[range], show: Callable[[int], None]
 ) -> None:
-    for turn in turns:
-        target.pixels_of(turn)[:], stamps, problems = decode(paths[turn.start : turn.stop], image_size)
-        target.take(turn, stamps, problems)
-        show(turn.stop)
+    for chunk in chunks:
+        pixels, stamps, problems = decode.decode_files(paths[chunk.start : chunk.stop], image_size)
+        results.pixels_of(chunk)[:] = pixels
+        results.add(chunk, stamps, problems)
+        show(chunk.stop)
+
+
+def _decode_in_workers(
+    paths: Sequence[str],
+    results: _Results,
+    image_size: int,
+    chunks: Sequence[range],
+    num_workers: int,
+    show: Callable[[int], None],
+) -> None:
+    def receive(number: int) -> None:
+        own = chunks[number::num_workers]  # interleaved, so that the workers share a folder of larger images
+        request = json.dumps([image_size, [paths[chunk.start : chunk.stop] for chunk in own]]).encode() + b"\n"
+        _receive(workers[number], request, own, results)
+
+    workers: list[subprocess.Popen[bytes]] = []
+    # Leaving these contexts, also after an error, kills the workers first: only then do the threads that read from them
+    # return, and only then can the pipes be closed.
+    with ExitStack() as pipes, ThreadPoolExecutor(num_workers) as threads, ExitStack() as running:
+        for _ in range(num_workers):
+            workers.append(_start_worker())
+            pipes.callback(_close, workers[-1])
+            running.callback(workers[-1].kill)
+        pending = {threads.submit(receive, number) for number in range(num_workers)}
+        while pending:
+            finished, pending = wait(pending, timeout=0.1, return_when=FIRST_EXCEPTION)
+            for future in finished:
+                future.result()
+            show(sum(results.num_decoded))
+
+
+def _start_worker() -> "subprocess.Popen[bytes]":
+    # -P keeps the modules beside decode.py from hiding others of the same name. A process group of its own keeps the
+    # terminal's Ctrl-C away from the worker: only this process answers it.
+    command = [sys.executable, "-P", "-W", "ignore", decode.__file__]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
+
+
+def _close(worker: "subprocess.Popen[bytes]") -> None:
+    worker.wait()
+    for pipe in (worker.stdin, worker.stdout):
+        assert pipe is not None
+        with suppress(BrokenPipeError):
+            pipe.close()
+
+
+def _receive(worker: "subprocess.Popen[bytes]", request: bytes, chunks: Sequence[range], results: _Results) -> None:
+    """Send a worker its request, and take its answer for each chunk; ``decode`` says how both look."""
+    assert worker.stdin is not None
+    assert isinstance(worker.stdout, io.BufferedReader)
+    with suppress(BrokenPipeError):  # the worker has ended, which the loop below reports
+        worker.stdin.write(request)
+        worker.stdin.close()
+    for chunk in chunks:
+        wanted = results.pixels_of(chunk)
+        line = worker.stdout.readline() if worker.stdout.readinto(wanted) == len(wanted) else b""
+        if not line:
+            raise WorkerLost(f"a process that decodes images ended with exit code {worker.wait()}")
+        stamps, problems = json.loads(line)
+        results.add(chunk, stamps, dict(problems))
 
 
 @contextmanager
-def late_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Progress bar on stderr, there only where it is a terminal and once the work has taken a second.
+def delayed_progress(title: str, total: int, *, delay_seconds: float = 1) -> Iterator[Callable[[int], None]]:
+    """Progress bar on stderr that appears only on a terminal and only once the work has taken a while.
 
-    Gives the function that is to be called now and then with what is done.
+    Args:
+        title: What is done.
+        total: How much there is to do.
+        delay_seconds: How long the work takes before the bar appears.
+
+    Yields:
+        A function to call now and then with how much is done.
     """
     with ExitStack() as stack:
         started = monotonic()
@@ -129,8 +197,8 @@ def late_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
         def show(done: int) -> None:
             nonlocal update
-            if update is None and monotonic() - started > 1 and sys.stderr.isatty():
-                update = stack.enter_context(_bar(title, total))
+            if update is None and monotonic() - started > delay_seconds and sys.stderr.isatty():
+                update = stack.enter_context(_progress(title, total))
             if update is not None:
                 update(done)
 
@@ -138,66 +206,8 @@ def late_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
         task = progress.add_task(title, total=total)
         yield lambda done: progress.update(task, completed=done)
-
-
-def _in_processes(
-    paths: Sequence[str],
-    target: _Target,
-    image_size: int,
-    turns: Sequence[range],
-    num_processes: int,
-    show: Callable[[int], None],
-) -> None:
-    def receive(number: int) -> None:
-        own = turns[number::num_processes]  # so that a folder of larger images is shared by all
-        request = json.dumps([image_size, [paths[turn.start : turn.stop] for turn in own]]).encode() + b"\n"
-        _receive(processes[number], request, own, target)
-
-    processes: list[subprocess.Popen[bytes]] = []
-    # However it ends: the processes are killed, so the threads that read from them return, so the pipes can be closed.
-    with ExitStack() as pipes, ThreadPoolExecutor(num_processes) as threads, ExitStack() as running:
-        for _ in range(num_processes):
-            processes.append(_start())
-            pipes.callback(_close, processes[-1])
-            running.callback(processes[-1].kill)
-        pending = {threads.submit(receive, number) for number in range(num_processes)}
-        while pending:
-            finished, pending = wait(pending, timeout=0.1, return_when=FIRST_EXCEPTION)
-            for future in finished:
-                future.result()
-            show(sum(target.done))
-
-
-def _start() -> "subprocess.Popen[bytes]":
-    # -P: its folder holds modules that are not to be found by their bare names. A process group of its own, as a
-    # terminal sends Ctrl-C to all processes of one, and only this process is to answer it.
-    command = [sys.executable, "-P", "-W", "ignore", decoding.__file__]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
-
-
-def _close(process: "subprocess.Popen[bytes]") -> None:
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        assert pipe is not None
-        with suppress(BrokenPipeError):
-            pipe.close()
-
-
-def _receive(process: "subprocess.Popen[bytes]", request: bytes, turns: Sequence[range], target: _Target) -> None:
-    assert process.stdin is not None
-    assert isinstance(process.stdout, io.BufferedReader)
-    with suppress(BrokenPipeError):  # it has gone; the next lines say so
-        process.stdin.write(request)
-        process.stdin.close()
-    for turn in turns:
-        wanted = target.pixels_of(turn)
-        about = process.stdout.readline() if process.stdout.readinto(wanted) == len(wanted) else b""
-        if not about:
-            raise ProcessLost(f"a process that decoded images has ended with exit code {process.wait()}")
-        stamps, problems = json.loads(about)
-        target.take(turn, stamps, dict(problems))

@@ -1,4 +1,4 @@
-"""Files from a list of addresses, in spite of the network: verified, continued where they broke off, one at a time."""
+"""Download a file from a list of addresses: verified, continued after an interruption, by one process at a time."""
 
 import hashlib
 import logging
@@ -23,12 +23,13 @@ _NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError)
 
 _CHUNK_BYTES = 2**18
 
-_SPOKEN = ("https://",)
+ALLOWED_PREFIXES = ("https://",)
+"""Addresses that are used begin with one of these."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file as it must arrive; sizes in bytes, checksums in hexadecimal."""
+    """A file to download: its size in bytes, its checksums in hexadecimal."""
 
     name: str
     size: int
@@ -36,7 +37,7 @@ class RemoteFile:
     sha256: str
 
     def fault(self, path: Path) -> str | None:
-        """What is wrong with a file on disk, in words; None where every byte is right."""
+        """What is wrong with a file on disk, in words; None if it is the expected file."""
         if (size := path.stat().st_size) != self.size:
             return f"{size:,} bytes instead of {self.size:,}"
         sums = {"MD5": (hashlib.md5(usedforsecurity=False), self.md5), "SHA-256": (hashlib.sha256(), self.sha256)}
@@ -52,15 +53,16 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a server may keep us waiting before the next address is tried.
+    """How long to wait for a server before the next address is tried.
 
     Attributes:
-        connect_seconds: For a connection.
-        stall_seconds: With no byte arriving.
-        window_seconds: Over which the throughput is measured.
-        min_bytes_per_second: Throughput that is worth staying for; the official server gave 50 to 85 kB/s in 2026.
-        attempts: At one address, in a row, that broke off without having brought as much.
-        backoff_seconds: Pause after the first of them, doubled after each further one.
+        connect_seconds: Longest wait for a connection.
+        stall_seconds: Longest wait for the next byte.
+        window_seconds: Time over which the throughput is measured.
+        min_bytes_per_second: Lowest throughput that is accepted. The official server gave 50 to 85 kB/s in 2026.
+        attempts: Number of failed attempts in a row after which an address is left. An attempt that reaches the lowest
+            throughput before it fails does not count.
+        backoff_seconds: Pause after the first failed attempt. It doubles with each further one.
     """
 
     connect_seconds: float = 10
@@ -72,49 +74,52 @@ class Patience:
 
 
 class DownloadError(OSError):
-    """The file is not to be had; the message says why, for each address, and what to do about it."""
+    """The file cannot be downloaded. The message says why, for each address, and what to do."""
 
 
-class _Refused(Exception):
-    """This address will not do, now or at a second try."""
+class _UrlFailed(Exception):
+    """This address does not give the file, and a second attempt does not help."""
 
 
-class _Interrupted(Exception):
-    """The transfer broke off, and may go on at a second try."""
+class _TransferFailed(Exception):
+    """The transfer failed, and a second attempt may help."""
 
 
 class _TooSlow(Exception):
-    """The transfer goes on, but slowly."""
+    """The transfer works, but slowly."""
 
     def __init__(self, bytes_per_second: float, bytes_left: int) -> None:
         super().__init__(f"{bytes_per_second / 1000:.0f} kB/s, {bytes_left / bytes_per_second / 60:.0f} minutes to go")
         self.bytes_per_second = bytes_per_second
 
 
-class _StartsOver(Exception):
-    """The server would send the file from its first byte, and what has arrived would be lost."""
+class _RangeUnsupported(Exception):
+    """The server can only send the whole file, which discards what is on disk already."""
 
 
 def download(file: RemoteFile, urls: Sequence[str], folder: Path, *, patience: Patience = Patience()) -> Path:
-    """Fetch a file from the first address that gives it, byte for byte.
+    """Download a file from the first address that gives it.
 
-    What has arrived is kept as ``<name>.part`` and continued, at the next address or by the next process; the file's
-    own name appears only once its size and checksums are right. Where every address fails, those that were only slow
-    are taken at their own speed, the fastest first, and then those that can only start over.
+    What has arrived is kept as ``<name>.part``. The next address, or the next process, continues it. The file gets its
+    own name only when its size and checksums are right. If every address fails, the slow ones are tried again without
+    a lowest throughput, the fastest first. After them come those that can only send the whole file.
 
     Args:
-        file: What must arrive.
-        urls: Addresses, tried in this order; only https is spoken.
-        folder: Where the file goes; it must exist. Hold ``one_at_a_time`` there.
-        patience: When to give an address up.
+        file: The file to download.
+        urls: Addresses, tried in this order. They must be https.
+        folder: An existing folder for the file. The caller holds ``one_at_a_time`` there.
+        patience: When to leave an address for the next.
+
+    Returns:
+        Path of the file.
 
     Raises:
-        DownloadError: If no address gave the file.
-        OSError: If it cannot be written.
+        DownloadError: If no address gives the file.
+        OSError: If the file cannot be written.
     """
     reasons: dict[str, str] = {}
-    rates: dict[str, float] = {}  # of those that are slow
-    whole: list[str] = []  # those that would start over
+    rates: dict[str, float] = {}  # of the slow addresses
+    whole: list[str] = []  # addresses that can only send the whole file
     with _session() as session:
         for url in urls:
             log.info("fetching  %s", url)
@@ -123,32 +128,35 @@ def download(file: RemoteFile, urls: Sequence[str], folder: Path, *, patience: P
             except _TooSlow as error:
                 rates[url] = error.bytes_per_second
                 reasons[url] = str(error)
-            except _StartsOver as error:
+            except _RangeUnsupported as error:
                 whole.append(url)
                 reasons[url] = str(error)
-            except (_Refused, _Interrupted) as error:
+            except (_UrlFailed, _TransferFailed) as error:
                 reasons[url] = str(error)
             log.info("          %s", reasons[url])
         patience = replace(patience, min_bytes_per_second=0)
         for url in [*sorted(rates, key=rates.__getitem__, reverse=True), *whole]:
-            log.info("fetching  %s, %s", url, "from the start" if url in whole else "slow as it is")
+            log.info("fetching  %s, %s", url, "from the start" if url in whole else "although it is slow")
             if url in whole:
                 (folder / f"{file.name}.part").unlink(missing_ok=True)
             try:
                 return _fetch(session, url, file, folder, patience)
-            except (_Refused, _Interrupted, _StartsOver) as error:
+            except (_UrlFailed, _TransferFailed, _RangeUnsupported) as error:
                 reasons[url] = str(error)
     raise DownloadError("; ".join(f"{url}: {reason}" for url, reason in reasons.items()) or "no address was given")
 
 
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold a lock file; where another process holds it, say so and wait. The system lets go of it with the process."""
+    """Hold a lock file. If another process holds it, log that and wait.
+
+    The system releases the lock when the process ends, however it ends.
+    """
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.info("waiting   another process is fetching the data into %s", path.parent)
+        log.info("waiting   another process is downloading the data into %s", path.parent)
         lock.acquire()
     try:
         yield
@@ -157,25 +165,25 @@ def one_at_a_time(path: Path) -> Iterator[None]:
 
 
 def _session() -> requests.Session:
-    """A session that cannot be led to plain http, not even by a redirect: it has no adapter for that."""
+    """A session without an adapter for http, so that not even a redirect leads to an unencrypted address."""
     session = requests.Session()
     session.adapters.clear()
-    for prefix in _SPOKEN:
+    for prefix in ALLOWED_PREFIXES:
         session.mount(prefix, HTTPAdapter())
-    session.headers["Accept-Encoding"] = "identity"  # the bytes themselves, whose number is known
+    session.headers["Accept-Encoding"] = "identity"  # uncompressed, as only then the number of bytes is known
     session.hooks["response"].append(_close_redirect)
     return session
 
 
 def _close_redirect(response: requests.Response, **_: object) -> None:
-    """Follow a redirect over a new connection: a server may be closing the one that brought it."""
+    """Make a redirect open a new connection, as some servers close the old one."""
     if response.is_redirect:
         response.raw.close()
 
 
 @contextmanager
 def _progress(file: RemoteFile, done: int) -> Iterator[Callable[[int], None]]:
-    """A bar with throughput and time left, where there is a terminal; gives the function to tell the bytes done."""
+    """Progress bar with throughput and time left, on a terminal only. Yields the function that sets the bytes done."""
     console = Console(stderr=True)
     figures = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     columns = (TextColumn("{task.description}"), BarColumn(), *figures)
@@ -185,19 +193,19 @@ def _progress(file: RemoteFile, done: int) -> Iterator[Callable[[int], None]]:
 
 
 def _fetch(session: requests.Session, url: str, file: RemoteFile, folder: Path, patience: Patience) -> Path:
-    """The file from one address, with as many attempts as are worth it, and a few that are not."""
+    """Download the file from one address, in several attempts if need be; see ``Patience``."""
     part = folder / f"{file.name}.part"
-    begun_elsewhere = part.exists()
+    part_is_foreign = part.exists()  # begun at another address or by another process
     failures = 0
     while True:
         before, started = _size(part), time.monotonic()
         try:
             if before < file.size:
                 _receive(session, url, file, part, patience)
-        except _Interrupted:
+        except _TransferFailed:
             gained, seconds = _size(part) - before, time.monotonic() - started
-            was_worth_it = gained > 0 and gained >= patience.min_bytes_per_second * seconds
-            failures = 0 if was_worth_it else failures + 1
+            was_fast = gained > 0 and gained >= patience.min_bytes_per_second * seconds
+            failures = 0 if was_fast else failures + 1
             if failures >= patience.attempts:
                 raise
             time.sleep(patience.backoff_seconds * 2 ** max(0, failures - 1))
@@ -206,9 +214,9 @@ def _fetch(session: requests.Session, url: str, file: RemoteFile, folder: Path, 
         if fault is None:
             break
         part.unlink()
-        if not begun_elsewhere:
-            raise _Refused(f"sends other bytes: {fault}")
-        begun_elsewhere = False  # whose bytes were wrong is not known: once more, from the start
+        if not part_is_foreign:
+            raise _UrlFailed(f"sends other bytes: {fault}")
+        part_is_foreign = False  # the wrong bytes may come from elsewhere, so this address gets a second attempt
     with part.open("rb") as written:
         os.fsync(written.fileno())
     os.replace(part, folder / file.name)
@@ -220,16 +228,16 @@ def _size(path: Path) -> int:
 
 
 def _receive(session: requests.Session, url: str, file: RemoteFile, part: Path, patience: Patience) -> None:
-    """Append to the part what is missing; raise where it breaks off, and where it goes too slowly."""
+    """Append what is missing to the part. Raise if the transfer fails or is too slow."""
     begin = _size(part)
     headers = {"Range": f"bytes={begin}-"} if begin else {}
     timeout = (patience.connect_seconds, patience.stall_seconds)
     try:
         response = session.get(url, headers=headers, stream=True, timeout=timeout)
     except _NETWORK_ERRORS as error:
-        raise _judged(error, patience) from error
+        raise _translated(error, patience) from error
     with response:
-        _check(response, begin, file)
+        _check_headers(response, begin, file)
         with part.open("r+b" if begin else "wb") as written, _progress(file, begin) as show:
             written.truncate(begin)
             written.seek(begin)
@@ -247,14 +255,14 @@ def _copy(
     done, window_bytes, window_start = begin, 0, time.monotonic()
     while done < file.size:
         try:
-            # Whatever has come, not as much as was asked for: a trickle must be seen as one.
+            # read1 returns what has arrived, without waiting for a whole chunk: a slow transfer is noticed in time.
             chunk = response.raw.read1(_CHUNK_BYTES, decode_content=False)
         except urllib3.exceptions.ProtocolError:
             chunk = b""
         except _NETWORK_ERRORS as error:
-            raise _judged(error, patience) from error
+            raise _translated(error, patience) from error
         if not chunk:
-            raise _Interrupted(f"the connection ended after {done:,} of {file.size:,} bytes")
+            raise _TransferFailed(f"the connection ended after {done:,} of {file.size:,} bytes")
         written.write(chunk[: file.size - done])
         done += len(chunk)
         window_bytes += len(chunk)
@@ -265,27 +273,27 @@ def _copy(
             window_bytes, window_start = 0, time.monotonic()
 
 
-def _check(response: requests.Response, begin: int, file: RemoteFile) -> None:
-    """Whether an answer brings the file's bytes from ``begin`` on, as far as its headers tell."""
+def _check_headers(response: requests.Response, begin: int, file: RemoteFile) -> None:
+    """Raise if the headers of an answer show that it does not bring the file's bytes from ``begin`` on."""
     status = response.status_code
     if status >= 500 or status in (408, 429):
-        raise _Interrupted(f"the server answers {status} {response.reason}")
+        raise _TransferFailed(f"the server answers {status} {response.reason}")
     if status not in (200, 206):
-        raise _Refused(f"the server answers {status} {response.reason}")
+        raise _UrlFailed(f"the server answers {status} {response.reason}")
     if "html" in response.headers.get("Content-Type", ""):
-        raise _Refused("a web page came instead of the file, perhaps the network's own login page")
+        raise _UrlFailed("a web page came instead of the file, perhaps the network's login page")
     if status == 200:
         if begin:
-            raise _StartsOver(f"it cannot go on after the {begin:,} bytes that are there")
+            raise _RangeUnsupported(f"it cannot continue after the {begin:,} bytes that are on disk")
     elif not response.headers.get("Content-Range", "").startswith(f"bytes {begin}-"):
-        raise _Refused(f"another part came than was asked for: {response.headers.get('Content-Range')}")
+        raise _UrlFailed(f"it sends another part than requested: {response.headers.get('Content-Range')}")
     length = response.headers.get("Content-Length", "")
     if length.isdigit() and int(length) != file.size - begin:
-        raise _Refused(f"another file is there: {begin + int(length):,} bytes instead of {file.size:,}")
+        raise _UrlFailed(f"it has another file: {begin + int(length):,} bytes instead of {file.size:,}")
 
 
-def _judged(error: Exception, patience: Patience) -> Exception:
-    """A network error in a few words, and whether a second try is worth it."""
+def _translated(error: Exception, patience: Patience) -> Exception:
+    """A network error as one of this module's exceptions, with a short reason."""
     cause: BaseException | object = error
     while isinstance(cause, requests.RequestException | urllib3.exceptions.MaxRetryError):
         inner = getattr(cause, "reason", None) or (cause.args[0] if cause.args else None)
@@ -293,16 +301,16 @@ def _judged(error: Exception, patience: Patience) -> Exception:
             break
         cause = inner
     if isinstance(error, requests.exceptions.InvalidSchema | requests.exceptions.MissingSchema):
-        return _Refused("only https is spoken here, and this address, or where it leads, is not")
+        return _UrlFailed("only https is allowed, and this address, or one it redirects to, is not https")
     if isinstance(error, requests.exceptions.SSLError):
-        return _Refused(f"its certificate cannot be trusted ({cause})")
+        return _UrlFailed(f"its certificate cannot be trusted ({cause})")
     if isinstance(error, requests.exceptions.TooManyRedirects | ValueError):
-        return _Refused(" ".join(str(error).split()))
+        return _UrlFailed(" ".join(str(error).split()))
     if isinstance(cause, urllib3.exceptions.NameResolutionError):
-        return _Interrupted("its name is not known here; is there a network?")
-    if type(cause) is urllib3.exceptions.ConnectTimeoutError:  # one of whose subclasses is a refused connection
-        return _Interrupted(f"no connection within {patience.connect_seconds:g} s")
+        return _TransferFailed("its host name cannot be resolved; is there a network?")
+    if type(cause) is urllib3.exceptions.ConnectTimeoutError:  # a refused connection is a subclass
+        return _TransferFailed(f"no connection within {patience.connect_seconds:g} s")
     if isinstance(cause, urllib3.exceptions.ReadTimeoutError | TimeoutError):
-        return _Interrupted(f"nothing came for {patience.stall_seconds:g} s")
+        return _TransferFailed(f"nothing arrived for {patience.stall_seconds:g} s")
     source = cause.__cause__ if isinstance(cause, BaseException) and cause.__cause__ else cause
-    return _Interrupted(getattr(source, "strerror", None) or " ".join(str(source).split()))
+    return _TransferFailed(getattr(source, "strerror", None) or " ".join(str(source).split()))

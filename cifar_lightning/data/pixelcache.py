@@ -1,4 +1,4 @@
-"""Decoded pixels kept on disk: one file per split and size, whose name says which image files it was made of."""
+"""Decoded pixels on disk: one file per split and image size. A key in its name stands for the image files."""
 
 import logging
 import os
@@ -18,9 +18,9 @@ _CHECKSUM_BYTES = 4
 
 
 def load(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "n s s 3"] | None:
-    """Pixels of a cache file; None where there is none, or where it is not whole.
+    """Pixels of a cache file; None if there is no file or it is damaged.
 
-    The file is the pixels as they lie in memory, followed by their CRC-32: nothing in it is parsed or run.
+    The file holds the pixels as they are in memory, then their CRC-32. Nothing in it is parsed or run.
     """
     try:
         with open(path, "rb", buffering=0) as file:
@@ -33,50 +33,52 @@ def load(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "n s s 3"] | N
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        log.info("%s is not used (%s): the images are read anew", path, error)
+        log.info("%s is not used (%s): the images are decoded again", path, error)
         return None
 
 
 class Draft:
-    """A cache file in the making: pixels are written as they come, so that at the end there is little left to wait for.
+    """A cache file that is being written.
 
-    Where it cannot be written there is none, for data may be read-only. To be closed, and gone then if it was not kept.
+    Pixels are written as they are decoded, so that little is left to write at the end. Where the file cannot be
+    written, as with read-only data, nothing is cached and the log says so. ``close`` removes the file unless ``keep``
+    was called.
 
     Args:
-        folder: Of the cache.
-        name: What the names of this file and of those it comes in place of begin with.
+        folder: Folder of the cache.
+        name: Start of the file's name. Older files whose names start with it are removed.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
         self._path = folder / f"{name}-{os.getpid()}.tmp"
         self._file: BinaryIO | None = None
         self._lock = Lock()
-        with self._given_up_on_error():
+        with self._giving_up_on_error():
             folder.mkdir(exist_ok=True)
-            # First, as two may be more than the disk holds; drafts that killed processes have left, too.
+            # Before writing, as the disk may not hold two. This also removes the drafts of killed processes.
             for old in folder.glob(f"{name}-*"):
                 old.unlink(missing_ok=True)
-            self._file = open(self._path, "xb")  # noqa: SIM115 - closed by close()
+            self._file = open(self._path, "xb")  # noqa: SIM115 - close() closes it
 
     def write(self, pixels: memoryview, start: int) -> None:
-        """Write a part of the pixels, whose first byte is byte ``start`` of all; from any thread."""
-        with self._lock, self._given_up_on_error():
+        """Write a part of the pixels, whose first byte is byte ``start`` of all pixels. Any thread may call it."""
+        with self._lock, self._giving_up_on_error():
             if self._file is not None:
                 self._file.seek(start)
                 self._file.write(pixels)
 
     def keep(self, path: Path, pixels: UInt8[np.ndarray, "n s s 3"]) -> None:
-        """Give the file its name, now that all pixels are in it."""
-        with self._given_up_on_error():
+        """Complete the file, into which all pixels are written, and give it its name."""
+        with self._giving_up_on_error():
             if self._file is not None:
                 self._file.seek(pixels.nbytes)
-                # Instead of waiting for the disk: what a power cut tears is not used.
+                # The checksum replaces waiting for the disk: a file that a power cut has damaged is not used.
                 self._file.write(_checksum(pixels))
                 self._file.close()
                 os.replace(self._path, path)
 
     def close(self) -> None:
-        """Remove what was not kept."""
+        """Remove the file unless it was kept."""
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()
@@ -85,12 +87,12 @@ class Draft:
             self._file = None
 
     @contextmanager
-    def _given_up_on_error(self) -> Iterator[None]:
+    def _giving_up_on_error(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             place = self._path.parent
-            log.info("no cache of the decoded images is kept in %s (%s): they are read anew next time", place, error)
+            log.info("the decoded images are not cached in %s (%s): the next run decodes them again", place, error)
             self.close()
 
 

@@ -1,4 +1,4 @@
-"""Ten shapes and patterns, generated: a data set in CIFAR-10's form that needs no download."""
+"""Ten generated shapes and patterns: a data set in CIFAR-10's form that needs no download."""
 
 from collections.abc import Callable
 
@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 Shape = Callable[[Floats, Floats], Floats]
-"""Signed distance to the shape's edge, negative inside, from coordinates whose unit is the shape's radius."""
+"""``(x, y) -> distance``: signed distance to the shape's edge, negative inside, in units of the shape's radius."""
 
 _SIZE = 32
 _PERIOD = 0.8
-"""Of the patterns, in radii."""
+"""Period of the patterns, in radii."""
 
 
 def _wave(coordinate: Floats) -> Floats:
@@ -34,17 +34,17 @@ SHAPES: dict[str, Shape] = {
     "checkerboard": lambda x, y: np.maximum(_wave(x) * _wave(y) * 8, _square(x, y) - 0.3),
     "frame": lambda x, y: np.abs(_square(x, y) + 0.15) - 0.15,
 }
-"""The classes. Position, size, turn, colours and noise vary from image to image and say nothing about the class."""
+"""The classes. Position, size, rotation, colours and noise vary from image to image, independently of the class."""
 
 
 class Synthetic:
-    """Images of ``SHAPES``: 10,000 to train on and 2,000 to test on, the same at every call.
+    """Images of ``SHAPES``: 10,000 training and 2,000 test images, the same at every call.
 
-    In the form of torchvision's data sets: ``data`` uint8 (N, 32, 32, 3), ``targets`` and ``classes``.
+    It has torchvision's form: ``data`` uint8 (N, 32, 32, 3), ``targets`` and ``classes``.
 
     Args:
-        root: Not used: all data sets of the project are called alike.
-        train: The training images, or the test images, drawn from another stream.
+        root: Not used. It is there because all data sets are called in the same way.
+        train: Whether to draw the training images or the test images, from different random streams.
         download: Not used.
     """
 
@@ -61,7 +61,7 @@ class Synthetic:
 
 
 def _draw(shape: Shape, num_images: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Images (N, 32, 32, 3) of one shape, brighter than its background, with soft edges and noise."""
+    """Images (N, 32, 32, 3) of one shape that is brighter than its background, with soft edges and noise."""
 
     def draw(low: float, high: float, *size: int) -> Floats:
         return rng.uniform(low, high, (num_images, *size)).astype(np.float32)
@@ -70,9 +70,9 @@ def _draw(shape: Shape, num_images: int, rng: np.random.Generator) -> NDArray[np
     pixels = np.arange(_SIZE, dtype=np.float32) - (_SIZE - 1) / 2
     x = pixels[None, None, :] - draw(-4, 4, 1, 1)
     y = pixels[None, :, None] - draw(-4, 4, 1, 1)
-    turn = draw(-0.3, 0.3, 1, 1)
-    along, across = (x * np.cos(turn) - y * np.sin(turn)), (x * np.sin(turn) + y * np.cos(turn))
-    distance = shape(along / radius, across / radius) * radius  # in pixels
+    angle = draw(-0.3, 0.3, 1, 1)  # in radians
+    rotated_x, rotated_y = (x * np.cos(angle) - y * np.sin(angle)), (x * np.sin(angle) + y * np.cos(angle))
+    distance = shape(rotated_x / radius, rotated_y / radius) * radius  # in pixels
     inside = np.clip(0.5 - distance, 0, 1)[..., None]
 
     background = draw(20, 120, 1, 1, 3)

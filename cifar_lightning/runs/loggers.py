@@ -136,6 +136,7 @@ _NO_HYPER_PARAMETERS = (
     "data.root",
     "data.urls",
     "data.dataset",
+    "data.options",
 )
 
 

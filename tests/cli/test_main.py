@@ -89,7 +89,7 @@ def test_composition_errors_are_one_line_and_exit_2(command, arguments, message)
         (["data.batch_size=0"], "data.batch_size must be at least 1, got 0"),
         (["data.batch_size=61"], "data.batch_size must be at most the 60 training images, got 61"),
         (["data.val_size=60"], "data.val_size must be in [0, 60), got 60"),
-        (["data.root=/dev/null"], "data.root must be a folder that holds the data, or will, got a file: /dev/null"),
+        (["data.root=/dev/null"], "data.root must be a folder that holds the data or will hold them, got a file: /dev"),
         (["data.dataset._target_=no.such.Class"], "data.dataset._target_: "),
         (["augment=crop_flip", "augment.padding=32"], "augment.padding must be in [0, 32), got 32"),
         (["augment=crop_flip", "augment.mode=mirror"], "augment.mode must be constant, reflect, got 'mirror'"),

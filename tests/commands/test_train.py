@@ -603,7 +603,7 @@ def test_evaluate_takes_inherited_keys_and_no_addresses_from_a_checkpoint(run):
     _, folder = run(*BARE)
     given = overrides_from(str(folder / "checkpoints" / "last.ckpt"))
     assert any(override.startswith("data.root=") for override in given)
-    assert not any(override.startswith(("data.urls", "data.dataset")) for override in given)
+    assert not any(override.startswith(("data.urls", "data.options", "data.dataset")) for override in given)
     inherited = {"root", "batch_size", "val_size", "split_seed", "dataset", "urls", "name"}
     assert inherited <= _keys(CONF / "data" / "cifar100.yaml")
 

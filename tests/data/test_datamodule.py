@@ -1,21 +1,24 @@
-from conftest import last, CLASSES, TinyCIFAR10
+import logging
 import pickle
 from collections import Counter
 from functools import partial
+from typing import Any, ClassVar
 
-import hydra
 import numpy as np
 import pytest
 import torch
+from conftest import CLASSES, TinyCIFAR10
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from cifar_lightning.config.build import build
 from cifar_lightning.config.resolve import plain
-from cifar_lightning.config.schema import CONF
-from cifar_lightning.data import CIFAR10, Arrays, Batches, ImageDataModule, channel_statistics, spread
-from cifar_lightning.data.arrays import fetch, to_arrays
+from cifar_lightning.config.schema import compose
+from cifar_lightning.data import Arrays, Batches, ImageDataModule, channel_statistics, spread
+from cifar_lightning.data.arrays import declared_options, fetch, to_arrays
 from cifar_lightning.data.batches import stream_seed
 from cifar_lightning.data.datamodule import stratified_split
+from cifar_lightning.errors import UserError
 
 
 @pytest.fixture
@@ -31,6 +34,11 @@ def make_data(root, **arguments) -> ImageDataModule:
     return data
 
 
+def composed(*overrides: str) -> dict[str, Any]:
+    """The config of train.py, plain."""
+    return plain(compose(*overrides))
+
+
 def seen(batches: Batches) -> list[int]:
     return [int(target) for _, targets in batches for target in targets]
 
@@ -44,25 +52,26 @@ def test_arrays_hold_the_files_bytes(tiny_root):
     np.testing.assert_array_equal(data.arrays("train").images[30:].numpy(), raw["data"].reshape(30, 3, 32, 32))
     assert data.arrays("train").targets[30:].tolist() == raw["labels"]
     assert data.classes == tuple(CLASSES)
+    assert data.image_shape == (3, 32, 32)
 
 
-def test_reading_copies_no_pixels(tiny_root):
+def test_to_arrays_copies_no_pixels_of_cifar10(tiny_root):
     dataset = TinyCIFAR10(str(tiny_root))
     assert to_arrays(dataset).images.data_ptr() == dataset.data.__array_interface__["data"][0]
 
 
-def test_grey_images_get_a_channel():
+def test_grey_images_get_a_channel_dimension():
     grey = type("Grey", (), {"data": np.zeros((5, 28, 28), np.uint8), "targets": [0] * 5, "classes": ["a"]})
     assert to_arrays(grey).images.shape == (5, 1, 28, 28)
 
 
-def test_a_file_is_no_data_folder(tmp_path):
+def test_a_root_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="root must be a folder that holds the data, or will, got a file"):
+    with pytest.raises(ValueError, match="root must be a folder that holds the data or will hold them, got a file"):
         fetch(TinyCIFAR10, root=tmp_path / "file", train=True)
 
 
-def test_data_that_cannot_be_had_name_the_folder_and_a_way_out(tmp_path, monkeypatch):
+def test_a_failed_download_names_the_folder_and_what_to_do(tmp_path, monkeypatch):
     def no_network(*args: object, **kwargs: object) -> None:
         raise OSError("no route to host")
 
@@ -126,18 +135,17 @@ def test_test_split_is_all_official_test_images_once(tiny_root):
         ({"split_seed": -1}, "split_seed must be at least 0, got -1"),
     ],
 )
-def test_bad_sizes(arguments, message, tiny_root):
+def test_sizes_out_of_range_are_refused(arguments, message, tiny_root):
     with pytest.raises(ValueError, match=message):
         make_data(tiny_root, **arguments)
 
 
 class WithVal(TinyCIFAR10):
-    """Of the 60 training images the last 12 are for validation, as the data set itself says."""
+    """A data set that brings validation images: the last 12 of its 60 training images."""
 
-    def __init__(self, root, train=True, download=False, *, image_size=32):
+    def __init__(self, root, train=True, download=False):
         super().__init__(root, train=train, download=download)
         self.num_val = 12 if train else 0
-        self.image_size = image_size
 
 
 def with_val(root, **arguments) -> ImageDataModule:
@@ -146,29 +154,111 @@ def with_val(root, **arguments) -> ImageDataModule:
     return data
 
 
-def test_validation_images_that_the_data_set_brings(tiny_root):
+def test_the_data_set_may_bring_validation_images(tiny_root):
     data = with_val(tiny_root, val_size=None)
     assert data.index["train"].tolist() == list(range(48))
     assert data.index["val"].tolist() == list(range(48, 60))
     assert data.has_val
-    with pytest.raises(ValueError, match=r"val_size must be null where .* of their own, here 12, got 5"):
+    with pytest.raises(ValueError, match=r"val_size must be null, as the data bring 12 validation images .*, got 5"):
         with_val(tiny_root, val_size=5)
 
 
-def test_no_validation_images_where_none_are_brought(tiny_root):
+def test_val_size_null_means_none_where_the_data_set_brings_none(tiny_root):
     data = make_data(tiny_root, val_size=None)
     assert (len(data.index["train"]), len(data.index["val"]), data.has_val) == (60, 0, False)
 
 
-def test_options_go_to_the_classes_that_take_them(tiny_root):
-    options = {"image_size": 24, "urls": ["https://example.org/x"]}
-    assert with_val(tiny_root, val_size=None, **options).options == {"image_size": 24}
-    assert make_data(tiny_root, **options).options == {}
-    own = ImageDataModule(name="cifar10", dataset=partial(CIFAR10), root="nowhere", **options)
-    assert own.options == {"urls": ["https://example.org/x"]}
+# Options of the data set
 
 
-def test_channel_statistics_are_those_of_the_pixels():
+class Dimmed(TinyCIFAR10):
+    """A data set with an option of its own."""
+
+    options: ClassVar[dict[str, Any]] = {"divisor": int}
+
+    def __init__(self, root, train=True, download=False, *, divisor=1):
+        super().__init__(root, train=train, download=download)
+        self.data = self.data // divisor
+
+
+def dimmed(root, dataset, **arguments) -> ImageDataModule:
+    return ImageDataModule(name="dimmed", dataset=dataset, root=str(root), options=["divisor"], **arguments)
+
+
+@pytest.mark.parametrize("dataset", [Dimmed, partial(Dimmed)], ids=["class", "partial"])
+def test_a_data_set_gets_the_options_that_it_declares(dataset, tiny_root):
+    data = dimmed(tiny_root, dataset, divisor=4)
+    data.setup()
+    full = make_data(tiny_root)
+    for split in ("train", "test"):
+        assert torch.equal(data.arrays(split).images, full.arrays(split).images // 4)
+
+
+def test_a_data_set_without_declared_options_gets_none_and_the_log_says_so(tiny_root, caplog):
+    with caplog.at_level(logging.INFO):
+        data = dimmed(tiny_root, partial(TinyCIFAR10), divisor=4)
+    data.setup()
+    assert len(data.index["train"]) == 60
+    assert caplog.messages == ["data.divisor is not used: the data set's class has no such option"]
+
+
+def test_an_option_without_a_value_keeps_the_default_of_the_class(tiny_root):
+    data = dimmed(tiny_root, Dimmed)
+    data.setup()
+    assert torch.equal(data.arrays("train").images, make_data(tiny_root).arrays("train").images)
+
+
+@pytest.mark.parametrize("dataset", [Dimmed, TinyCIFAR10])
+@pytest.mark.parametrize(("misspelt", "meant"), [("divisr", "divisor"), ("btach_size", "batch_size")])
+def test_a_misspelt_key_is_refused_whatever_the_data_set(misspelt, meant, dataset, tiny_root):
+    with pytest.raises(TypeError, match=f"^{misspelt} is neither an argument of .*: did you mean {meant}\\?$"):
+        dimmed(tiny_root, dataset, **{misspelt: 4})
+
+
+def test_an_option_of_the_wrong_type_is_refused(tiny_root):
+    with pytest.raises(ValueError, match=r"^divisor must be a whole number, got '4'$"):
+        dimmed(tiny_root, Dimmed, divisor="4")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.urls=abc"], "^data.urls must be a list, each item text or null, got 'abc'$"),
+        (["data=folder", "data.root=x", "data.image_size=abc"], "^data.image_size must be a whole number, got 'abc'$"),
+    ],
+)
+def test_a_wrong_option_on_the_command_line_is_named_by_its_key(overrides, message):
+    with pytest.raises(UserError, match=message):
+        build(composed(*overrides)["data"], "data")
+
+
+def test_a_misspelt_key_in_a_file_of_conf_is_named():
+    with pytest.raises(UserError, match=r"^data.image_siz is neither .*: did you mean image_size\?$"):
+        build({**composed("data=folder", "data.root=x")["data"], "image_siz": 32}, "data")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "data").glob("*.yaml")))
+def test_files_of_conf_list_the_options_that_their_class_declares(name):
+    node = composed(f"data={name}", "data.root=x")["data"]
+    declared = declared_options(get_class(node["dataset"]["_target_"]))
+    assert set(node.get("options", [])) == set(declared)
+    assert set(declared) <= set(node)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("cifar10", {"urls": ["https://x"]}), ("cifar100", {"urls": ["https://x"]}), ("folder", {"image_size": 24})],
+)
+def test_options_typed_on_the_command_line_reach_the_data_set(name, options):
+    overrides = [f"data.{key}={value}" for key, value in options.items()]
+    data = build(composed(f"data={name}", "data.root=x", *overrides)["data"], "data")
+    assert data.options == options
+
+
+# Statistics
+
+
+def test_channel_statistics_are_mean_and_std_of_the_pixels():
     images = torch.randint(256, (50, 3, 7, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     mean, std = channel_statistics(images)
     pixels = images.double() / 255
@@ -177,12 +267,12 @@ def test_channel_statistics_are_those_of_the_pixels():
     assert channel_statistics(images.flip(0)) == (mean, std)
 
 
-# Batches
-
-
-def test_chosen_images_are_spread_over_all():
+def test_chosen_images_are_spread_evenly():
     assert spread(10, 4).tolist() == [0, 2, 5, 7]
     assert spread(3, 8).tolist() == [0, 1, 2]
+
+
+# Batches
 
 
 def test_an_epoch_shows_each_image_once_with_its_target(arrays):
@@ -195,8 +285,8 @@ def test_an_epoch_shows_each_image_once_with_its_target(arrays):
 
 
 @pytest.mark.parametrize("batch_size", [4, 100, 1024, 1500])
-def test_a_batch_is_that_part_of_the_order_however_images_are_gathered(batch_size):
-    num_images = 2_501  # more than two gathers, and a rest
+def test_batches_follow_the_order_whatever_their_size(batch_size):
+    num_images = 2_501  # two gathers of 1,024 images and a rest
     images = torch.randint(256, (num_images, 3, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     arrays = Arrays(images, torch.arange(num_images), tuple(CLASSES))
     batches = Batches(arrays, torch.arange(num_images), batch_size=batch_size, seed=0)
@@ -208,21 +298,42 @@ def test_a_batch_is_that_part_of_the_order_however_images_are_gathered(batch_siz
         assert torch.equal(images_, images[chosen])
 
 
-@pytest.mark.parametrize("draws_ahead", [False, True])
+@pytest.mark.parametrize("draws_ahead", [False, True], ids=["cpu", "gpu"])
 def test_order_depends_on_seed_and_epoch_alone(arrays, draws_ahead):
     batches = Batches(arrays, torch.arange(10), batch_size=4, seed=5)
-    batches.draws_ahead = draws_ahead  # as on a GPU
+    batches.draws_ahead = draws_ahead
     first = seen(batches)
-    assert (batches.sampler._ahead[0] == 1) == draws_ahead
     assert seen(batches) == first
     batches.sampler.set_epoch(1)
     second = seen(batches)
     assert second != first
-    torch.manual_seed(123)  # the global generator has no say
+    torch.manual_seed(123)  # the order must not depend on the global generator
     fresh = Batches(arrays, torch.arange(10), batch_size=3, seed=5)
     fresh.sampler.set_epoch(1)
     assert seen(fresh) == second
     assert seen(Batches(arrays, torch.arange(10), batch_size=4, seed=6)) != first
+
+
+@pytest.mark.parametrize("draws_ahead", [False, True], ids=["cpu", "gpu"])
+def test_a_gpu_does_not_wait_for_the_next_order(arrays, draws_ahead, monkeypatch):
+    batches = Batches(arrays, torch.arange(10), batch_size=4, seed=5)
+    batches.draws_ahead = draws_ahead
+    seen(batches)
+    batches.sampler.set_epoch(1)
+    drawn = []
+    original = torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda *args, **kwargs: drawn.append(1) or original(*args, **kwargs))
+    next(iter(batches))
+    assert len(drawn) == (not draws_ahead)
+
+
+def test_a_resumed_epoch_continues_with_the_next_batch(arrays):
+    batches = Batches(arrays, torch.arange(10), batch_size=4, seed=5)
+    _, given = next(iter(batches))
+    resumed = Batches(arrays, torch.arange(10), batch_size=4, seed=5)
+    resumed.load_state_dict(batches.state_dict())
+    assert [*given.tolist(), *seen(resumed)] == seen(batches)
+    assert seen(resumed) == seen(batches), "the epoch after a resumed one is not whole"
 
 
 def test_unshuffled_batches_keep_the_index_order(arrays):
@@ -232,7 +343,7 @@ def test_unshuffled_batches_keep_the_index_order(arrays):
 def test_an_unused_iterator_changes_nothing(arrays):
     batches = Batches(arrays, torch.arange(10), batch_size=4, seed=0)
     expected = seen(batches)
-    iter(batches)  # as Lightning does once at set-up
+    iter(batches)  # Lightning does so before training
     assert seen(batches) == expected
 
 
@@ -251,7 +362,16 @@ def test_augmentation_draws_from_seed_epoch_and_batch(arrays):
     assert not torch.equal(next(iter(batches))[0], first)
 
 
-def test_augmentation_is_told_the_true_epoch(arrays):
+def test_augment_may_be_set_after_reading(tiny_root):
+    data = make_data(tiny_root, batch_size=60)
+    plain_images, _ = next(iter(data.train_batches()))
+    data.augment = lambda images, epoch, generator: 255 - images
+    images, _ = next(iter(data.train_batches()))
+    assert torch.equal(images, 255 - plain_images)
+    assert torch.equal(torch.cat([images for images, _ in data.eval_batches("test")]), data.arrays("test").images)
+
+
+def test_augmentation_gets_the_number_of_the_epoch(arrays):
     epochs = []
 
     def augment(images, epoch, generator):
@@ -265,20 +385,18 @@ def test_augmentation_is_told_the_true_epoch(arrays):
     assert epochs == [0, 3]
 
 
-def test_stream_seeds_differ():
+def test_different_keys_give_different_stream_seeds():
     keys = [(seed, epoch, batch) for seed in range(10) for epoch in range(10) for batch in range(10)]
     assert len({stream_seed(*key) for key in keys}) == 1000
     assert stream_seed(0) != stream_seed(0, 0)
 
 
-# The real thing
+# CIFAR-10 itself
 
 
 @pytest.mark.slow
-def test_constants_of_cifar10_are_those_of_its_training_images(real_cifar10):
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("train", real_cifar10)
-    data = build(plain(cfg.data), "data")
+def test_the_constants_in_conf_are_mean_and_std_of_the_training_images(real_cifar10):
+    data = build(composed(*real_cifar10)["data"], "data")
     data.setup()
     images = data.arrays("train").images
     assert images.shape == (50_000, 3, 32, 32)
@@ -286,9 +404,3 @@ def test_constants_of_cifar10_are_those_of_its_training_images(real_cifar10):
     constants = OmegaConf.load(CONF / "normalize" / "cifar10.yaml")
     assert pixels.mean((0, 2, 3)).tolist() == pytest.approx(list(constants.mean), abs=5e-5)
     assert pixels.std((0, 2, 3), correction=0).tolist() == pytest.approx(list(constants.std), abs=6e-5)
-
-
-def test_dataset_may_be_a_partial(tiny_root):
-    data = ImageDataModule(name="tiny", dataset=partial(TinyCIFAR10), root=str(tiny_root))
-    data.setup()
-    assert len(data.index["train"]) == 60

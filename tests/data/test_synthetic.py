@@ -9,7 +9,8 @@ from cifar_lightning.data.synthetic import SHAPES, Synthetic
 
 
 @pytest.fixture(scope="module", autouse=True)
-def drawn_anew():
+def drawn_in_full():
+    """Undo conftest's patch, which draws the images once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Synthetic, "__init__", DRAW_SYNTHETIC)
         yield
@@ -21,7 +22,7 @@ def splits() -> tuple[Synthetic, Synthetic]:
 
 
 @pytest.mark.parametrize(("train", "num_images"), [(True, 10_000), (False, 2_000)])
-def test_form_and_balance(splits, train, num_images):
+def test_images_have_cifar10s_form_and_classes_are_balanced(splits, train, num_images):
     data = splits[not train]
     assert data.data.shape == (num_images, 32, 32, 3)
     assert data.data.dtype == np.uint8
@@ -29,8 +30,8 @@ def test_form_and_balance(splits, train, num_images):
     assert Counter(data.targets) == {k: num_images // 10 for k in range(10)}
 
 
-def test_the_same_at_every_call_whatever_was_drawn_before(splits):
-    np.random.seed(1)  # noqa: NPY002 - the global generator is what this is about
+def test_each_call_gives_the_same_images_and_leaves_global_generators_alone(splits):
+    np.random.seed(1)  # noqa: NPY002 - this test is about the global generator
     torch.manual_seed(1)
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     again = Synthetic(train=False)
@@ -46,7 +47,7 @@ def test_no_test_image_is_a_training_image(splits):
     assert not train & test
 
 
-def test_colour_does_not_give_the_class_away(splits):
+def test_colour_does_not_depend_on_the_class(splits):
     _, test = splits
     means = test.data.reshape(2_000, -1, 3).mean(1)
     targets = np.array(test.targets)
