@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from cifar_lightning.config.build import build
 from cifar_lightning.config.resolve import plain
-from cifar_lightning.config.schema import compose
+from cifar_lightning.config.schema import CONF, compose
 from cifar_lightning.data import Arrays, Batches, ImageDataModule, channel_statistics, spread
 from cifar_lightning.data.arrays import declared_options, fetch, to_arrays
 from cifar_lightning.data.batches import stream_seed
