@@ -21,6 +21,7 @@ import pytest
 import torch
 from hydra._internal.hydra import Hydra
 from hydra.utils import get_class
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from torchvision.datasets import CIFAR10
 
@@ -31,13 +32,16 @@ from cifar_lightning.data import Arrays, Batches
 from cifar_lightning.data.synthetic import Synthetic
 from cifar_lightning.optim.builders import sgd
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # a core for each worker
+torch.set_num_threads(1)  # the tests' steps are too small to share out, and sums take the same order on every machine
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("data.batch_size=10", "logger=none", "callbacks=none", "trainer.enable_progress_bar=false")
 TINY = "data.dataset._target_=conftest.TinyCIFAR10"  # a class is never taken from a file, so it is typed each time
 TIMES = ("seconds", "images_per_second", "output_dir", "save_dir", "resume", "versions", "commit", "dirty")
+LAUNCHERS = (  # how the variables begin that tell a process of its cluster; and HYDRA_FULL_ERROR
+    *("SLURM_", "TORCHELASTIC_", "JSM_", "LSB_", "MASTER_", "PL_", "HYDRA_"),
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+)
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
@@ -70,7 +74,15 @@ class TinyCIFAR10(CIFAR10):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tests are of the CPU, also where there is a GPU, but for those that ``-m gpu`` asks for."""
+    """Make the environment the same on every machine, for this process and those that tests start.
+
+    Lightning takes a job of a cluster, where the tests may run, for a job of its own. Tests use the CPU, also where
+    there is a GPU, except for those that ``-m gpu`` asks for.
+    """
+    for name in [name for name in os.environ if name.startswith(LAUNCHERS)]:
+        del os.environ[name]
+    rank_zero_only.rank = 0  # Lightning has read it from there when it was imported
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
     if not re.search(r"(?<!not )\bgpu\b", config.getoption("markexpr")):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
@@ -148,17 +160,21 @@ def real_cifar10() -> list[str]:
 
 @pytest.fixture
 def compose(tmp_path: Path, tiny_root: Path) -> Callable[..., DictConfig]:
-    """conf/train.yaml with overrides, on the tiny data set unless told otherwise, and its run folder in tmp_path."""
+    """conf/train.yaml with overrides, on the tiny data set unless told otherwise, and its run folder in tmp_path.
+
+    Recipes set precision=auto, which depends on the CPU: on a CPU they train in fp32 here unless told otherwise.
+    """
     register()
 
     def composed(*overrides: str) -> DictConfig:
+        fixed = [f"output_dir={tmp_path / 'run'}", "trainer.accelerator=cpu"]
         tiny = [f"data.root={tiny_root}", "data.dataset._target_=conftest.TinyCIFAR10"]
+        if "trainer.accelerator=gpu" not in overrides and any(o.startswith("experiment=") for o in overrides):
+            fixed.append("trainer.precision=32-true")
         if any(override.startswith(("data=", "experiment=")) for override in overrides):
             tiny = []
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra.compose(
-                "train", [f"output_dir={tmp_path / 'run'}", "trainer.accelerator=cpu", *tiny, *overrides]
-            )
+            return hydra.compose("train", [*fixed, *tiny, *overrides])
 
     return composed
 
