@@ -168,7 +168,7 @@ def compose(tmp_path: Path, tiny_root: Path) -> Callable[..., DictConfig]:
 
     def composed(*overrides: str) -> DictConfig:
         fixed = [f"output_dir={tmp_path / 'run'}", "trainer.accelerator=cpu"]
-        tiny = [f"data.root={tiny_root}", "data.dataset._target_=conftest.TinyCIFAR10"]
+        tiny = [f"data.root={tiny_root}", TINY]
         if "trainer.accelerator=gpu" not in overrides and any(o.startswith("experiment=") for o in overrides):
             fixed.append("trainer.precision=32-true")
         if any(override.startswith(("data=", "experiment=")) for override in overrides):
@@ -185,6 +185,14 @@ class Outcome:
     out: str
     err: str
 
+    @property
+    def refusal(self) -> str:
+        """What is wrong with the command line, which exit code 2 and a single line on stderr tell."""
+        assert self.code == 2, self.err
+        assert self.err.startswith("error: "), self.err
+        assert self.err.count("\n") == 1, self.err
+        return self.err.removeprefix("error: ").removesuffix("\n")
+
 
 @pytest.fixture
 def command(tmp_path: Path, tiny_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -196,7 +204,7 @@ def command(tmp_path: Path, tiny_root: Path, monkeypatch: pytest.MonkeyPatch, ca
     def run(script: str, *arguments: str, tiny: bool = False) -> Outcome:
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         if tiny:
-            arguments = (f"data.root={tiny_root}", "data.dataset._target_=conftest.TinyCIFAR10", *arguments)
+            arguments = (f"data.root={tiny_root}", TINY, *arguments)
         monkeypatch.setattr(sys, "argv", [str(ROOT / script), *arguments])
         root_logger = logging.getLogger()
         handlers, level = root_logger.handlers[:], root_logger.level
