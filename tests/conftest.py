@@ -20,6 +20,7 @@ import pytest
 import torch
 from hydra._internal.hydra import Hydra
 from hydra.utils import get_class
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from torchvision.datasets import CIFAR10
 
@@ -30,13 +31,16 @@ from cifar_lightning.data import Arrays, Batches
 from cifar_lightning.data.synthetic import Synthetic
 from cifar_lightning.optim.builders import sgd
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # a core for each worker
+torch.set_num_threads(1)  # the tests' steps are too small to share out, and sums take the same order on every machine
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("data.batch_size=10", "logger=none", "callbacks=none", "trainer.enable_progress_bar=false")
 TINY = "data.dataset._target_=conftest.TinyCIFAR10"  # a class is never taken from a file, so it is typed each time
 TIMES = ("seconds", "images_per_second", "output_dir", "save_dir", "resume", "versions", "commit", "dirty")
+LAUNCHERS = (  # how the variables begin that tell a process of its cluster; and HYDRA_FULL_ERROR
+    *("SLURM_", "TORCHELASTIC_", "JSM_", "LSB_", "MASTER_", "PL_", "HYDRA_"),
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+)
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
@@ -69,7 +73,15 @@ class TinyCIFAR10(CIFAR10):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tests are of the CPU, also where there is a GPU, but for those that ``-m gpu`` asks for."""
+    """Make the environment the same on every machine, for this process and those that tests start.
+
+    Lightning takes a job of a cluster, where the tests may run, for a job of its own. Tests use the CPU, also where
+    there is a GPU, except for those that ``-m gpu`` asks for.
+    """
+    for name in [name for name in os.environ if name.startswith(LAUNCHERS)]:
+        del os.environ[name]
+    rank_zero_only.rank = 0  # Lightning has read it from there when it was imported
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
     if not re.search(r"(?<!not )\bgpu\b", config.getoption("markexpr")):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
@@ -147,13 +159,19 @@ def real_cifar10() -> list[str]:
 
 @pytest.fixture
 def compose(tmp_path: Path, tiny_root: Path) -> Callable[..., DictConfig]:
-    """conf/train.yaml with overrides, on the tiny data set unless told otherwise, and its run folder in tmp_path."""
+    """conf/train.yaml with overrides, on the tiny data set unless told otherwise, and its run folder in tmp_path.
+
+    Recipes set precision=auto, which depends on the CPU: on a CPU they train in fp32 here unless told otherwise.
+    """
 
     def composed(*overrides: str) -> DictConfig:
-        tiny = [f"data.root={tiny_root}", "data.dataset._target_=conftest.TinyCIFAR10"]
+        fixed = [f"output_dir={tmp_path / 'run'}", "trainer.accelerator=cpu"]
+        tiny = [f"data.root={tiny_root}", TINY]
+        if "trainer.accelerator=gpu" not in overrides and any(o.startswith("experiment=") for o in overrides):
+            fixed.append("trainer.precision=32-true")
         if any(override.startswith(("data=", "experiment=")) for override in overrides):
             tiny = []
-        return schema.compose(f"output_dir={tmp_path / 'run'}", "trainer.accelerator=cpu", *tiny, *overrides)
+        return schema.compose(*fixed, *tiny, *overrides)
 
     return composed
 
@@ -163,6 +181,14 @@ class Outcome:
     code: int
     out: str
     err: str
+
+    @property
+    def refusal(self) -> str:
+        """What is wrong with the command line, which exit code 2 and a single line on stderr tell."""
+        assert self.code == 2, self.err
+        assert self.err.startswith("error: "), self.err
+        assert self.err.count("\n") == 1, self.err
+        return self.err.removeprefix("error: ").removesuffix("\n")
 
 
 @pytest.fixture
@@ -175,7 +201,7 @@ def command(tmp_path: Path, tiny_root: Path, monkeypatch: pytest.MonkeyPatch, ca
     def run(script: str, *arguments: str, tiny: bool = False) -> Outcome:
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         if tiny:
-            arguments = (f"data.root={tiny_root}", "data.dataset._target_=conftest.TinyCIFAR10", *arguments)
+            arguments = (f"data.root={tiny_root}", TINY, *arguments)
         monkeypatch.setattr(sys, "argv", [str(ROOT / script), *arguments])
         root_logger = logging.getLogger()
         handlers, level = root_logger.handlers[:], root_logger.level

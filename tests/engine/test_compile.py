@@ -85,13 +85,18 @@ def test_nothing_is_compiled_after_the_clock_has_started(small_speedrun, graphs,
     assert len(graphs) == kinds
 
 
-def test_the_same_numbers_with_and_without(small_speedrun, graphs, tmp_path):
-    found = [
-        train(small_speedrun(f"compile={choice}", f"output_dir={tmp_path / choice}")) for choice in ("false", "true")
-    ]
+def test_compiled_and_uncompiled_training_agree(small_speedrun, graphs, monkeypatch, tmp_path):
+    monkeypatch.setattr("cifar_lightning.optim.muon.multiplies_bf16", {"cpu": False}.__getitem__)
+    plain, compiled = (
+        train(small_speedrun("trainer.precision=32-true", f"compile={choice}", f"output_dir={tmp_path / choice}"))
+        for choice in ("false", "true")
+    )
     assert graphs
-    for name in ("train/loss", "test/loss", "test/acc_tta"):
-        assert found[0][name] == found[1][name]
+    # In fp32 throughout, weights that differ by 1e-7 at the start move these losses by up to 2e-7. Another learning
+    # rate (0.34), label smoothing (0.19), image sizes or frozen layers move the losses on test images by 3e-4 and more.
+    # In bf16, for the network or for Muon, rounding moves the losses as far as such a fault does.
+    for name in ("train/loss", "test/loss", "test/loss_tta"):
+        assert compiled[name] == pytest.approx(plain[name], rel=1e-5)
 
 
 def test_what_earlier_jobs_have_compiled_leaves_room_for_more(small_speedrun, graphs, tmp_path):
