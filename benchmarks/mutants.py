@@ -15,7 +15,7 @@ tree has changed. A mutant then meets only the tests that execute its line, the 
 process that is forked from one which has torch and the like imported already. What is executed at import, such as a
 constant or the body of a cached function, meets the tests of its whole file, and a default value those of its function.
 A test that takes ten times as long as before and 20 s has noticed the mutant, too. A mutant survives at a line that no
-test executes (one in a process that a test starts is not seen), and after ``--budget`` seconds of tests. Whatever
+test executes (one in a process that a test starts is not seen), and after ``--budget`` seconds of computing. Whatever
 noticed a mutant is then run without any change: where that fails, too, it does not count.
 """
 
@@ -218,10 +218,10 @@ class Watch:
         )
 
     def pytest_collection_finish(self) -> None:
-        self._until = time.perf_counter() + self._budget
+        self._until = time.process_time() + self._budget
 
     def pytest_runtest_teardown(self, item: pytest.Item) -> None:
-        if time.perf_counter() > self._until:
+        if time.process_time() > self._until:
             item.session.shouldstop = "the budget is spent"
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
@@ -262,7 +262,9 @@ class Server:
         for descriptor, target in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
             os.dup2(target, descriptor)
         os.chdir(tree)
-        sys.path[0] = str(tree)
+        # Some tests import the files of others, which pytest would find only where it has collected them.
+        folders = sorted({str(path.parent) for path in (tree / "tests").rglob("test_*.py")})
+        sys.path[:] = [str(tree), *sys.path[1:], *folders]
         os.environ |= {"PYTHONPATH": str(tree), "TMPDIR": str(box)}
         tempfile.tempdir = None
         watch = Watch(tests, self._seconds, box, self._budget if stop else float("inf"))
@@ -337,7 +339,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--only", default=PACKAGE, help="file or folder of the package to change")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
-    parser.add_argument("--budget", type=float, default=60, help="seconds of tests that a mutant meets at most")
+    parser.add_argument("--budget", type=float, default=60, help="seconds of processor time for a mutant's tests")
     parser.add_argument("--out", type=Path, help="JSON file of all mutants")
     parser.add_argument("--coverage", type=Path, default=Path(tempfile.gettempdir()) / "mutants-coverage.json")
     options = parser.parse_args()

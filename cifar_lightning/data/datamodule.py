@@ -110,6 +110,7 @@ class ImageDataModule(L.LightningDataModule):
         self.dataset = dataset
         self.root = root
         self.options = _own_options(dataset, options, values)
+        self._unused = sorted(values.keys() - self.options.keys())
         self.note = note
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -142,6 +143,8 @@ class ImageDataModule(L.LightningDataModule):
         """
         if self.index:
             return
+        for name in self._unused:
+            log.info("unused    data.%s: the data set's class has no such option", name)
         for train in (True, False):
             if train not in self._arrays:
                 self._read(train=train)
@@ -246,8 +249,6 @@ def _own_options(dataset: Dataset, names: Sequence[str], values: Mapping[str, An
                 f"{name} is neither an argument of ImageDataModule nor one of the data set's options"
                 f"{nearest(name, [*_ARGUMENTS, *names])}"
             )
-        if name not in declared:
-            log.info("data.%s is not used: the data set's class has no such option", name)
-        elif not fits(value, declared[name]):
+        if name in declared and not fits(value, declared[name]):
             raise ValueError(f"{name} must be {words(declared[name])}, got {value!r}")
     return {name: value for name, value in values.items() if name in declared}

@@ -195,11 +195,11 @@ def test_a_data_set_gets_the_options_that_it_declares(dataset, tiny_root):
 
 
 def test_a_data_set_without_declared_options_gets_none_and_the_log_says_so(tiny_root, caplog):
+    data = dimmed(tiny_root, partial(TinyCIFAR10), divisor=4)
     with caplog.at_level(logging.INFO):
-        data = dimmed(tiny_root, partial(TinyCIFAR10), divisor=4)
-    data.setup()
+        data.setup()
     assert len(data.index["train"]) == 60
-    assert caplog.messages == ["data.divisor is not used: the data set's class has no such option"]
+    assert caplog.messages == ["unused    data.divisor: the data set's class has no such option"]
 
 
 def test_an_option_without_a_value_keeps_the_default_of_the_class(tiny_root):
