@@ -72,6 +72,14 @@ class TinyCIFAR10(CIFAR10):
         cls.meta = {**cls.meta, "md5": md5}
 
 
+class WithVal(TinyCIFAR10):
+    """A data set that brings validation images: the last 12 of its 60 training images."""
+
+    def __init__(self, root: Path, train: bool = True, download: bool = False) -> None:
+        super().__init__(root, train=train, download=download)
+        self.num_val = 12 if train else 0
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Make the environment the same on every machine, for this process and those that tests start.
 

@@ -13,7 +13,7 @@ from cifar_lightning.data import ImageDataModule, spread
 
 
 class Pictures(Callback):
-    """Pictures into TensorBoard: training images at the start; test images as judged and a confusion matrix at the end.
+    """Pictures into TensorBoard: training images at the start, predictions and a confusion matrix after the test.
 
     Args:
         num_images: Images per grid, at least 1.

@@ -21,7 +21,6 @@ from cifar_lightning.cli.did_you_mean import explained
 from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.config.schema import CONF
 from cifar_lightning.errors import RunError, SweepError, UserError, one_line
-from cifar_lightning.patches import hydra_flags
 from cifar_lightning.runs.signals import Stopped, signals
 
 log = logging.getLogger(__name__)
@@ -185,6 +184,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     Raises:
         UserError: If a flag is not Hydra's; by itself argparse would write its usage over several lines.
     """
+    from cifar_lightning.patches import hydra_flags  # late, as it imports torch, and --help should answer at once
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}; a key is set as key=value, and --help lists the keys")

@@ -203,13 +203,17 @@ def _build_net(section: Section, data: ImageDataModule, *, pretrained: bool) -> 
 
 
 def _flops(net: nn.Module, shape: torch.Size, section: Section, *, of: str = "") -> int:
-    """Floating-point operations of one image; before a long run, this refuses images that do not fit the network."""
+    """Floating-point operations of the forward pass of one image.
+
+    Raises:
+        UserError: If images of this shape do not fit the network, so that it is said before a long run.
+    """
     try:
         return forward_flops(net, torch.zeros(1, *shape))
     except RuntimeError as error:
-        which = " that it makes in some epoch" if of else ""
         size, name = "x".join(map(str, shape)), f"model={section['name']}"
-        raise UserError(f"{of}{name} cannot take images of {size}{which}: {one_line(error)}") from error
+        images = f"the images of {size} that it makes in some epoch" if of else f"images of {size}"
+        raise UserError(f"{of}{name} cannot take {images}: {one_line(error)}") from error
 
 
 def _image_shapes(settings: Settings, data: ImageDataModule) -> list[torch.Size]:

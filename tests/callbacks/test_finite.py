@@ -60,12 +60,12 @@ def test_a_device_is_not_waited_for_and_the_step_still_named(
 
 
 def test_a_bad_metric_is_never_the_best(compose, tmp_path, monkeypatch):
-    judged = []
+    evaluated = []
 
     def evaluate(logits, targets):
-        judged.append(original(logits, targets))
-        better = Evaluation(**{**vars(judged[-1]), "acc": 0.1 * len(judged)})
-        return Evaluation(**{**vars(better), "loss": math.nan}) if len(judged) == 2 else better
+        evaluated.append(original(logits, targets))
+        better = Evaluation(**{**vars(evaluated[-1]), "acc": 0.1 * len(evaluated)})
+        return Evaluation(**{**vars(better), "loss": math.nan}) if len(evaluated) == 2 else better
 
     import cifar_lightning.classifier as module
 

@@ -286,11 +286,11 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line(
 
 @pytest.mark.usefixtures("on_a_gpu")
 def test_a_run_ends_when_its_checkpoint_is_on_the_disk(compose, tmp_path, disk, monkeypatch):
-    def judged(self, trainer, pl_module):
+    def evaluated(self, trainer, pl_module):
         assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
         threading.Timer(0.3, disk.set).start()
 
-    monkeypatch.setattr(TrainingCurves, "on_test_end", judged)
+    monkeypatch.setattr(TrainingCurves, "on_test_end", evaluated)
     train(compose(*SMALL, "trainer.max_epochs=1"))
     assert last(tmp_path / "run")["global_step"] == 6
 
@@ -308,11 +308,11 @@ def test_a_run_that_is_stopped_waits_for_its_checkpoint(command, tmp_path, monke
 
 @pytest.mark.usefixtures("on_a_gpu")
 def test_a_signal_at_the_end_waits_for_the_checkpoint(command, tmp_path, disk, monkeypatch):
-    def judged(self, trainer, pl_module):
+    def evaluated(self, trainer, pl_module):
         threading.Timer(0.2, signal.raise_signal, [signal.SIGTERM]).start()
         threading.Timer(0.6, disk.set).start()
 
-    monkeypatch.setattr(TrainingCurves, "on_test_end", judged)
+    monkeypatch.setattr(TrainingCurves, "on_test_end", evaluated)
     outcome = command("train.py", *SMALL, "trainer.max_epochs=1", f"output_dir={tmp_path / 'run'}", tiny=True)
     assert outcome.code == 143
     assert "resume with: python train.py resume=" in outcome.err

@@ -314,16 +314,16 @@ def test_checkpoints_are_plain_and_describe_themselves(run):
         for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else []:
             assert_plain(part)
 
-    assert_plain({key: checkpoint[key] for key in ("config", "classes", "format_version")})
+    assert_plain({key: checkpoint[key] for key in ("settings", "format_version")})
 
 
 def test_a_folder_that_holds_a_run_is_refused(compose):
     train(compose(*FAST, *BARE))
-    with pytest.raises(UserError, match="holds a run already: go on with it by resume="):
+    with pytest.raises(UserError, match="holds a run already: resume it with resume="):
         train(compose(*FAST, *BARE))
 
 
-# Judging
+# evaluate.py
 
 
 @pytest.mark.parametrize(
@@ -342,11 +342,11 @@ def test_no_interpolation_of_a_checkpoint_is_resolved(command, tmp_path):
         checkpoint = torch.load(file, weights_only=True)
         checkpoint["settings"][key][name] = f"${{oc.create:{{_target_:os.mkdir,path:{sentinel}}}}}"
         torch.save(checkpoint, tmp_path / "hostile.ckpt")
-        outcome = command("evaluate.py", f"ckpt={tmp_path / 'hostile.ckpt'}", "output_dir=judged", tiny=True)
+        outcome = command("evaluate.py", f"ckpt={tmp_path / 'hostile.ckpt'}", "output_dir=evaluated", tiny=True)
         assert outcome.code == 2
-        assert f"config.{key}.{name} holds an interpolation" in outcome.err
+        assert f"settings.{key}.{name} holds an interpolation" in outcome.err
         assert not sentinel.exists()
-        assert not (tmp_path / "judged").exists()
+        assert not (tmp_path / "evaluated").exists()
 
 
 def test_evaluate_takes_device_and_compilation_of_a_cpu_run_along(run):
@@ -370,8 +370,8 @@ def test_evaluate_gives_exactly_the_numbers_of_train(command, tmp_path, tiny, ov
     for split in ("test", "val"):
         outcome = command("evaluate.py", f"ckpt='{folder}/checkpoints/last.ckpt'", f"split={split}", *again)
         assert outcome.code == 0, outcome.err
-        judged = folder / "evaluate" / ("last" if split == "test" else "last-val")
-        found = json.loads((judged / "metrics.json").read_text())
+        evaluated = folder / "evaluate" / ("last" if split == "test" else "last-val")
+        found = json.loads((evaluated / "metrics.json").read_text())
         names = (
             f"{split}/acc",
             f"{split}/loss",
@@ -383,13 +383,13 @@ def test_evaluate_gives_exactly_the_numbers_of_train(command, tmp_path, tiny, ov
             "precision",
         )
         assert [found[name] for name in names] == [trained[name] for name in names]
-        with (judged / "predictions.csv").open() as file:
+        with (evaluated / "predictions.csv").open() as file:
             correct = [int(row["correct"]) for row in csv.DictReader(file)]
         assert len(correct) == trained[f"num_{split}_images"]
         assert sum(correct) / len(correct) == trained[f"{split}/acc"]
         assert len(found[f"{split}/class_acc"]) == 10
-        assert (judged / "confusion.png").stat().st_size > 10_000
-        assert (judged / "samples.png").stat().st_size > 10_000
+        assert (evaluated / "confusion.png").stat().st_size > 10_000
+        assert (evaluated / "samples.png").stat().st_size > 10_000
 
 
 def test_test_time_augmentation_stands_beside_the_plain_figures(command, tmp_path):
@@ -406,12 +406,12 @@ def test_test_time_augmentation_stands_beside_the_plain_figures(command, tmp_pat
 
     # evaluate.py does as training did, and does otherwise where asked to.
     ckpts = [f"ckpt={folder}/checkpoints/last.ckpt" for folder in folders]
-    for arguments in ([ckpts[1]], [ckpts[0], "tta=2", f"output_dir={tmp_path}/judged"]):
+    for arguments in ([ckpts[1]], [ckpts[0], "tta=2", f"output_dir={tmp_path}/evaluated"]):
         outcome = command("evaluate.py", *arguments, "data.dataset._target_=conftest.TinyCIFAR10")
         assert outcome.code == 0, outcome.err
         assert "test/acc_tta" in outcome.out
-    for judged in (folders[1] / "evaluate" / "last", tmp_path / "judged"):
-        found = json.loads((judged / "metrics.json").read_text())
+    for evaluated in (folders[1] / "evaluate" / "last", tmp_path / "evaluated"):
+        found = json.loads((evaluated / "metrics.json").read_text())
         for name in names:
             assert (found[name], found[f"{name}_tta"]) == (plain[name], augmented[f"{name}_tta"])
 
@@ -428,7 +428,8 @@ def test_the_network_stays_on_its_device_between_training_and_test(run, monkeypa
     monkeypatch.setattr(Strategy, "teardown", lambda self: calls.append("teardown") or original(self))
     for hook in ("on_train_end", "on_test_start"):
         monkeypatch.setattr(TrainingCurves, hook, lambda *args, hook=hook: calls.append(hook))
-    for overrides in ([], ["data.val_size=20", "trainer.check_val_every_n_epoch=3"]):  # which is judged after training
+    # The latter is validated after training.
+    for overrides in ([], ["data.val_size=20", "trainer.check_val_every_n_epoch=3"]):
         run(*BARE, *overrides)
         assert calls == ["on_train_end", "on_test_start", "teardown"]
         calls.clear()
@@ -519,8 +520,8 @@ def test_a_run_whose_normalisation_was_measured_goes_on(run, compose):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_validation_images_of_the_data_set_itself_are_judged(run):
-    metrics, folder = run("data.dataset._target_=test_datamodule.WithVal", "data.val_size=null", *BARE)
+def test_validation_images_of_the_data_set_itself_are_evaluated(run):
+    metrics, folder = run("data.dataset._target_=conftest.WithVal", "data.val_size=null", *BARE)
     assert metrics["num_val_images"] == 12
     assert (folder / "checkpoints" / "best.ckpt").exists()
 
@@ -538,7 +539,7 @@ def pictures(tmp_path) -> Path:
     return tmp_path / "own images"
 
 
-def test_own_images_are_trained_on_and_judged(command, tmp_path, pictures):
+def test_own_images_are_trained_on_and_evaluated(command, tmp_path, pictures):
     folder = tmp_path / "run"
     given = ("data=folder", f"data.root='{pictures}'", "normalize=auto", "callbacks=none", f"output_dir={folder}")
     outcome = command("train.py", *FAST, *given)
@@ -552,13 +553,13 @@ def test_own_images_are_trained_on_and_judged(command, tmp_path, pictures):
         outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", f"split={split}")
         assert outcome.code == 0, outcome.err
         place = folder / "evaluate" / ("last" if split == "test" else "last-val")
-        judged = json.loads((place / "metrics.json").read_text())
-        assert [judged[f"{split}/{name}"] for name in ("acc", "loss")] == [
+        evaluated = json.loads((place / "metrics.json").read_text())
+        assert [evaluated[f"{split}/{name}"] for name in ("acc", "loss")] == [
             metrics[f"{split}/{name}"] for name in ("acc", "loss")
         ]
 
 
-def test_own_images_are_judged_at_the_size_they_were_trained_at(command, tmp_path, pictures):
+def test_own_images_are_evaluated_at_the_size_they_were_trained_at(command, tmp_path, pictures):
     folder = tmp_path / "run"
     own = ("data=folder", f"data.root='{pictures}'")
     given = (*own, "data.image_size=34", "model=speedrun", "optimizer.lr=0.01", *BARE, f"output_dir={folder}")
@@ -581,13 +582,13 @@ def test_images_of_a_size_that_the_network_cannot_take(command, tmp_path, pictur
     assert outcome.err.startswith("error: the checkpoint's model=speedrun cannot take images of 3x8x8: ")
 
 
-def test_images_of_other_classes_are_not_judged(command, tmp_path, pictures):
+def test_images_of_other_classes_are_not_evaluated(command, tmp_path, pictures):
     folder = tmp_path / "run"
     assert command("train.py", *FAST, *BARE, f"output_dir={folder}", tiny=True).code == 0
     outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", "data=folder", f"data.root='{pictures}'")
     assert outcome.code == 2
     ours, others = ("'airplane', 'automobile', 'bird'", "'a goat', 'cat', 'dog'")
-    assert re.fullmatch(rf"error: the checkpoint tells apart \[{ours}.*, the data hold \[{others}\]\n", outcome.err)
+    assert re.fullmatch(rf"error: the checkpoint has the classes \[{ours}.*, the data have \[{others}\]\n", outcome.err)
 
 
 def test_own_images_that_cannot_be_used_are_listed_before_training(command, tmp_path, pictures):
@@ -626,7 +627,7 @@ def test_evaluate_takes_a_class_given_again_and_no_class_from_the_file(command, 
     folder = tmp_path / "run"
     assert command("train.py", *FAST, "callbacks=none", f"output_dir={folder}", tiny=True).code == 0
     stored = read(folder / "checkpoints" / "last.ckpt")["settings"]["data"]
-    assert stored["dataset"]["_target_"] == "conftest.TinyCIFAR10"
+    assert stored["dataset"]["_target_"] == "TinyCIFAR10"  # the name of a class, not where it is
     given = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", "data.dataset._target_=conftest.TinyCIFAR10")
     assert given.code == 0, given.err
     expected = json.loads((folder / "metrics.json").read_text())["test/acc"]
@@ -642,7 +643,7 @@ def test_evaluate_takes_a_class_given_again_and_no_class_from_the_file(command, 
     [
         (("split=val",), "split=val: there are no validation images; set data.val_size"),
         (("split=train",), "split must be val or test, got train"),
-        (("data=synthetic",), "the checkpoint tells apart ['airplane', "),
+        (("data=synthetic",), "the checkpoint has the classes ['airplane', "),
         (("spit=val",), "spit=val: there is no key spit: did you mean split?"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, TinyCIFAR10
+from conftest import CLASSES, TinyCIFAR10, WithVal
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
@@ -138,14 +138,6 @@ def test_test_split_is_all_official_test_images_once(tiny_root):
 def test_sizes_out_of_range_are_refused(arguments, message, tiny_root):
     with pytest.raises(ValueError, match=message):
         make_data(tiny_root, **arguments)
-
-
-class WithVal(TinyCIFAR10):
-    """A data set that brings validation images: the last 12 of its 60 training images."""
-
-    def __init__(self, root, train=True, download=False):
-        super().__init__(root, train=train, download=download)
-        self.num_val = 12 if train else 0
 
 
 def with_val(root, **arguments) -> ImageDataModule:

@@ -241,8 +241,8 @@ def test_no_compiler(small_speedrun, command, tmp_path):
     said = "error: compile=true: torch.compile has found no working C or C++ compiler "
     with torch._inductor.config.patch({"cpp.cxx": (None, str(tmp_path / "none"))}):
         training = command("train.py", "experiment=smoke", "compile=true", f"output_dir={tmp_path / 'other'}")
-        judging = command("evaluate.py", f"ckpt={tmp_path / 'run/checkpoints/last.ckpt'}", "compile=true", tiny=True)
-    for outcome in (training, judging):
+        evaluation = command("evaluate.py", f"ckpt={tmp_path / 'run/checkpoints/last.ckpt'}", "compile=true", tiny=True)
+    for outcome in (training, evaluation):
         assert outcome.code == 2
         assert outcome.err.count("\n") == 1
         assert outcome.err.startswith(said)

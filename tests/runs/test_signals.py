@@ -150,14 +150,15 @@ def test_a_second_ctrl_c_ends_it_on_the_spot():
             process.kill()
 
 
-def test_under_slurm_lightning_does_not_requeue(compose, monkeypatch):
-    from cifar_lightning.config.resolve import plain
-    from cifar_lightning.engine.trainer import build_trainer
-
+def test_under_slurm_lightning_does_not_requeue(command, tmp_path, monkeypatch):
+    """Its own handler would save in the middle of a step, as hpc_ckpt_1.ckpt, and call scontrol."""
     for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "job", "SLURM_JOB_ID": "1"}.items():
         monkeypatch.setenv(name, value)
-    trainer = build_trainer(plain(compose("trainer.precision=null", "logger=none")), logger=False, callbacks=[])
-    assert trainer._accelerator_connector.cluster_environment.auto_requeue is False
+    send_at(monkeypatch, "SIGUSR1", step=8)
+    outcome = command("train.py", *SMALL, f"output_dir={tmp_path / 'run'}", tiny=True)
+    assert outcome.code == 143
+    assert last(tmp_path / "run")["global_step"] == 8
+    assert [path.name for path in (tmp_path / "run").rglob("*.ckpt")] == ["last.ckpt"]
 
 
 def test_what_nohup_ignores_stays_ignored():
