@@ -95,10 +95,11 @@ def resolve(cfg: DictConfig) -> Settings:
     Raises:
         UserError: If a key has no value, or one that is out of its range.
     """
+    if cfg.output_dir is None:  # before other keys are resolved that point to it
+        cfg = typing.cast(DictConfig, OmegaConf.merge(cfg, {"output_dir": run_folder(cfg.name)}))
     config = plain(cfg)
     _check_shared(config)
     _check_training(config)
-    config["output_dir"] = config["output_dir"] or run_folder(config["name"])
     return Settings(**frozen(config))
 
 

@@ -26,7 +26,7 @@ from cifar_lightning.data import Augment, ImageDataModule, channel_statistics
 from cifar_lightning.device import forward_flops, sensible_threads
 from cifar_lightning.engine.compile import refuse_accumulation, with_compiled_update
 from cifar_lightning.engine.trainer import build_trainer, check_length, check_limits
-from cifar_lightning.errors import UserError, one_line
+from cifar_lightning.errors import SweepError, UserError, one_line
 from cifar_lightning.optim.freeze import with_early_ends
 from cifar_lightning.optim.schedules import Schedule, constant
 from cifar_lightning.patches import clippable
@@ -175,7 +175,7 @@ def _plan_validation(trainer: L.Trainer, data: ImageDataModule, invocation: Invo
     if data.has_val and trainer.limit_val_batches != 0:
         return
     if invocation.sweeper_optimises:
-        raise UserError("data.val_size must be above 0 for a sweeper that optimises val/acc: there are no such images")
+        raise SweepError("data.val_size must be above 0 for a sweeper that optimises val/acc: there are no such images")
     trainer.limit_val_batches = 0  # no validation loop, and no warning about an empty one
 
 

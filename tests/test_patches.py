@@ -1,0 +1,232 @@
+"""Each patch is still needed: a test fails once Lightning, Hydra or torch does by itself what the patch is for."""
+
+import ast
+import csv
+import re
+from contextlib import nullcontext
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from conftest import ROOT, make_batches, make_classifier, make_trainer
+from hydra._internal.utils import get_args_parser
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from torch import nn
+
+from cifar_lightning import patches
+from cifar_lightning.optim.builders import sgd
+
+PRIVATE = re.compile(
+    r"\b(?:trainer|fit_loop|epoch_loop|strategy|connector|optimizer|logger|experiment|config)(?:\(\))?\._[a-z]\w*"
+    r"|\btorch\.(?:\w+\.)*_(?!foreach)[a-z]\w*"
+    r"|from (?:hydra|lightning|torch|omegaconf)[\w.]*\._[\w.]* import"
+    r"|from (?:hydra|lightning|torch|omegaconf)[\w.]* import _"
+)
+"""Private names of others, as they are written. ``torch._foreach_...`` are in torch's documentation."""
+
+
+def test_private_names_are_touched_in_patches_alone():
+    files = [*(ROOT / "cifar_lightning").rglob("*.py"), *ROOT.glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    found = {
+        f"{path.relative_to(ROOT)}: {match.group()}"
+        for path in files
+        for match in PRIVATE.finditer(path.read_text())
+        if path.name != "patches.py"
+    }
+    assert found == set()
+    assert len(PRIVATE.findall((ROOT / "cifar_lightning" / "patches.py").read_text())) >= 6
+
+
+def test_every_patch_has_a_test_here():
+    defined = [node for node in ast.parse(Path(patches.__file__).read_text()).body if hasattr(node, "body")]
+    text = Path(__file__).read_text()
+    for node in defined:
+        assert f"patches.{node.name}" in text, node.name
+
+
+def test_hydras_parser_still_takes_a_flag_between_overrides_for_their_end(capsys):
+    arguments = ["seed=7", "--cfg", "job", "optimizer.lr=0.25"]
+    with pytest.raises(SystemExit, match="2"):
+        get_args_parser().parse_args(arguments)
+    assert capsys.readouterr().err.count("\n") > 1
+    assert patches.hydra_flags().parse_intermixed_args(arguments).overrides == ["seed=7", "optimizer.lr=0.25"]
+
+
+def test_lightning_still_notes_the_name_of_each_hook_through_the_module(tmp_path, monkeypatch):
+    names = []
+    through_module = nn.Module.__setattr__
+    monkeypatch.setattr(
+        nn.Module, "__setattr__", lambda self, name, value: names.append(name) or through_module(self, name, value)
+    )
+    counts = []
+    for patch in (False, True):
+        trainer, classifier = make_trainer(tmp_path), make_classifier()
+        names.clear()
+        if patch:
+            with patches.quick_hook_names():
+                trainer.fit(classifier, make_batches(), make_batches())
+        else:
+            trainer.fit(classifier, make_batches(), make_batches())
+        counts.append(names.count("_current_fx_name"))
+    assert counts[0] >= 5 * 20  # in 5 steps
+    assert counts[1] == 0
+    assert "__setattr__" not in vars(L.LightningModule)  # it is put back
+
+
+def test_lightning_still_refuses_to_clip_for_fused_optimizers(tmp_path):
+    def fit(make_optimizer):
+        trainer = make_trainer(tmp_path, precision="bf16-mixed", gradient_clip_val=1.0)
+        trainer.fit(make_classifier(optimizer=make_optimizer), make_batches(), make_batches())
+
+    with pytest.raises(RuntimeError, match="gradient clipping"):
+        fit(lambda net: sgd(net, lr=0.01))
+    fit(patches.clippable(lambda net: sgd(net, lr=0.01)))
+
+
+class Save(Callback):
+    """Saves at a hook of the first epoch."""
+
+    def __init__(self, path, hook, *, step=None):
+        def save(trainer, pl_module, *args):
+            if trainer.current_epoch == 0 and step in (None, trainer.global_step):
+                trainer.save_checkpoint(path)
+
+        setattr(self, hook, save)
+
+
+class Steps(Callback):
+    """Notes the epoch and the targets of each training step, and counts validations."""
+
+    def __init__(self):
+        self.epochs, self.targets, self.num_validations = [], [], 0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.epochs.append(trainer.current_epoch)
+        self.targets.append(batch[1].tolist())
+
+    def on_validation_start(self, trainer, pl_module):
+        self.num_validations += 1
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A checkpoint of a run of two epochs of five steps, saved at a hook."""
+
+    def save(hook, *, step=None, **arguments):
+        path = tmp_path / "saved.ckpt"
+        trainer = make_trainer(tmp_path, max_epochs=2, callbacks=[Save(path, hook, step=step)], **arguments)
+        trainer.fit(make_classifier(), make_batches(), make_batches())
+        return path
+
+    return save
+
+
+def test_lightning_still_ends_an_epoch_twice_where_max_steps_is_set(saved, tmp_path):
+    path = saved("on_train_epoch_end", max_steps=10)
+    epochs = []
+    for patch in (False, True):
+        steps = Steps()
+        trainer = make_trainer(tmp_path, max_epochs=2, max_steps=10, callbacks=[steps])
+        if patch:
+            patches.end_epochs_once(trainer)
+        trainer.fit(make_classifier(), make_batches(), make_batches(), ckpt_path=path, weights_only=True)
+        epochs.append((steps.epochs, trainer.fit_loop.epoch_progress.current.completed))
+    assert epochs[0] != epochs[1]
+    assert epochs[1] == ([1] * 5, 2)
+
+
+def test_lightning_still_forgets_the_loaders_state_where_the_loader_is_made_early(saved, tmp_path):
+    path = saved("on_train_batch_end", step=2)
+
+    class Restore(Callback):
+        def on_train_start(self, trainer, pl_module):
+            patches.restore_loader_state(trainer)
+
+    class Early(Callback):
+        def setup(self, trainer, pl_module, stage):
+            assert trainer.estimated_stepping_batches == 5
+
+    targets = []
+    for callbacks in ([Early()], [Early(), Restore()]):
+        seen = Steps()
+        trainer = make_trainer(tmp_path, callbacks=[*callbacks, seen])
+        trainer.fit(make_classifier(), make_batches(), make_batches(), ckpt_path=path, weights_only=True)
+        targets.append(seen.targets)
+    whole = [batch[1].tolist() for batch in make_batches()]
+    assert targets[1] == whole[2:]
+    assert targets[0] != whole[2:]
+
+
+def test_lightning_still_skips_a_validation_that_was_due_where_it_saved(saved, tmp_path):
+    answers = {}
+
+    class Ask(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            answers[trainer.global_step] = patches.can_resume_here(trainer)
+
+    path = saved("on_train_batch_end", step=5, limit_val_batches=None)  # after the last step, before the validation
+    steps = Steps()
+    trainer = make_trainer(tmp_path, limit_val_batches=None, callbacks=[steps, Ask()])
+    trainer.fit(make_classifier(), make_batches(), make_batches(), ckpt_path=path, weights_only=True)
+    assert steps.num_validations == 0
+    make_trainer(tmp_path, limit_val_batches=None, callbacks=[Ask()]).fit(
+        make_classifier(), make_batches(), make_batches()
+    )
+    assert answers == {1: True, 2: True, 3: True, 4: True, 5: False}
+
+
+def test_lightning_still_restores_within_fit(saved, tmp_path):
+    entered = []
+
+    class Watch:
+        def __enter__(self):
+            entered.append("in")
+
+        def __exit__(self, kind, error, at):
+            entered.append(kind)
+
+    path = saved("on_train_epoch_end")
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["optimizer_states"] = [{}]
+    torch.save(checkpoint, path)
+    trainer = make_trainer(tmp_path, max_epochs=2)
+    with pytest.raises(KeyError), patches.watched_restoring(trainer, Watch):
+        trainer.fit(make_classifier(), make_batches(), make_batches(), ckpt_path=path, weights_only=True)
+    assert entered == ["in", None, "in", KeyError]
+
+
+def test_lightning_still_takes_the_network_off_its_device_after_fit(tmp_path, monkeypatch):
+    calls = []
+    cpu = L.LightningModule.cpu
+    monkeypatch.setattr(L.LightningModule, "cpu", lambda self: calls.append("cpu") or cpu(self))
+    make_trainer(tmp_path).fit(make_classifier(), make_batches(), make_batches())
+    assert calls == ["cpu"]
+    trainer = make_trainer(tmp_path)
+    with patches.staying_on_device(trainer):
+        trainer.fit(make_classifier(), make_batches(), make_batches())
+    assert calls == ["cpu"]
+
+
+def test_torch_still_gives_up_compiling_after_some_versions():
+    default = torch._dynamo.config.recompile_limit
+    assert default < 64  # fewer than there are kinds of steps in a sweep
+    with patches.unlimited_recompiles():
+        assert torch._dynamo.config.recompile_limit > 1_000_000
+    assert torch._dynamo.config.recompile_limit == default
+
+
+def test_lightnings_writer_still_deletes_the_file_of_an_earlier_process(tmp_path):
+    for make, kept in (
+        (lambda: ExperimentWriter(str(tmp_path)), False),
+        (lambda: patches.AppendingWriter(str(tmp_path), lambda *args: None), True),
+    ):
+        (tmp_path / "metrics.csv").write_text("loss,step\n0.5,1\n")
+        with pytest.warns(UserWarning, match="exists and is not empty") if not kept else nullcontext():
+            writer = make()
+        writer.log_metrics({"loss": 0.25}, step=2)
+        writer.save()
+        with (tmp_path / "metrics.csv").open() as file:
+            rows = [row["step"] for row in csv.DictReader(file)]
+        assert rows == (["1", "2"] if kept else ["2"])
