@@ -85,19 +85,9 @@ def rooms() -> dict[str, set[str]]:
 def test_the_tree_names_every_file_of_the_package():
     modules = {path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"}
     in_rooms = {f"{room}/{name}.py" for room, names in rooms().items() for name in names}
-    assert in_rooms - COMING == {str(path) for path in modules if path.parent.name} - COMING
+    assert in_rooms == {str(path) for path in modules if path.parent.name}
     top_level = {path.name for path in modules if not path.parent.name}
     assert top_level <= set(re.findall(r"\b(\w+\.py)\b", TEXT))
-
-
-COMING = {
-    "callbacks/clock.py",
-    "callbacks/finite.py",
-    "callbacks/freezing.py",
-    "config/invocation.py",
-    "engine/patches.py",
-}
-"""Files that the README names and that other branches bring: to be emptied when these are merged."""
 
 
 def test_every_path_that_is_named_exists():
