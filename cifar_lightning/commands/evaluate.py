@@ -8,11 +8,12 @@ from omegaconf import DictConfig
 
 from cifar_lightning.checkpoint.format import load_classifier
 from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.config.build import build
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.resolve import EvaluateSettings, resolve_evaluation
 from cifar_lightning.data import ImageDataModule, spread
 from cifar_lightning.device import device_name, forward_flops, keeping_freed_memory, threads
-from cifar_lightning.engine.assembly import build_data, read_data
+from cifar_lightning.engine.assembly import read_data
 from cifar_lightning.engine.compile import compile_in_place, refuse_without_compiler
 from cifar_lightning.engine.trainer import build_trainer
 from cifar_lightning.errors import UserError, one_line
@@ -51,7 +52,7 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
     classifier, checkpoint = load_classifier(settings.ckpt)
     trained = checkpoint["settings"]
     trainer = build_trainer(settings.trainer, output_dir=settings.output_dir, logger=False, callbacks=[])
-    data = build_data(settings.data)
+    data: ImageDataModule = build(settings.data, "data")
     read_data(data, settings.data)
     _check(settings, data, classifier, trained)
     with threads(settings.num_threads), keeping_freed_memory(trainer.strategy.root_device):

@@ -4,12 +4,13 @@ import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
-from cifar_lightning.config.resolve import as_plain
+from cifar_lightning.config.resolve import AUTO, Section, Settings, as_plain
 from cifar_lightning.errors import UserError, nearest, one_line
 from cifar_lightning.typehints import fits, words
 
@@ -29,6 +30,52 @@ def blame(key: str, node: Mapping[str, Any] | None = None) -> Iterator[None]:
         message = one_line(error)
         separator = "." if node and message.partition(" ")[0] in node else ": "
         raise UserError(f"{key}{separator}{message}") from error
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What the sections of a config choose, as far as plain values make it; no data are read.
+
+    Attributes:
+        data: The data module, without its augmentation.
+        optimizer: ``net -> Optimizer``.
+        schedule: Progress -> factor; None where the config has none.
+        callbacks: The callbacks chosen by name.
+        loggers: The loggers chosen by name.
+    """
+
+    data: Any
+    optimizer: Callable[..., Any]
+    schedule: Any | None
+    callbacks: list[Any]
+    loggers: list[Any]
+
+
+def build_pieces(config: Settings) -> Pieces:
+    """All that a config chooses, in one go; what it says of the augmentation is checked, too.
+
+    Raises:
+        UserError: If a section names an argument or value that its target refuses.
+    """
+    build_augment(config.augment)
+    return Pieces(
+        data=build(config.data, "data", seed=config.seed),
+        optimizer=build_partial(config.optimizer, "optimizer"),
+        schedule=build(config.schedule, "schedule") if config.schedule else None,
+        callbacks=_build_named(config.callbacks, "callbacks"),
+        loggers=_build_named(config.logger, "logger"),
+    )
+
+
+def build_augment(section: Section | None) -> Any | None:
+    """The augmentation of a config; with a mean of 0.5 where that is still to be measured."""
+    if not section:
+        return None
+    return build({**section, "mean": [0.5]} if section.get("mean") == AUTO else section, "augment")
+
+
+def _build_named(section: Section | None, key: str) -> list[Any]:
+    return [build(node, f"{key}.{name}") for name, node in (section or {}).items() if node is not None]
 
 
 def build(node: Any, key: str, **objects: Any) -> Any:

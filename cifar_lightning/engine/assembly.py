@@ -19,10 +19,10 @@ from cifar_lightning.callbacks.progress import EpochProgress
 from cifar_lightning.callbacks.saving import RunCheckpoints
 from cifar_lightning.checkpoint.format import check_state, description
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.config.build import blame, build, build_partial
+from cifar_lightning.config.build import blame, build_augment, build_pieces
 from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.config.resolve import AUTO, Facts, Section, Settings, settle
-from cifar_lightning.data import Augment, ImageDataModule, channel_statistics
+from cifar_lightning.data import ImageDataModule, channel_statistics
 from cifar_lightning.device import forward_flops, sensible_threads
 from cifar_lightning.engine.compile import refuse_accumulation, with_compiled_update
 from cifar_lightning.engine.trainer import build_trainer, check_length, check_limits
@@ -72,19 +72,18 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
     Raises:
         UserError: If a part refuses its arguments, or they do not fit each other.
     """
-    data = build_data(config.data, seed=config.seed)
-    _build_augment(config.augment)
-    clock = Clock()
+    pieces = build_pieces(config)
+    data, clock = pieces.data, Clock()
     curves, saving = TrainingCurves(clock), _build_saving(config)
+    own: list[Callback] = [clock, curves, FiniteWatch(), *([Freezing()] if config.freeze else [])]
+    if config.trainer["enable_progress_bar"] is not False:
+        own.append(EpochProgress(curves))
     trainer = build_trainer(
-        config.trainer,
-        output_dir=config.output_dir,
-        callbacks=[clock, curves, *_build_callbacks(config, curves), saving],
-        logger=_build_named(config.logger, "logger"),
+        config.trainer, output_dir=config.output_dir, callbacks=[*own, *pieces.callbacks, saving], logger=pieces.loggers
     )
     refuse_accumulation(trainer, config.compile)
-    optimizer = _build_optimizer(config, trainer)
-    schedule = _build_schedule(config)
+    optimizer = _prepared(pieces.optimizer, config, clips=bool(trainer.gradient_clip_val))
+    schedule = pieces.schedule or (constant if config.freeze else None)
     check_length(trainer, planned_by="schedule" if config.schedule else "freeze" if config.freeze else None)
 
     read_data(data, config.data)
@@ -96,7 +95,7 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
     net = _build_net(config.model, data, pretrained=before is None)
     flops = _flops(net, data.image_shape, config.model)
     settings = settle(config, _facts(config, data, trainer, flops))
-    data.augment = _build_augment(settings.augment)
+    data.augment = build_augment(settings.augment)
     shapes = _image_shapes(settings, data)
     for shape in set(shapes) - {data.image_shape}:
         _flops(net, shape, config.model, of="augment: ")
@@ -107,15 +106,6 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
     if before is not None:
         check_state(Path(config.output_dir) / LAST, dict(before), classifier, first_optimizer)
     return Parts(settings, data, classifier, trainer, clock, curves, shapes, flops)
-
-
-def build_data(section: Section, *, seed: int = 0) -> ImageDataModule:
-    """The data of a ``data`` section; nothing is read yet.
-
-    Raises:
-        UserError: If an argument is out of its range.
-    """
-    return build(section, "data", seed=seed)
 
 
 def read_data(data: ImageDataModule, section: Section) -> None:
@@ -129,46 +119,17 @@ def read_data(data: ImageDataModule, section: Section) -> None:
         data.setup()
 
 
-def _build_augment(section: Section | None) -> Augment | None:
-    if not section:
-        return None
-    if section.get("mean") == AUTO:  # to refuse a bad value of another key before the data are read
-        section = {**section, "mean": [0.5]}
-    return build(section, "augment")
-
-
-def _build_callbacks(config: Settings, curves: TrainingCurves) -> list[Callback]:
-    callbacks: list[Callback] = [FiniteWatch()]
-    if config.freeze:
-        callbacks.append(Freezing())
-    if config.trainer["enable_progress_bar"] is not False:
-        callbacks.append(EpochProgress(curves))
-    return callbacks + _build_named(config.callbacks, "callbacks")
-
-
-def _build_named(section: Section | None, key: str) -> list[Any]:
-    return [build(node, f"{key}.{name}") for name, node in (section or {}).items() if node is not None]
-
-
 def _build_saving(config: Settings) -> RunCheckpoints:
     with blame("checkpoint", config.checkpoint):
         return RunCheckpoints(Path(config.output_dir) / LAST.parent, **config.checkpoint)
 
 
-def _build_optimizer(config: Settings, trainer: L.Trainer) -> MakeOptimizer:
-    make: MakeOptimizer = build_partial(config.optimizer, "optimizer")
+def _prepared(make: MakeOptimizer, config: Settings, *, clips: bool) -> MakeOptimizer:
+    """The builder of optimizers, as compiling, clipping and freezing want it."""
     with blame("optimizer", config.optimizer):
         make(nn.Linear(1, 1))  # to refuse a bad value before the data are read
     make = with_compiled_update(make, config.compile)
-    if trainer.gradient_clip_val:
-        make = clippable(make)
-    return with_early_ends(make, dict(config.freeze))
-
-
-def _build_schedule(config: Settings) -> Schedule | None:
-    if config.schedule:
-        return build(config.schedule, "schedule")
-    return constant if config.freeze else None
+    return with_early_ends(clippable(make) if clips else make, dict(config.freeze))
 
 
 def _plan_validation(trainer: L.Trainer, data: ImageDataModule, invocation: Invocation) -> None:
