@@ -8,7 +8,7 @@ from cifar_lightning.config.invocation import Invocation
 
 def prelude(overrides: list[str]) -> list[str]:
     """The command line, with the checkpoint's own data and precision before it."""
-    from cifar_lightning.cli.preludes import checkpoint_prelude  # late, so that --help answers at once
+    from cifar_lightning.cli.overrides_from_checkpoint import checkpoint_prelude  # late, so that --help answers at once
 
     return checkpoint_prelude(overrides)
 

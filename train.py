@@ -8,7 +8,7 @@ from cifar_lightning.config.invocation import Invocation
 
 def prelude(overrides: list[str]) -> list[str]:
     """The command line, with the overrides of the run that it resumes before it."""
-    from cifar_lightning.cli.preludes import resume_prelude  # late, so that --help answers at once
+    from cifar_lightning.cli.overrides_from_run import resume_prelude  # late, so that --help answers at once
 
     return resume_prelude(overrides)
 

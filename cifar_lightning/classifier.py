@@ -9,8 +9,9 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from cifar_lightning.metrics import Evaluation, RunningMetrics, as_float, augmented_logits, evaluate
+from cifar_lightning.metrics import Evaluation, RunningMetrics, as_float, evaluate
 from cifar_lightning.optim.schedules import Schedule, factors
+from cifar_lightning.tta import augmented_logits
 
 Batch = tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]]
 
@@ -28,7 +29,7 @@ class ImageClassifier(L.LightningModule):
 
     Attributes:
         train_metrics: Sums over the training steps since they were last taken.
-        tta: Level of test-time augmentation; see ``metrics.augmented_logits``.
+        tta: Level of test-time augmentation; see ``tta.augmented_logits``.
         evaluations: The last evaluation of each split.
         augmented: The last evaluation of each split with test-time augmentation.
 

@@ -1,6 +1,5 @@
 """Metrics: numbers from logits and targets, test-time augmentation (TTA), and running sums of a training."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +8,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
-
-from cifar_lightning.augment import Images, translate
 
 
 @dataclass(frozen=True)
@@ -75,44 +72,6 @@ def evaluate(logits: Float[Tensor, "n k"], targets: Int64[Tensor, " n"]) -> Eval
 def as_float(logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
     """Copy logits to float32, even if they are float32 already: a CUDA graph's next replay overwrites its outputs."""
     return logits.to(torch.float32, copy=True)
-
-
-@torch.no_grad()
-def augmented_logits(
-    classify: Callable[[Images], Tensor], images: Images, *, level: int
-) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k"]]:
-    """Test-time augmentation: the logits of the images, and a weighted mean of the logits of several crops of each.
-
-    Args:
-        classify: Raw uint8 images -> logits (N, K), such as an ``ImageClassifier`` in evaluation mode.
-        images: Batch of images.
-        level: 0 for the images alone. 1 for the images and their mirror images, with weights of 1/2. 2 for six crops:
-            the images and their mirror images with weights of 1/4; and with weights of 1/8 the images moved by one
-            pixel, up and left or down and right, with reflected borders, and the mirror images of these.
-
-    Returns:
-        The plain and the augmented logits, in float32; at level 0 both are the same tensor.
-
-    Raises:
-        ValueError: If ``level`` is not 0, 1 or 2.
-
-    Source: Jordan 2024 (arXiv:2404.00498), "multi-crop evaluation", for level 2.
-    """
-    if level not in (0, 1, 2):
-        raise ValueError(f"level must be 0, 1 or 2, got {level}")
-
-    def with_mirror_image(crop: Images, logits: Tensor) -> Tensor:
-        return (logits + as_float(classify(crop.flip(-1)))) / 2
-
-    plain = as_float(classify(images))
-    if level == 0:
-        return plain, plain
-    centred = with_mirror_image(images, plain)
-    if level == 1:
-        return plain, centred
-    crops = [translate(images, dy=shift, dx=shift) for shift in (-1, 1)]
-    moved = [with_mirror_image(crop, as_float(classify(crop))) for crop in crops]
-    return plain, centred / 2 + (moved[0] + moved[1]) / 4
 
 
 class RunningMetrics:

@@ -19,6 +19,7 @@ LIBRARIES = {
     "models": PURE | {"torchvision"},
     "optim": PURE,
     "metrics": PURE,
+    "tta": PURE,
     "data": PURE | {"lightning", "torchvision", "filelock", "requests", "urllib3", "rich", "PIL"},
     "classifier": PURE | {"lightning"},
     "config": GLUE,

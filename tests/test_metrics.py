@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from cifar_lightning.metrics import RunningMetrics, augmented_logits, evaluate
+from cifar_lightning.metrics import RunningMetrics, evaluate
 from cifar_lightning.report.tables import write_predictions
+from cifar_lightning.tta import augmented_logits
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from cifar_lightning.optim.freeze import ended
+from cifar_lightning.optim.early_ends import ended
 
 
 class Freezing(Callback):
     """Freezes the parameters whose schedule has ended, from the start of the next epoch to the end of training.
 
-    The optimizer's groups say which these are; see ``optim.freeze.end_early``. Without the gradients of its first
+    The optimizer's groups say which these are; see ``optim.early_ends.end_early``. Without the gradients of its first
     layer's bias, the backward pass of the speedruns' network ends one layer earlier: 8 % of a step on a CPU.
     """
 

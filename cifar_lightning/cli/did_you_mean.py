@@ -13,19 +13,8 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cifar_lightning.config.schema import CONF, compose
+from cifar_lightning.config.schema import CONF, REFUSED_TRAINER_ARGUMENTS, compose
 from cifar_lightning.errors import UserError, nearest, one_line
-
-OWNED = {
-    "logger": "choose with logger=",
-    "callbacks": "choose with callbacks=",
-    "default_root_dir": "choose the run's folder with output_dir=",
-    "enable_checkpointing": "every run writes its checkpoints",
-    "plugins": "the project sets them",
-    "barebones": "benchmarks/compare.py measures the Trainer's cost",
-    "model_registry": "checkpoints are local files",
-}
-"""Trainer arguments that the project sets itself, and what to use instead."""
 
 
 def explained(error: Exception, overrides: list[str], config_name: str) -> Exception:
@@ -57,8 +46,8 @@ def _explain_key(key: str, error: Exception, overrides: list[str], config_name: 
     key = key.partition("@")[0]
     given = next((override for override in overrides if override.partition("=")[0] == key), key)
     parent, _, name = key.rpartition(".")
-    if parent == "trainer" and name in OWNED:
-        return f"{given}: this argument of the Trainer is the project's own; {OWNED[name]}"
+    if parent == "trainer" and name in REFUSED_TRAINER_ARGUMENTS:
+        return f"{given}: this argument of the Trainer is the project's own; {REFUSED_TRAINER_ARGUMENTS[name]}"
     try:
         config, groups = _composed_without(key, overrides, config_name)
     except CompactHydraException:  # the fault is in conf/ itself

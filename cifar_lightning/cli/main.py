@@ -50,7 +50,7 @@ def run(
         task: Called with the composed config, whose ``output_dir`` is the run's folder, and the invocation; what it
             returns goes to Hydra's sweeper.
         config_name: Name of the primary config in conf/.
-        prelude: May put overrides before those of the command line; see ``cli.preludes``.
+        prelude: May put overrides before those of the command line; see ``cli.overrides_from_run``.
     """
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(_help(task, config_name))

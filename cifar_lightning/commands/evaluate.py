@@ -22,7 +22,7 @@ from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.figures import confusion_matrix, prediction_grid, save
 from cifar_lightning.report.tables import log_table, relative, shown, write_predictions
 from cifar_lightning.runs.folder import refuse_used
-from cifar_lightning.runs.records import provenance, write_metrics
+from cifar_lightning.runs.metrics_file import provenance, write_metrics
 
 log = logging.getLogger(__name__)
 

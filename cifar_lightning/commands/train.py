@@ -32,7 +32,7 @@ from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.tables import announce, final_table
 from cifar_lightning.runs.folder import CONFIG, LAST, claimed, record
 from cifar_lightning.runs.loggers import CSV, TensorBoard, hyper_parameters
-from cifar_lightning.runs.records import finished_metrics, provenance, write_metrics
+from cifar_lightning.runs.metrics_file import finished_metrics, provenance, write_metrics
 from cifar_lightning.runs.resume import checkpoint_to_resume, finished, take_over
 from cifar_lightning.runs.signals import Stopped
 from cifar_lightning.runs.sweep import config_of_job

@@ -52,6 +52,18 @@ class EvaluateSchema:
     trainer: Any = MISSING
 
 
+REFUSED_TRAINER_ARGUMENTS = {
+    "logger": "choose with logger=",
+    "callbacks": "choose with callbacks=",
+    "default_root_dir": "choose the run's folder with output_dir=",
+    "enable_checkpointing": "every run writes its checkpoints",
+    "plugins": "the project sets them",
+    "barebones": "benchmarks/compare.py measures the Trainer's cost",
+    "model_registry": "checkpoints are local files",
+}
+"""Trainer arguments that the project sets itself, and what to use instead."""
+
+
 def compose(*overrides: str, config_name: str = "train") -> DictConfig:
     """A config as the command line would compose it, for notebooks, scripts and tests.
 

@@ -27,7 +27,7 @@ from cifar_lightning.device import forward_flops, sensible_threads
 from cifar_lightning.engine.compile import refuse_accumulation, with_compiled_update
 from cifar_lightning.engine.trainer import build_trainer, check_length, check_limits
 from cifar_lightning.errors import SweepError, UserError, one_line
-from cifar_lightning.optim.freeze import with_early_ends
+from cifar_lightning.optim.early_ends import with_early_ends
 from cifar_lightning.optim.schedules import Schedule, constant
 from cifar_lightning.patches import clippable
 from cifar_lightning.runs.folder import LAST

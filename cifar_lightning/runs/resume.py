@@ -12,7 +12,7 @@ from cifar_lightning.config.resolve import AUTO, Settings, frozen, in_place_of_a
 from cifar_lightning.errors import UserError
 from cifar_lightning.report.tables import relative
 from cifar_lightning.runs.folder import LAST, refuse_used
-from cifar_lightning.runs.records import finished_metrics
+from cifar_lightning.runs.metrics_file import finished_metrics
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from conftest import make_batches, make_classifier, make_trainer
 
 from cifar_lightning.callbacks.freezing import Freezing
 from cifar_lightning.optim.builders import adamw, muon, sgd
-from cifar_lightning.optim.freeze import with_early_ends
+from cifar_lightning.optim.early_ends import with_early_ends
 from cifar_lightning.optim.schedules import constant, triangular
 
 

@@ -20,7 +20,7 @@ from cifar_lightning import models
 from cifar_lightning.callbacks.curves import TrainingCurves
 from cifar_lightning.checkpoint.format import load_classifier, read
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.cli.preludes import _keys, overrides_from
+from cifar_lightning.cli.overrides_from_checkpoint import _keys, overrides_from
 from cifar_lightning.commands import train as training
 from cifar_lightning.commands.train import train
 from cifar_lightning.config.overrides import argument, quoted
@@ -32,7 +32,7 @@ from cifar_lightning.device import forward_flops, threads
 from cifar_lightning.engine.trainer import NoProfiler, build_trainer
 from cifar_lightning.errors import UserError
 from cifar_lightning.models.speedrun import whitening_filters
-from cifar_lightning.runs.records import write_metrics
+from cifar_lightning.runs.metrics_file import write_metrics
 
 FAST = ("trainer.max_epochs=2", "trainer.log_every_n_steps=5", "trainer.accelerator=cpu")
 BARE = ("callbacks=none", "logger=none")  # drawing the pictures takes a second

@@ -6,10 +6,9 @@ import lightning as L
 import pytest
 from omegaconf import OmegaConf
 
-from cifar_lightning.cli.did_you_mean import OWNED
 from cifar_lightning.config.build import blame, build, build_partial
 from cifar_lightning.config.resolve import plain
-from cifar_lightning.config.schema import CONF
+from cifar_lightning.config.schema import CONF, REFUSED_TRAINER_ARGUMENTS
 from cifar_lightning.errors import UserError, nearest
 from cifar_lightning.typehints import fits
 
@@ -20,8 +19,8 @@ def test_trainer_default_lists_every_argument_with_lightnings_default():
     ours = OmegaConf.to_container(OmegaConf.load(CONF / "trainer" / "default.yaml"))
     del ours["_target_"]
     parameters = inspect.signature(L.Trainer).parameters.values()
-    assert ours == {p.name: p.default for p in parameters if p.name not in OWNED}
-    assert set(OWNED) < {p.name for p in parameters}
+    assert ours == {p.name: p.default for p in parameters if p.name not in REFUSED_TRAINER_ARGUMENTS}
+    assert set(REFUSED_TRAINER_ARGUMENTS) < {p.name for p in parameters}
 
 
 @pytest.mark.parametrize("choice", GROUPS)

@@ -17,7 +17,7 @@ from cifar_lightning.config.schema import CONF, compose
 from cifar_lightning.data import Arrays, Batches, ImageDataModule, channel_statistics, spread
 from cifar_lightning.data.arrays import declared_options, fetch, to_arrays
 from cifar_lightning.data.batches import stream_seed
-from cifar_lightning.data.datamodule import stratified_split
+from cifar_lightning.data.splits import stratified_split
 from cifar_lightning.errors import UserError
 
 

@@ -15,7 +15,7 @@ from tensorboard.summary.writer import event_file_writer
 
 from cifar_lightning.callbacks.saving import RunCheckpoints
 from cifar_lightning.checkpoint.format import described
-from cifar_lightning.cli.preludes import overrides_to_resume
+from cifar_lightning.cli.overrides_from_run import overrides_to_resume
 from cifar_lightning.commands.train import train
 from cifar_lightning.config.resolve import resolve
 from cifar_lightning.data.arrays import to_arrays

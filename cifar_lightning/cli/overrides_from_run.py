@@ -1,17 +1,15 @@
-"""Preludes: overrides that ``resume=`` and ``ckpt=`` put before those of the command line."""
+"""What ``resume=`` puts before the command line: the overrides that the run was started with."""
 
 import re
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType, QuotedString
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
-from cifar_lightning.checkpoint.format import read, read_state
+from cifar_lightning.checkpoint.format import read_state
 from cifar_lightning.checkpoint.trust import read_text
 from cifar_lightning.config.overrides import quoted
 from cifar_lightning.config.schema import CONF
@@ -25,34 +23,13 @@ def resume_prelude(typed: list[str]) -> list[str]:
     Raises:
         UserError: If the folder holds no run, or one whose overrides would have to be typed again.
     """
-    given = _values(typed)
+    given = dict(override.partition("=")[::2] for override in typed)
     resume = given.get("resume", "null").strip("'\"")
     if resume in ("null", ""):
         return typed
     if resume == "auto" and "output_dir" not in given:
         raise UserError("resume=auto resumes the run in output_dir, if there is one: set output_dir=FOLDER too")
     return overrides_to_resume(resume, typed)
-
-
-def checkpoint_prelude(typed: list[str]) -> list[str]:
-    """The checkpoint's own data, precision and threads, then what is typed.
-
-    Raises:
-        UserError: If ``ckpt=`` is missing, or names no checkpoint of this project.
-    """
-    given = _values(typed)
-    if "ckpt" not in given:
-        raise UserError(
-            "ckpt=PATH is missing: the checkpoint to evaluate, such as logs/<name>/<time>/checkpoints/last.ckpt"
-        )
-    own = overrides_from(given["ckpt"].strip("'\""))
-    if "data" in given and f"data={given['data']}" not in own:  # the values of the checkpoint's own do not fit another
-        own = [override for override in own if not override.startswith("data.")]
-    return [*(override for override in own if override.partition("=")[0] not in given), *typed]
-
-
-def _values(overrides: list[str]) -> dict[str, str]:
-    return dict(override.partition("=")[::2] for override in overrides)
 
 
 def overrides_to_resume(resume: str, typed: list[str]) -> list[str]:
@@ -132,38 +109,3 @@ def _is_plain_value(value: Any) -> bool:
         return all(map(_is_plain_value, value))
     text = value.text if isinstance(value, QuotedString) else value
     return text is None or isinstance(text, int | float) or (isinstance(text, str) and "${" not in text)
-
-
-def overrides_from(path: str) -> list[str]:
-    """Overrides that give evaluate.py a checkpoint's data, precision, kernels, threads and test-time augmentation.
-
-    The data group's file in conf/ is looked up by name; the checkpoint's plain values go on top of it. A class is never
-    taken from a file: one given on the command line in training is given again.
-
-    Raises:
-        UserError: If the checkpoint is refused, or names a data group that is not in conf/data.
-    """
-    config = read(path)["settings"]
-    name = config["data"].get("name")
-    file = CONF / "data" / f"{name}.yaml"
-    if name not in {known.stem for known in file.parent.glob("*.yaml")}:
-        raise UserError(f"{path} was trained on data={name}, which is not in {file.parent}; choose with data=")
-    known = _keys(file)
-    # Nor are addresses to fetch from. Which keys are the data set's options is said in the group's file.
-    taken = {key for key in known - {"urls", "options"} if not key.startswith("_")}
-    values = {f"data.{key}": value for key, value in config["data"].items() if key in taken}
-    values |= {"trainer.precision": config["trainer"].get("precision"), "compile": config.get("compile", False)}
-    values["tta"] = config.get("tta", 0)
-    available = torch.get_num_threads()  # more would wait for each other
-    values["num_threads"] = min(config.get("num_threads") or available, available)
-    if config["trainer"].get("accelerator") == "cpu":  # which every machine has; others are chosen anew
-        values["trainer.accelerator"] = "cpu"
-    return [f"data={name}", *(f"{key}={quoted(value)}" for key, value in values.items() if not isinstance(value, dict))]
-
-
-def _keys(file: Path) -> set[str]:
-    """Keys of a file of conf/, those of the files beside it that it builds upon among them."""
-    node = OmegaConf.to_container(OmegaConf.load(file))
-    assert isinstance(node, dict)
-    parents = [parent for parent in node.pop("defaults", []) if parent != "_self_"]
-    return {*map(str, node), *(key for parent in parents for key in _keys(file.with_name(f"{parent}.yaml")))}
