@@ -2,7 +2,7 @@
 
     python benchmarks/compare.py tutorial     # the tutorial's own loop, a bare loop, train(cfg)
     python benchmarks/compare.py resnet18     # a plain fp32 loop, a bare loop in the fast precision, train(cfg)
-    python benchmarks/compare.py speedrun     # the record's recipe in two ways, ours bare, train(cfg); an hour
+    python benchmarks/compare.py speedrun     # airbench94 in two ways, ours bare, train(cfg); an hour
     python benchmarks/compare.py speedrun_gpu --accelerator gpu --compile reduce-overhead --one-process --rounds 10
 
 Machines are shared and their speed drifts, so contenders take turns and only ratios within a round are compared. Each

@@ -313,7 +313,7 @@ class Server:
         os.waitpid(child, 0)
         return self.end(child, self._box / "check")
 
-    def judge(self, mutants: Sequence[Mutant], jobs: int) -> None:
+    def test(self, mutants: Sequence[Mutant], jobs: int) -> None:
         """Meet each mutant with its tests, several at a time."""
         waiting = [mutant for mutant in mutants if mutant.tests][::-1]
         running: dict[int, tuple[Mutant, Path, float]] = {}
@@ -333,7 +333,7 @@ class Server:
 
 
 def main() -> None:
-    """Draw mutants, judge them and list the survivors."""
+    """Draw mutants, test them and list the survivors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num", type=int, default=100, help="mutants")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
@@ -370,12 +370,12 @@ def main() -> None:
         server = Server(box, cover["seconds"], options.budget)
         if failing := server.failing(mutant.tests[0] for mutant in mutants if mutant.tests):
             sys.exit(f"these fail without any change, so that nothing can be said: {failing}")
-        to_judge = mutants
-        while to_judge:
-            server.judge(to_judge, options.jobs)
-            noticing = {mutant.noticed_by for mutant in to_judge} & cover["seconds"].keys()
+        to_test = mutants
+        while to_test:
+            server.test(to_test, options.jobs)
+            noticing = {mutant.noticed_by for mutant in to_test} & cover["seconds"].keys()
             failing = server.failing(noticing) if noticing else {}
-            to_judge = [mutant for mutant in to_judge if mutant.noticed_by in failing]
+            to_test = [mutant for mutant in to_test if mutant.noticed_by in failing]
             for mutant in mutants:
                 mutant.tests = [test for test in mutant.tests if test not in failing]
 

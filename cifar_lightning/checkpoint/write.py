@@ -110,7 +110,7 @@ class DurableIO(CheckpointIO):
             RunError: If a weight is not finite, or the file cannot be written, this one or the one before.
         """
         self.wait()
-        copied = _copied(checkpoint) if _is_on_gpu(checkpoint) else None
+        copied = _copied(checkpoint) if is_on_gpu(checkpoint) else None
         if copied is None:
             _write(_serialized(checkpoint), Path(path))
         else:
@@ -145,7 +145,8 @@ class DurableIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def _is_on_gpu(checkpoint: dict[str, Any]) -> bool:
+def is_on_gpu(checkpoint: dict[str, Any]) -> bool:
+    """Whether a weight in a checkpoint is on a CUDA device."""
     return any(value.is_cuda for value in checkpoint["state_dict"].values())
 
 
@@ -180,7 +181,7 @@ def _write(content: io.BytesIO, path: Path) -> None:
     try:
         write_durably(path, content.getbuffer())
     except RunError as error:
-        raise RunError(f"{error}; then go on with {argument('resume', path.parent.parent)}") from error
+        raise RunError(f"{error}; then resume with {argument('resume', path.parent.parent)}") from error
 
 
 def _first_not_finite(weights: dict[str, Tensor]) -> str | None:

@@ -178,7 +178,7 @@ def _check_shared(config: dict[str, Any]) -> None:
             f"num_threads must be in [1, {MAX_THREADS}], or null for a sensible number, got {config['num_threads']}"
         )
     if config["tta"] not in (0, 1, 2):
-        raise UserError(f"tta must be 0 (none), 1 (mirror images) or 2 (six views), got {config['tta']}")
+        raise UserError(f"tta must be 0 (none), 1 (mirror images) or 2 (mirrored and translated), got {config['tta']}")
     if not isinstance(config["compile"], bool) and config["compile"] not in COMPILE_MODES:
         raise UserError(f"compile must be true, false or one of {', '.join(COMPILE_MODES)}, got {config['compile']}")
     for key in ("data", "trainer"):

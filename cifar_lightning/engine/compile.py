@@ -31,14 +31,15 @@ def with_compiled_update(
 
     def make(net: nn.Module) -> torch.optim.Optimizer:
         optimizer = make_optimizer(net)
-        if isinstance(optimizer, Muon) and _is_on_gpu(net):
+        if isinstance(optimizer, Muon) and is_on_gpu(net):
             optimizer.compile(mode=_without_graphs(choice), dynamic=False)
         return optimizer
 
     return make if choice else make_optimizer
 
 
-def _is_on_gpu(net: nn.Module) -> bool:
+def is_on_gpu(net: nn.Module) -> bool:
+    """Whether all of a network's parameters are on a CUDA device."""
     return all(parameter.is_cuda for parameter in net.parameters())
 
 

@@ -10,7 +10,7 @@ from typing import TextIO
 
 
 class Console(logging.StreamHandler[TextIO]):
-    """Standard output, until its reader is gone, as with ``| head``: the run goes on, its log file holds all."""
+    """Standard output, until its reader is gone, as with ``| head``: the run continues, and its log file holds all."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], BrokenPipeError):

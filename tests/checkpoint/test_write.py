@@ -151,7 +151,7 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path, value):
 
 @pytest.fixture
 def on_a_gpu(monkeypatch):
-    monkeypatch.setattr("cifar_lightning.checkpoint.write._is_on_gpu", lambda checkpoint: True)
+    monkeypatch.setattr("cifar_lightning.checkpoint.write.is_on_gpu", lambda checkpoint: True)
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_in_the_background_the_same_is_saved(compose, tmp_path, monkeypatch):
         "model.widths=[4,4,4]",
     )
     train(compose(*recipe))
-    monkeypatch.setattr("cifar_lightning.checkpoint.write._is_on_gpu", lambda checkpoint: True)
+    monkeypatch.setattr("cifar_lightning.checkpoint.write.is_on_gpu", lambda checkpoint: True)
     train(compose(*recipe, f"output_dir={tmp_path / 'beside'}"))
     for name in ("last.ckpt", "best.ckpt"):
         found = [read(tmp_path / run / "checkpoints" / name) for run in ("run", "beside")]
@@ -280,7 +280,7 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line(
     assert outcome.err.startswith(
         f"error: {tmp_path / 'run' / 'checkpoints' / 'last.ckpt'} cannot be written: No space"
     )
-    assert outcome.err.endswith(f"Make room first; then go on with resume={tmp_path / 'run'}\n")
+    assert outcome.err.endswith(f"Make room first; then resume with resume={tmp_path / 'run'}\n")
     assert last(tmp_path / "run")["global_step"] == 6
 
 

@@ -44,7 +44,7 @@ def test_help_lists_the_choices_without_importing_torch():
         (["trainer.logger=false"], "trainer.logger=false: this argument of the Trainer is the project's own"),
         (["seed=one"], "seed: Value 'one' of type 'str' could not be converted to Integer"),
         (["seed="], "seed: Value '' of type 'str' could not be converted to Integer"),
-        (["tta=3"], "tta must be 0 (none), 1 (mirror images) or 2 (six views), got 3"),
+        (["tta=3"], "tta must be 0 (none), 1 (mirror images) or 2 (mirrored and translated), got 3"),
         (["num_threads=0"], "num_threads must be in [1, 1024], or null for a sensible number, got 0"),
         (["compile=1"], "compile must be true, false or one of default, reduce-overhead, max-autotune, "),
         (

@@ -149,7 +149,7 @@ def test_warming_up_leaves_no_trace(small_speedrun, monkeypatch):
 )
 def test_muon_is_compiled_on_a_gpu_without_cuda_graphs(small_speedrun, monkeypatch, choice, on_gpu, expected):
     found = []
-    monkeypatch.setattr(compilation, "_is_on_gpu", lambda net: on_gpu)
+    monkeypatch.setattr(compilation, "is_on_gpu", lambda net: on_gpu)
     monkeypatch.setattr(Muon, "compile", lambda self, **options: found.append(options))
     monkeypatch.setattr(nn.Module, "compile", lambda net, **options: None)
     train(small_speedrun(f"compile={choice}", "trainer.max_steps=1"))

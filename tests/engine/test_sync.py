@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cifar_lightning.callbacks.finite import FiniteWatch
 from cifar_lightning.commands.train import train
 
-# What reads values to go on: all of them wait for a GPU.
+# What reads values: all of them wait for a GPU.
 READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal", "aten::unique_dim")
 
 

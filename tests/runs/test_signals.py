@@ -1,4 +1,4 @@
-"""Signals: the run saves at the next step and says how to go on."""
+"""Signals: the run saves at the next step and says how to resume."""
 
 import json
 import os
