@@ -19,12 +19,15 @@ _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", 
 def provenance(invocation: Invocation) -> dict[str, Any]:
     """Overrides, versions and commit that a result was made with."""
     versions = {"python": python_version(), **{name: version(name) for name in _PACKAGES}}
-    return {"overrides": list(invocation.overrides), "versions": versions, **_commit()}
+    return {
+        "overrides": list(invocation.overrides),
+        "versions": versions,
+        **commit_of(Path(__file__).resolve().parents[2]),
+    }
 
 
-def _commit() -> dict[str, Any]:
-    """Commit of the code, and whether files differ from it; null where the code is in no git checkout."""
-    root = Path(__file__).resolve().parents[2]
+def commit_of(root: Path) -> dict[str, Any]:
+    """Commit of the code in a folder, and whether files differ from it; null where the folder is no git checkout."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()

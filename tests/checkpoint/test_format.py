@@ -7,7 +7,9 @@ import torch
 
 from cifar_lightning import models
 from cifar_lightning.checkpoint.format import FORMAT_VERSION, load_classifier, read
+from cifar_lightning.checkpoint.format import described as as_described
 from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.config.resolve import resolve
 from cifar_lightning.errors import UserError
 
 CLASSES = tuple("abcdefghij")
@@ -186,3 +188,18 @@ def test_code_in_a_file_never_runs(contents, path, tmp_path, monkeypatch, variab
     with pytest.raises(UserError, match="holds objects beyond tensors and plain values"):
         read(path)
     assert not (tmp_path / "sentinel").exists()
+
+
+def test_settings_are_described_without_the_places_of_classes(compose):
+    settings = resolve(compose("callbacks=lookahead", "freeze=[[conv1,0.5]]"))
+    found = as_described(settings)
+    assert found["optimizer"] == {
+        "_target_": "sgd",
+        "lr": 0.001,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+        "nesterov": False,
+    }
+    assert found["callbacks"]["lookahead"]["_target_"] == "Lookahead"
+    assert found["freeze"] == [["conv1", 0.5]]
+    assert found["name"] == "tutorial"

@@ -396,3 +396,18 @@ def test_the_constants_in_conf_are_mean_and_std_of_the_training_images(real_cifa
     constants = OmegaConf.load(CONF / "normalize" / "cifar10.yaml")
     assert pixels.mean((0, 2, 3)).tolist() == pytest.approx(list(constants.mean), abs=5e-5)
     assert pixels.std((0, 2, 3), correction=0).tolist() == pytest.approx(list(constants.std), abs=6e-5)
+
+
+def test_preparing_data_opens_the_smaller_split_so_that_a_download_comes_first(tiny_root):
+    opened = []
+
+    class Recorded(TinyCIFAR10):
+        def __init__(self, root, train=True, download=False):
+            opened.append(train)
+            super().__init__(root, train=train, download=download)
+
+    data = ImageDataModule(name="tiny", dataset=Recorded, root=str(tiny_root))
+    data.prepare_data()
+    assert opened == [False]
+    data.setup()
+    assert opened == [False, True]  # nothing is read twice
