@@ -1,6 +1,6 @@
 """The LightningModule: normalisation, network, loss, optimizer hook and evaluation. It knows no data set."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -28,6 +28,7 @@ class ImageClassifier(L.LightningModule):
         label_smoothing: Share of each target spread evenly over the classes, in [0, 1]; in the training loss only.
 
     Attributes:
+        description: What every checkpoint holds besides Lightning's own keys; see ``checkpoint.format.description``.
         train_metrics: Sums over the training steps since they were last taken.
         tta: Level of test-time augmentation; see ``tta.augmented_logits``.
         evaluations: The last evaluation of each split.
@@ -65,6 +66,7 @@ class ImageClassifier(L.LightningModule):
         mean_, std_ = (torch.tensor(values, dtype=torch.float64).reshape(1, -1, 1, 1) for values in (mean, std))
         self.register_buffer("scale", (1 / (255 * std_)).float())
         self.register_buffer("shift", (-mean_ / std_).float())
+        self.description: Mapping[str, Any] = {}
         self.train_metrics = RunningMetrics()
         self.tta = 0
         self.evaluations: dict[str, Evaluation] = {}
@@ -94,6 +96,9 @@ class ImageClassifier(L.LightningModule):
         num_steps = max(1, self.trainer.estimated_stepping_batches)
         scheduler = LambdaLR(optimizer, factors(optimizer.param_groups, self.schedule, num_steps=num_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint.update(self.description)  # in the module's hook, as files of weights alone ask no callback
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._collect(batch)

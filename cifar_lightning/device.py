@@ -93,7 +93,7 @@ def keeping_freed_memory(device: torch.device) -> Iterator[None]:
     glibc by itself maps each block of more than 32 MB anew and returns it when freed, so that in each step the system
     has to clear every page of large activations once more: on a virtual machine that took 40 % of a step of
     airbench94. The most that a process holds hardly grows. At the end the memory goes back to the system, and glibc has
-    its defaults again. Without glibc nothing is done.
+    its default thresholds again, though it no longer adapts them by itself. Without glibc nothing is done.
     """
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         yield

@@ -1,4 +1,4 @@
-"""Metrics: numbers from logits and targets, test-time augmentation (TTA), and running sums of a training."""
+"""From logits and targets to numbers; and running sums of training."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -101,8 +101,9 @@ def watched_restoring(trainer: L.Trainer, watch: Callable[[], AbstractContextMan
     Lightning 2.6 restores in the midst of ``fit``, so that around the whole call a broken file and a bug in a training
     step look alike.
     """
-    connector = trainer._checkpoint_connector
+    connector, loop = trainer._checkpoint_connector, trainer.fit_loop
     restore_objects, restore_progress = connector._restore_modules_and_callbacks, connector.restore_training_state
+    restore_loader = loop._load_combined_loader_states
 
     def watched_objects(*args: Any, **options: Any) -> None:
         with watch():
@@ -112,12 +113,18 @@ def watched_restoring(trainer: L.Trainer, watch: Callable[[], AbstractContextMan
         with watch():
             restore_progress()
 
+    def watched_loader() -> None:
+        with watch():
+            restore_loader()
+
     connector._restore_modules_and_callbacks = watched_objects  # type: ignore[method-assign]
     connector.restore_training_state = watched_progress  # type: ignore[method-assign]
+    loop._load_combined_loader_states = watched_loader  # type: ignore[method-assign]
     try:
         yield
     finally:
         del connector._restore_modules_and_callbacks, connector.restore_training_state
+        del loop._load_combined_loader_states
 
 
 @contextmanager

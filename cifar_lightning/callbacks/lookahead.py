@@ -53,6 +53,8 @@ class Lookahead(Callback):
         fast = _averaged(pl_module)
         self._slow = [tensor.clone() for tensor in fast]
         if self._restored is not None:
+            if [tensor.shape for tensor in self._restored] != [tensor.shape for tensor in self._slow]:
+                raise MisconfigurationException("the checkpoint's Lookahead average does not fit the network")
             torch._foreach_copy_(self._slow, self._restored)
             self._restored = None
         self._num_steps = trainer.global_step

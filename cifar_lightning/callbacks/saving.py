@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,6 @@ class RunCheckpoints(Checkpoint):
         every_epoch: Whether each epoch ends with a save, or only the last one: where an epoch takes a fraction of a
             second, bringing a checkpoint to the disk takes as long.
 
-    Attributes:
-        description: What every checkpoint holds besides; see ``checkpoint.format.description``.
-
     Raises:
         ValueError: If ``every_minutes`` is below 0.
     """
@@ -53,7 +50,6 @@ class RunCheckpoints(Checkpoint):
         self.folder = folder
         self.every_seconds = 60 * every_minutes
         self.every_epoch = every_epoch
-        self.description: Mapping[str, Any] = {}
         self._best: float | None = None
         self._saved_at = 0.0
         self._progress: dict[str, Any] | None = None
@@ -66,7 +62,6 @@ class RunCheckpoints(Checkpoint):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         assert isinstance(pl_module, ImageClassifier)
-        checkpoint.update(self.description)
         checkpoint["progress"] = {
             "should_stop": trainer.should_stop,
             "train_metrics": pl_module.train_metrics.state_dict(),
@@ -80,13 +75,13 @@ class RunCheckpoints(Checkpoint):
         assert isinstance(pl_module, ImageClassifier)
         signals.install()
         signals.deferred = True
-        with restoring(self.folder / "last.ckpt"):
-            restore_loader_state(trainer)
-            if self._progress is not None:
+        if self._progress is not None:
+            with restoring(self.folder / "last.ckpt"):
+                restore_loader_state(trainer)
                 trainer.should_stop = self._progress["should_stop"]  # which fit() has set to False
                 pl_module.train_metrics.load_state_dict(self._progress["train_metrics"], pl_module.device)
                 set_random_states(self._progress["random_states"], pl_module.device)
-                self._progress = None
+            self._progress = None
         self._saved_at = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:

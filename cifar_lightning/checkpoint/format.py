@@ -53,8 +53,8 @@ def read(path: str | Path) -> dict[str, Any]:
     """A checkpoint of this project, checked before anything in it is used.
 
     Raises:
-        UserError: If the file is not there, not a regular local file, damaged, not from this project, or from a newer
-            version of it.
+        UserError: If the file is not there, not a regular local file, damaged, not from this project, or from
+            another version of it.
     """
     if "://" in str(path):
         raise UserError(f"ckpt={path} is an address: download the file first and give its path")

@@ -92,7 +92,7 @@ def sweep_temporary(folder: Path) -> None:
 
 
 class DurableIO(CheckpointIO):
-    """Writes checkpoints durably, and reads them through the gate of ``checkpoint.read``.
+    """Writes checkpoints durably, and reads them through the gate of ``checkpoint.format.read``.
 
     One of a network on a GPU is copied there and written by a thread: collecting its bytes and waiting for the disk
     takes as long as six steps of a speedrun. One is written at a time; ``wait`` is for the last.

@@ -92,10 +92,13 @@ def train(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, An
 def _restored_backends() -> Iterator[None]:
     """Put back what the Trainer sets for the whole process, for the next job of a sweep."""
     benchmark = torch.backends.cudnn.benchmark
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warns_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
         yield
     finally:
         torch.backends.cudnn.benchmark = benchmark
+        torch.use_deterministic_algorithms(deterministic, warn_only=warns_only)
 
 
 @contextmanager

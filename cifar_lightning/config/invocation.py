@@ -8,7 +8,7 @@ class Invocation:
     """How a command was called; by default from Python, with no command line.
 
     Attributes:
-        overrides: The overrides as they were typed, for the records of the run.
+        overrides: The overrides as Hydra got them, those that a prelude put before the typed ones among them.
         hydra_yaml: Hydra's own config as YAML, for the run's folder; None outside Hydra.
         is_sweep: Whether the command is one job of several in this process.
         sweeper_optimises: Whether a sweeper chooses the next jobs by what the command returns.

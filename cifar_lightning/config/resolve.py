@@ -96,7 +96,9 @@ def resolve(cfg: DictConfig) -> Settings:
         UserError: If a key has no value, or one that is out of its range.
     """
     if cfg.output_dir is None:  # before other keys are resolved that point to it
-        cfg = typing.cast(DictConfig, OmegaConf.merge(cfg, {"output_dir": run_folder(cfg.name)}))
+        if cfg.resume == "auto":
+            raise UserError("resume=auto resumes the run in output_dir, if there is one: set output_dir=FOLDER too")
+        cfg = typing.cast(DictConfig, OmegaConf.merge(cfg, {"output_dir": cfg.resume or run_folder(cfg.name)}))
     config = plain(cfg)
     _check_shared(config)
     _check_training(config)

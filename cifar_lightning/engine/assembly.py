@@ -102,7 +102,7 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
     classifier = _build_classifier(settings, net, optimizer, schedule)
     with blame("freeze"):
         first_optimizer = optimizer(classifier.net)
-    saving.description = description(settings)
+    classifier.description = description(settings)
     if before is not None:
         check_state(Path(config.output_dir) / LAST, dict(before), classifier, first_optimizer)
     return Parts(settings, data, classifier, trainer, clock, curves, shapes, flops)
@@ -143,7 +143,7 @@ def _plan_validation(trainer: L.Trainer, data: ImageDataModule, invocation: Invo
 def _facts(config: Settings, data: ImageDataModule, trainer: L.Trainer, flops: int) -> Facts:
     """What the data and the machine decide; the pixels are measured where the config asks for that."""
     mean, std = None, None
-    if AUTO in config.normalize.values():
+    if AUTO in (*config.normalize.values(), (config.augment or {}).get("mean")):
         mean, std = channel_statistics(data.arrays("train").images[data.index["train"]])
     return Facts(
         classes=tuple(data.classes),

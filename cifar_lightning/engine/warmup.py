@@ -16,7 +16,7 @@ from cifar_lightning.callbacks.freezing import Freezing
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.resolve import Section
 from cifar_lightning.data import ImageDataModule
-from cifar_lightning.engine.trainer import build_trainer
+from cifar_lightning.engine.trainer import build_trainer, refusals
 from cifar_lightning.optim.early_ends import ended
 from cifar_lightning.patches import staying_on_device
 from cifar_lightning.runs.signals import signals
@@ -40,6 +40,7 @@ _ONE_EPOCH_PER_KIND = {
     "accumulate_grad_batches": 1,
     "log_every_n_steps": 0,
     "enable_progress_bar": False,
+    "detect_anomaly": False,
     "enable_model_summary": False,
     "profiler": None,
 }
@@ -95,7 +96,9 @@ def warm_up(
     )
     if not has_val:
         loop.limit_val_batches = 0
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), staying_on_device(loop):
+    generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with generators, refusals(), staying_on_device(loop):
+        next(iter(data.train_batches(device)))  # for the kernels that gather
         loop.fit(classifier, blank)
         if trainer.limit_test_batches != 0:
             classifier.tta = tta
@@ -104,6 +107,7 @@ def warm_up(
     classifier.train().float()
     classifier.load_state_dict(state)
     classifier.zero_grad()
+    loop.strategy.optimizers = []  # whose buffers would stay until garbage is collected
     classifier.train_metrics.take()
     classifier.evaluations.clear()
     classifier.augmented.clear()

@@ -30,10 +30,11 @@ def on_screen() -> Iterator[None]:
     project, lightning = logging.getLogger("cifar_lightning"), logging.getLogger("lightning.pytorch")
     levels = project.level, lightning.level
     handler = None
-    if not (project.isEnabledFor(logging.INFO) and project.hasHandlers()):
+    if not project.hasHandlers():
         handler = Console(sys.stdout)
         handler.setFormatter(logging.Formatter("%(message)s"))
         project.addHandler(handler)
+    if not project.isEnabledFor(logging.INFO):
         project.setLevel(logging.INFO)
     lightning.setLevel(logging.WARNING)
     try:
@@ -44,7 +45,7 @@ def on_screen() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging")
             yield
     finally:
+        project.setLevel(levels[0])
         lightning.setLevel(levels[1])
         if handler is not None:
             project.removeHandler(handler)
-            project.setLevel(levels[0])

@@ -1,14 +1,19 @@
 import io
 import pickle
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import CLASSES as REAL_CLASSES
+from conftest import SMALL
+from lightning.pytorch.callbacks import Callback
 
 from cifar_lightning import models
-from cifar_lightning.checkpoint.format import FORMAT_VERSION, load_classifier, read
+from cifar_lightning.checkpoint.format import FORMAT_VERSION, load_classifier, read, read_state
 from cifar_lightning.checkpoint.format import described as as_described
 from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.commands.train import train
 from cifar_lightning.config.resolve import resolve
 from cifar_lightning.errors import UserError
 
@@ -203,3 +208,19 @@ def test_settings_are_described_without_the_places_of_classes(compose):
     assert found["callbacks"]["lookahead"]["_target_"] == "Lookahead"
     assert found["freeze"] == [["conv1", 0.5]]
     assert found["name"] == "tutorial"
+
+
+class Weights(Callback):
+    """As Lightning's ModelCheckpoint(save_weights_only=True) saves."""
+
+    def on_train_end(self, trainer, pl_module):
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "weights.ckpt", weights_only=True)
+
+
+def test_a_file_of_weights_alone_describes_itself(compose, tmp_path):
+    train(compose(*SMALL, "callbacks={weights:{_target_:test_format.Weights}}"))
+    _, checkpoint = load_classifier(tmp_path / "run" / "weights.ckpt")
+    assert "optimizer_states" not in checkpoint
+    assert checkpoint["settings"]["classes"] == list(REAL_CLASSES)
+    with pytest.raises(UserError, match=r"weights\.ckpt cannot be resumed from: it holds no "):
+        read_state(tmp_path / "run" / "weights.ckpt")

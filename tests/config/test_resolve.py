@@ -71,3 +71,9 @@ def test_a_section_that_may_be_left_out(compose):
     cfg.schedule = "cosine"
     with pytest.raises(UserError, match=r"^schedule must be one of the choices in conf/schedule or null, got"):
         resolve(cfg)
+
+
+def test_a_run_that_is_resumed_from_python_is_resumed_in_its_own_folder(compose):
+    assert resolve(compose("output_dir=null", "resume=logs/a/b")).output_dir == "logs/a/b"
+    with pytest.raises(UserError, match=r"^resume=auto resumes the run in output_dir, .* set output_dir=FOLDER too$"):
+        resolve(compose("output_dir=null", "resume=auto"))
