@@ -192,7 +192,7 @@ def test_lightning_still_restores_within_fit(saved, tmp_path):
     checkpoint["optimizer_states"] = [{}]
     torch.save(checkpoint, path)
     trainer = make_trainer(tmp_path, max_epochs=2)
-    with pytest.raises(KeyError), patches.watched_restoring(trainer, Watch):
+    with pytest.raises(KeyError, match="param_groups"), patches.watched_restoring(trainer, Watch):
         trainer.fit(make_classifier(), make_batches(), make_batches(), ckpt_path=path, weights_only=True)
     assert entered == ["in", None, "in", KeyError]
 

@@ -19,7 +19,7 @@ from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.build import blame
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.overrides import argument
-from cifar_lightning.config.resolve import resolve
+from cifar_lightning.config.resolve import resolve, with_folder
 from cifar_lightning.data import ImageDataModule, spread
 from cifar_lightning.device import device_name, keeping_freed_memory, threads
 from cifar_lightning.engine.assembly import Parts, assemble
@@ -62,6 +62,7 @@ def train(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, An
         if (metrics := finished_metrics(Path(cfg.output_dir))) is not None:
             log.info("%s is done already", cfg.output_dir)
             return metrics
+    cfg = with_folder(cfg)
     config = resolve(cfg)
     folder = Path(config.output_dir)
     with on_screen(), claimed(folder), _restored_backends(), _advice_to_resume(folder, invocation):

@@ -95,14 +95,23 @@ def resolve(cfg: DictConfig) -> Settings:
     Raises:
         UserError: If a key has no value, or one that is out of its range.
     """
-    if cfg.output_dir is None:  # before other keys are resolved that point to it
-        if cfg.resume == "auto":
-            raise UserError("resume=auto resumes the run in output_dir, if there is one: set output_dir=FOLDER too")
-        cfg = typing.cast(DictConfig, OmegaConf.merge(cfg, {"output_dir": cfg.resume or run_folder(cfg.name)}))
-    config = plain(cfg)
+    config = plain(with_folder(cfg))
     _check_shared(config)
     _check_training(config)
     return Settings(**frozen(config))
+
+
+def with_folder(cfg: DictConfig) -> DictConfig:
+    """A training config with the run's folder, to which other keys point; a copy where it has none yet.
+
+    Raises:
+        UserError: If ``resume`` is auto and there is no folder to look into.
+    """
+    if cfg.output_dir is not None:
+        return cfg
+    if cfg.resume == "auto":
+        raise UserError("resume=auto resumes the run in output_dir, if there is one: set output_dir=FOLDER too")
+    return typing.cast(DictConfig, OmegaConf.merge(cfg, {"output_dir": cfg.resume or run_folder(cfg.name)}))
 
 
 def resolve_evaluation(cfg: DictConfig) -> EvaluateSettings:

@@ -17,8 +17,6 @@ from cifar_lightning.typehints import fits, words
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "val", "test")
-
 
 class ImageDataModule(L.LightningDataModule):
     """CIFAR-10, CIFAR-100, a folder of images, or any class of torchvision's form, as batches on the training device.

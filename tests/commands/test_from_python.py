@@ -26,6 +26,8 @@ metrics = train(compose(*overrides))
 ckpt = f"ckpt={metrics['output_dir']}/checkpoints/last.ckpt"
 evaluated = evaluate(compose(ckpt, "data=synthetic", "trainer.accelerator=cpu", config_name="evaluate"))
 assert evaluated["test/acc"] == metrics["test/acc"]
+record = open(f"{metrics['output_dir']}/.hydra/config.yaml").read()
+assert f"output_dir: {metrics['output_dir']}" in record
 """
 
 

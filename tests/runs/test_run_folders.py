@@ -309,10 +309,7 @@ def test_a_run_that_has_stopped_early_stays_stopped(compose, tmp_path, monkeypat
 
 def test_a_run_killed_before_its_first_checkpoint_may_start_over(compose, tmp_path, monkeypatch):
     overrides = ("logger=both", "callbacks=none", "data.batch_size=10", "trainer.log_every_n_steps=1")
-    with monkeypatch.context() as patch:
-        stop_after(patch, step=3)
-        with pytest.raises(Killed, match="killed"):
-            train(compose(*overrides))
+    train_until_killed(compose(*overrides), monkeypatch, step=3)
     with pytest.raises(UserError, match=r"last\.ckpt to resume from; start over there with resume=auto output_dir="):
         train(compose(*overrides, f"resume={tmp_path / 'run'}"))
     train(compose(*overrides))
@@ -321,10 +318,7 @@ def test_a_run_killed_before_its_first_checkpoint_may_start_over(compose, tmp_pa
 
 def test_a_damaged_csv_is_set_aside(compose, tmp_path, monkeypatch):
     overrides = ("logger=csv", "callbacks=none", "data.batch_size=10", "trainer.log_every_n_steps=1")
-    with monkeypatch.context() as patch:
-        stop_after(patch, step=8)
-        with pytest.raises(Killed, match="killed"):
-            train(compose(*overrides))
+    train_until_killed(compose(*overrides), monkeypatch, step=8)
     (tmp_path / "run" / "metrics.csv").write_bytes(b"\xff\xfe\x00 damaged")
     train(compose(*overrides, f"resume={tmp_path / 'run'}"))
     assert (tmp_path / "run" / "metrics.damaged.csv").read_bytes() == b"\xff\xfe\x00 damaged"
@@ -343,6 +337,13 @@ def stop_after(patch, *, step):
             raise Killed
 
     patch.setattr(TrainingCurves, "on_train_batch_end", on_train_batch_end)
+
+
+def train_until_killed(cfg, monkeypatch, *, step):
+    with monkeypatch.context() as patch:
+        stop_after(patch, step=step)
+        with pytest.raises(Killed, match="killed"):
+            train(cfg)
 
 
 # Sweeps
