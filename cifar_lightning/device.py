@@ -109,6 +109,19 @@ def keeping_freed_memory(device: torch.device) -> Iterator[None]:
         libc.malloc_trim(0)
 
 
+@contextmanager
+def restored_backends() -> Iterator[None]:
+    """Put back what Lightning's Trainer sets for the whole process: cuDNN's benchmark and deterministic algorithms."""
+    benchmark = torch.backends.cudnn.benchmark
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warns_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
+        torch.use_deterministic_algorithms(deterministic, warn_only=warns_only)
+
+
 def device_name(device: torch.device) -> str:
     """What a person would call the device, such as ``NVIDIA H100`` or ``AMD EPYC 9554 (2 threads)``."""
     if device.type == "cuda":

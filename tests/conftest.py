@@ -26,6 +26,7 @@ from torchvision.datasets import CIFAR10
 
 from cifar_lightning import models
 from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.commands.train import train
 from cifar_lightning.config import schema
 from cifar_lightning.data import Arrays, Batches
 from cifar_lightning.data.synthetic import Synthetic
@@ -36,6 +37,8 @@ torch.set_num_threads(1)  # the tests' steps are too small to share out, and sum
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("data.batch_size=10", "logger=none", "callbacks=none", "trainer.enable_progress_bar=false")
 TINY = "data.dataset._target_=conftest.TinyCIFAR10"  # a class is never taken from a file, so it is typed each time
+FAST = ("trainer.max_epochs=2", "trainer.log_every_n_steps=5", "trainer.accelerator=cpu")
+BARE = ("callbacks=none", "logger=none")  # drawing the pictures takes a second
 TIMES = ("seconds", "images_per_second", "output_dir", "save_dir", "resume", "versions", "commit", "dirty")
 LAUNCHERS = (  # how the variables begin that tell a process of its cluster; and HYDRA_FULL_ERROR
     *("SLURM_", "TORCHELASTIC_", "JSM_", "LSB_", "MASTER_", "PL_", "HYDRA_"),
@@ -273,3 +276,14 @@ def after_each_save(patch: pytest.MonkeyPatch, action: Callable[[L.Trainer, Path
             action(trainer, path)
 
     patch.setattr(L.Trainer, "save_checkpoint", saving)
+
+
+@pytest.fixture
+def run(compose: Callable[..., DictConfig], tmp_path: Path) -> Callable[..., tuple[dict[str, Any], Path]]:
+    """Train on the tiny data set; gives the metrics and the run's folder."""
+
+    def trained(*overrides: str) -> tuple[dict[str, Any], Path]:
+        folder = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        return train(compose(*FAST, f"output_dir={folder}", *overrides)), folder
+
+    return trained

@@ -12,11 +12,11 @@ from cifar_lightning.config.build import build
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.resolve import EvaluateSettings, resolve_evaluation
 from cifar_lightning.data import ImageDataModule, spread
-from cifar_lightning.device import device_name, forward_flops, keeping_freed_memory, threads
-from cifar_lightning.engine.assembly import read_data
+from cifar_lightning.device import device_name, keeping_freed_memory, restored_backends, threads
+from cifar_lightning.engine.assembly import flops_of, read_data
 from cifar_lightning.engine.compile import compile_in_place, refuse_without_compiler
 from cifar_lightning.engine.trainer import build_trainer
-from cifar_lightning.errors import UserError, one_line
+from cifar_lightning.errors import UserError
 from cifar_lightning.metrics import Evaluation
 from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.figures import confusion_matrix, prediction_grid, save
@@ -43,7 +43,7 @@ def evaluate(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str,
         UserError: If the checkpoint, the split or the data cannot be used.
     """
     settings = resolve_evaluation(cfg)
-    with on_screen():
+    with on_screen(), restored_backends():
         return _evaluate(settings, invocation)
 
 
@@ -103,12 +103,8 @@ def _check(
         )
     if list(data.classes) != trained["classes"]:
         raise UserError(f"the checkpoint has the classes {trained['classes']}, the data have {list(data.classes)}")
-    image = data.arrays("test").images[:1]
-    try:
-        forward_flops(classifier.net, classifier.normalized(image))
-    except RuntimeError as error:
-        name, size = trained["model"]["name"], "x".join(map(str, image.shape[1:]))
-        raise UserError(f"the checkpoint's model={name} cannot take images of {size}: {one_line(error)}") from error
+    refusal = f"the checkpoint's model={trained['model']['name']} cannot take images of {{size}}"
+    flops_of(classifier.net, data.image_shape, refusal=refusal)
 
 
 def _figures(classifier: ImageClassifier, data: ImageDataModule, split: str) -> tuple[dict[str, Any], dict[str, float]]:

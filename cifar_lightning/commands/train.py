@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from omegaconf import DictConfig
 
 from cifar_lightning import STARTED
@@ -21,7 +20,7 @@ from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.overrides import argument
 from cifar_lightning.config.resolve import resolve, with_folder
 from cifar_lightning.data import ImageDataModule, spread
-from cifar_lightning.device import device_name, keeping_freed_memory, threads
+from cifar_lightning.device import device_name, keeping_freed_memory, restored_backends, threads
 from cifar_lightning.engine.assembly import Parts, assemble
 from cifar_lightning.engine.compile import compile_in_place, no_garbage_collection, refuse_without_compiler
 from cifar_lightning.engine.trainer import refusals
@@ -65,7 +64,7 @@ def train(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, An
     cfg = with_folder(cfg)
     config = resolve(cfg)
     folder = Path(config.output_dir)
-    with on_screen(), claimed(folder), _restored_backends(), _advice_to_resume(folder, invocation):
+    with on_screen(), claimed(folder), restored_backends(), _advice_to_resume(folder, invocation):
         before = checkpoint_to_resume(folder, config.resume)
         if before is not None:
             config = take_over(config, before["settings"])
@@ -87,19 +86,6 @@ def train(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, An
                 logger.end_session()
         final_table(metrics, write_metrics(folder, metrics))
     return metrics
-
-
-@contextmanager
-def _restored_backends() -> Iterator[None]:
-    """Put back what the Trainer sets for the whole process, for the next job of a sweep."""
-    benchmark = torch.backends.cudnn.benchmark
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warns_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = benchmark
-        torch.use_deterministic_algorithms(deterministic, warn_only=warns_only)
 
 
 @contextmanager

@@ -93,12 +93,14 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
     check_limits(trainer, data)
 
     net = _build_net(config.model, data, pretrained=before is None)
-    flops = _flops(net, data.image_shape, config.model)
+    name = config.model["name"]
+    flops = flops_of(net, data.image_shape, refusal=f"model={name} cannot take images of {{size}}")
     settings = settle(config, _facts(config, data, trainer, flops))
     data.augment = build_augment(settings.augment)
     shapes = _image_shapes(settings, data)
     for shape in set(shapes) - {data.image_shape}:
-        _flops(net, shape, config.model, of="augment: ")
+        refusal = f"augment: model={name} cannot take the images of {{size}} that it makes in some epoch"
+        flops_of(net, shape, refusal=refusal)
     classifier = _build_classifier(settings, net, optimizer, schedule)
     with blame("freeze"):
         first_optimizer = optimizer(classifier.net)
@@ -163,18 +165,22 @@ def _build_net(section: Section, data: ImageDataModule, *, pretrained: bool) -> 
     return net
 
 
-def _flops(net: nn.Module, shape: torch.Size, section: Section, *, of: str = "") -> int:
+def flops_of(net: nn.Module, shape: torch.Size, *, refusal: str) -> int:
     """Floating-point operations of the forward pass of one image.
+
+    Args:
+        net: The network, on the CPU.
+        shape: Of the image, (C, H, W).
+        refusal: What is said of images that do not fit the network; ``{size}`` stands for their size.
 
     Raises:
         UserError: If images of this shape do not fit the network, so that it is said before a long run.
     """
+    image = torch.zeros(1, *shape, dtype=next(net.parameters()).dtype)
     try:
-        return forward_flops(net, torch.zeros(1, *shape))
+        return forward_flops(net, image)
     except RuntimeError as error:
-        size, name = "x".join(map(str, shape)), f"model={section['name']}"
-        images = f"the images of {size} that it makes in some epoch" if of else f"images of {size}"
-        raise UserError(f"{of}{name} cannot take {images}: {one_line(error)}") from error
+        raise UserError(f"{refusal.format(size='x'.join(map(str, shape)))}: {one_line(error)}") from error
 
 
 def _image_shapes(settings: Settings, data: ImageDataModule) -> list[torch.Size]:
