@@ -97,5 +97,4 @@ def _first(*values: Any) -> Any:
 ConfigStore.instance().store(name="train_schema", node=TrainSchema)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateSchema)
 OmegaConf.register_new_resolver("first", _first, replace=True)
-OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 OmegaConf.register_new_resolver("evaluation_folder", evaluation_folder, replace=True)

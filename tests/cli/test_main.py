@@ -193,6 +193,12 @@ def test_a_sweep_continues_past_a_failing_job_and_names_it(command, tmp_path):
     assert "optimizer.lr=0.01" in learning_rates[2]
 
 
+def test_the_jobs_of_a_sweep_share_a_folder_that_is_named_by_its_time(command, tmp_path):
+    assert command("train.py", *FAST, "-m", "seed=0,1", "name=sweep", tiny=True).code == 0
+    [sweep] = (tmp_path / "logs" / "sweep").iterdir()
+    assert sorted(path.parent.name for path in sweep.glob("*/metrics.json")) == ["0", "1"]
+
+
 def test_runs_of_the_same_second_have_their_own_folders(command, tmp_path):
     for _ in range(2):
         assert command("train.py", *FAST, tiny=True).code == 0
