@@ -1,16 +1,18 @@
 """Evaluate a checkpoint: ``python evaluate.py ckpt=logs/tutorial/<time>/checkpoints/last.ckpt``."""
 
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from cifar_lightning.cli.main import run
 from cifar_lightning.config.invocation import Invocation
 
 
-def prelude(overrides: list[str]) -> list[str]:
+def prelude(overrides: list[str], config_dirs: list[Path]) -> list[str]:
     """The command line, with the checkpoint's own data and precision before it."""
     from cifar_lightning.cli.overrides_from_checkpoint import checkpoint_prelude  # late, so that --help answers at once
 
-    return checkpoint_prelude(overrides)
+    return checkpoint_prelude(overrides, config_dirs)
 
 
 def main(cfg: DictConfig, invocation: Invocation) -> None:

@@ -1,12 +1,14 @@
 """Train and test a classifier: ``python train.py experiment=resnet18 trainer.accelerator=gpu``."""
 
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from cifar_lightning.cli.main import run
 from cifar_lightning.config.invocation import Invocation
 
 
-def prelude(overrides: list[str]) -> list[str]:
+def prelude(overrides: list[str], config_dirs: list[Path]) -> list[str]:
     """The command line, with the overrides of the run that it resumes before it."""
     from cifar_lightning.cli.overrides_from_run import resume_prelude  # late, so that --help answers at once
 

@@ -1,7 +1,7 @@
 """The errors that become one line and an exit code, and words for such lines."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -26,3 +26,13 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     valid = sorted(valid)
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     return f": did you mean {close[0]}?" if close else f"; allowed: {', '.join(valid)}"
+
+
+def listed(names: Sequence[str], *, at_most: int = 10) -> str:
+    """Names in a list for an error message: the first few of many, and how many there are.
+
+    >>> listed(["cat", "dog"]), listed(["cat", "dog", "goat"], at_most=2)
+    ('cat, dog', 'cat, dog and 1 more')
+    """
+    more = len(names) - at_most
+    return ", ".join(names[:at_most]) + (f" and {more:,} more" if more > 0 else "")

@@ -25,7 +25,9 @@ from omegaconf import DictConfig
 from torchvision.datasets import CIFAR10
 
 from cifar_lightning import models
+from cifar_lightning.checkpoint.format import read
 from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.cli.overrides_from_checkpoint import data_files, overrides_from
 from cifar_lightning.commands.train import train
 from cifar_lightning.config import schema
 from cifar_lightning.data import Arrays, Batches
@@ -245,6 +247,12 @@ def differences(one: Any, other: Any, key: str = "") -> list[str]:
 
 def last(folder: Path) -> dict[str, Any]:
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def of_checkpoint(folder: Path) -> list[str]:
+    """What evaluate.py puts before the command line for the last checkpoint of a run."""
+    path = folder / "checkpoints" / "last.ckpt"
+    return overrides_from(str(path), read(path)["settings"], {}, data_files())
 
 
 def make_classifier(**arguments) -> ImageClassifier:

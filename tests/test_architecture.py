@@ -90,4 +90,4 @@ def test_entries_import_nothing_heavy_at_the_top():
     for entry in ("train.py", "evaluate.py"):
         tops = ast.parse((ROOT / entry).read_text()).body
         modules = {node.module for node in tops if isinstance(node, ast.ImportFrom)}
-        assert modules <= {"omegaconf", "cifar_lightning.cli.main", "cifar_lightning.config.invocation"}
+        assert modules <= {"pathlib", "omegaconf", "cifar_lightning.cli.main", "cifar_lightning.config.invocation"}

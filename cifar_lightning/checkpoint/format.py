@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from cifar_lightning import models
-from cifar_lightning.checkpoint.trust import check_archive, check_values
+from cifar_lightning.checkpoint.trust import check_archive, check_values, refuse_too_long
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.resolve import Settings, as_plain
 from cifar_lightning.device import MAX_THREADS
@@ -31,8 +31,18 @@ READ_BY = {1: "cifar-lightning 0.1"}
 
 
 def description(settings: Settings) -> dict[str, Any]:
-    """What a checkpoint of a run has besides Lightning's own keys."""
-    return {"format_version": FORMAT_VERSION, "settings": described(settings)}
+    """What a checkpoint of a run has besides Lightning's own keys.
+
+    Raises:
+        UserError: If ``read`` would refuse it, so that this is said before training.
+    """
+    plain = described(settings)
+    try:
+        _check_settings(plain)
+        refuse_too_long(plain)
+    except ValueError as error:
+        raise UserError(f"{error}; no checkpoint can hold that") from error
+    return {"format_version": FORMAT_VERSION, "settings": plain}
 
 
 def described(settings: Settings) -> dict[str, Any]:
@@ -88,13 +98,10 @@ def _check_contents(path: Path, checkpoint: Any) -> None:
             raise UserError(
                 f"{foreign}: {key} is missing" if key not in checkpoint else f"{foreign}: {key} is no {kind.__name__}"
             )
-    settings = checkpoint["settings"]
-    for key, hint in SETTINGS.items():
-        if not fits(settings.get(key), hint):
-            raise UserError(f"{foreign}: settings.{key} must be {words(hint)}, got {settings.get(key)!r:.100}")
-    if not 1 <= (settings["num_threads"] or 1) <= MAX_THREADS:
-        raise UserError(f"{foreign}: settings.num_threads must be in [1, {MAX_THREADS}], got {settings['num_threads']}")
-    _check_plain(path, settings, "settings")
+    try:
+        _check_settings(checkpoint["settings"])
+    except ValueError as error:
+        raise UserError(f"{foreign}: settings.{error}") from error
     for name, value in checkpoint["state_dict"].items():
         if not (isinstance(name, str) and isinstance(value, torch.Tensor)):
             raise UserError(f"{foreign}: state_dict holds {name!r}, which is no tensor")
@@ -107,6 +114,7 @@ SETTINGS = {
     "num_threads": int | None,
     "compile": bool | str,
     "classes": list[str],
+    "fingerprint": dict[str, Any],
     "model": dict[str, Any],
     "normalize": dict[str, Any],
     "data": dict[str, Any],
@@ -133,17 +141,29 @@ def _check_version(path: Path, version: Any) -> None:
         )
 
 
-def _check_plain(path: Path, value: Any, key: str) -> None:
+def _check_settings(settings: dict[str, Any]) -> None:
+    """Raise ValueError where settings are not what resuming and evaluating rely on."""
+    for key, hint in SETTINGS.items():
+        if not fits(settings.get(key), hint):
+            raise ValueError(f"{key} must be {words(hint)}, got {settings.get(key)!r:.100}")
+    if not 1 <= (settings["num_threads"] or 1) <= MAX_THREADS:
+        raise ValueError(f"num_threads must be in [1, {MAX_THREADS}], got {settings['num_threads']}")
+    for key, value in settings.items():
+        if key != "classes":  # any text may be the name of a class
+            _check_plain(value, str(key))
+
+
+def _check_plain(value: Any, key: str) -> None:
     """Refuse what is not plain, and interpolations: omegaconf would resolve them, and some of them run code."""
     if isinstance(value, dict) and not all(isinstance(name, str) for name in value):
-        raise UserError(f"{path} is not a checkpoint of this project: {key} has keys that are no names")
+        raise ValueError(f"{key} has keys that are no names")
     if isinstance(value, dict | list):
         for name, part in value.items() if isinstance(value, dict) else enumerate(value):
-            _check_plain(path, part, f"{key}.{name}")
+            _check_plain(part, f"{key}.{name}")
     elif not isinstance(value, str | int | float | None):
-        raise UserError(f"{path} is not a checkpoint of this project: {key} is a {type(value).__name__}")
+        raise ValueError(f"{key} is a {type(value).__name__}")
     elif isinstance(value, str) and "${" in value:
-        raise UserError(f"{path} was not loaded: {key} holds an interpolation, {value!r}")
+        raise ValueError(f"{key} holds an interpolation, {value!r:.100}")
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The gate for files that anyone may have made: what they are is known before anything in them is used."""
 
+import pickle
 import stat
 import zipfile
 from pathlib import Path
@@ -9,8 +10,12 @@ import torch
 
 from cifar_lightning.errors import UserError
 
-MAX_PICKLE_BYTES = 1_000_000
-"""More than the names and plain values of a checkpoint take, some 100 kB; reading a megabyte takes 2 seconds."""
+MAX_PICKLE_BYTES = 3_000_000
+"""More than the names and plain values of a checkpoint take: some 100 kB, and with ``MAX_NAME_BYTES`` of names of
+classes 2 MB. Reading a megabyte made to be slow takes 2 seconds."""
+
+MAX_SETTINGS_BYTES = MAX_PICKLE_BYTES - 500_000
+"""Most bytes of the settings of a run, so that the rest of its checkpoint has room."""
 
 MAX_TEXT_BYTES = 1_000_000
 """More than any record of a run takes."""
@@ -53,6 +58,13 @@ def check_archive(path: Path) -> None:
         raise UserError(f"{path} is damaged: wrong checksum in {damaged}")
 
 
+def refuse_too_long(settings: dict[str, Any]) -> None:
+    """Raise ValueError where a checkpoint with these settings would be refused for its length or depth."""
+    _refuse_values(settings)
+    if (num_bytes := len(pickle.dumps(settings))) > MAX_SETTINGS_BYTES:
+        raise ValueError(f"the settings take {num_bytes:,} bytes, and {MAX_SETTINGS_BYTES:,} are allowed")
+
+
 def check_values(path: Path, value: Any) -> None:
     """Refuse a loaded file that holds more, or something else, than plain values and whole dense tensors.
 
@@ -62,24 +74,30 @@ def check_values(path: Path, value: Any) -> None:
     Raises:
         UserError: With what was found.
     """
-    foreign = f"{path} is not a checkpoint of this project"
+    try:
+        _refuse_values(value)
+    except ValueError as error:
+        raise UserError(f"{path} is not a checkpoint of this project: {error}") from error
+
+
+def _refuse_values(value: Any) -> None:
     num_values, pending = 0, [(value, "", 0)]
     while pending:
         value, key, depth = pending.pop()
         num_values += 1
         if num_values + len(pending) > MAX_VALUES or depth > MAX_DEPTH:
-            raise UserError(f"{foreign}: it holds more than {MAX_VALUES:,} values, or more than {MAX_DEPTH} levels")
+            raise ValueError(f"it holds more than {MAX_VALUES:,} values, or more than {MAX_DEPTH} levels")
         if isinstance(value, dict):
             if not all(isinstance(name, str | int) for name in value):
-                raise UserError(f"{foreign}: {key} has keys that are neither names nor numbers")
+                raise ValueError(f"{key} has keys that are neither names nor numbers")
             pending += [(part, f"{key}.{name}".lstrip("."), depth + 1) for name, part in value.items()]
         elif isinstance(value, list | tuple):
             pending += [(part, f"{key}.{i}", depth + 1) for i, part in enumerate(value)]
         elif isinstance(value, torch.Tensor):
             if type(value) is not torch.Tensor or not _is_whole(value):
-                raise UserError(f"{foreign}: {key} is no dense tensor that the file holds all numbers of")
+                raise ValueError(f"{key} is no dense tensor that the file holds all numbers of")
         elif not isinstance(value, str | int | float | None):
-            raise UserError(f"{foreign}: {key} is a {type(value).__name__}")
+            raise ValueError(f"{key} is a {type(value).__name__}")
 
 
 def _is_whole(tensor: torch.Tensor) -> bool:

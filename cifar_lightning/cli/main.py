@@ -4,12 +4,14 @@
 ``HYDRA_FULL_ERROR=1`` shows the traceback as well.
 """
 
+import argparse
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 import hydra
@@ -19,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning.cli.did_you_mean import explained
 from cifar_lightning.config.invocation import Invocation
+from cifar_lightning.config.overrides import as_texts
 from cifar_lightning.config.schema import CONF
 from cifar_lightning.errors import RunError, SweepError, UserError, one_line
 from cifar_lightning.runs.signals import Stopped, signals
@@ -28,6 +31,13 @@ log = logging.getLogger(__name__)
 
 Task = Callable[[DictConfig, Invocation], float | None]
 """Takes the composed config and what is known of the command line; returns what a sweeper may optimise."""
+
+Prelude = Callable[[list[str], list[Path]], list[str]]
+"""Takes the typed overrides and the folders of ``--config-dir``; gives them with others before them."""
+
+
+def _no_prelude(overrides: list[str], config_dirs: list[Path]) -> list[str]:
+    return overrides
 
 
 @dataclass
@@ -42,7 +52,7 @@ def run(
     task: Task,
     *,
     config_name: str,
-    prelude: Callable[[list[str]], list[str]] = lambda overrides: overrides,
+    prelude: Prelude = _no_prelude,
 ) -> NoReturn:
     """Run a task as configured by conf/ and the command line, then exit.
 
@@ -50,7 +60,8 @@ def run(
         task: Called with the composed config, whose ``output_dir`` is the run's folder, and the invocation; what it
             returns goes to Hydra's sweeper.
         config_name: Name of the primary config in conf/.
-        prelude: May put overrides before those of the command line; see ``cli.overrides_from_run``.
+        prelude: May put overrides before those of the command line; see ``cli.overrides_from_run``. In a sweep it does
+            so for each job.
     """
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(_help(task, config_name))
@@ -59,16 +70,23 @@ def run(
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on, instead of printing them over several lines
     jobs: list[_Job] = []
     overrides: list[str] = []
+    config_dirs: list[Path] = []
 
     def job(cfg: DictConfig) -> float | None:
-        return _run_job(cfg, task=task, jobs=jobs, wants_traceback=wants_traceback)
+        def own_prelude(of_job: list[str]) -> list[str]:
+            return prelude(of_job, config_dirs)
+
+        return _run_job(cfg, task=task, prelude=own_prelude, jobs=jobs, wants_traceback=wants_traceback)
 
     try:
         with signals:
-            flags, overrides = _split(sys.argv[1:])
+            flags, overrides, hydra_arguments = _split(sys.argv[1:])
             _refuse_additions(overrides)
-            if not {"--hydra-help", "--info", "-i", "--shell-completion", "-sc"} & set(flags):
-                overrides = prelude(overrides)
+            overrides = as_texts(overrides)
+            config_dirs += [Path(folder) for folder in [hydra_arguments.config_dir] if folder]
+            is_sweep = hydra_arguments.multirun or "hydra.mode=MULTIRUN" in overrides
+            if not is_sweep and not {"--hydra-help", "--info", "-i", "--shell-completion", "-sc"} & set(flags):
+                overrides = prelude(overrides, config_dirs)
             sys.argv[1:] = [*flags, *overrides]
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         status = 0
@@ -90,13 +108,18 @@ def run(
     sys.exit(status)
 
 
-def _run_job(cfg: DictConfig, *, task: Task, jobs: list[_Job], wants_traceback: bool) -> float | None:
+def _run_job(
+    cfg: DictConfig,
+    *,
+    task: Task,
+    prelude: Callable[[list[str]], list[str]],
+    jobs: list[_Job],
+    wants_traceback: bool,
+) -> float | None:
     """Run the task in the folder that Hydra chose; in a sweep, note how it went."""
-    placed = OmegaConf.merge(cfg, {"output_dir": HydraConfig.get().runtime.output_dir})
-    assert isinstance(placed, DictConfig)
     invocation = _invocation()
     try:
-        result = task(placed, invocation)
+        result = task(_placed(cfg, prelude if invocation.is_sweep else None), invocation)
     except Exception as error:
         if wants_traceback:
             raise
@@ -112,6 +135,24 @@ def _run_job(cfg: DictConfig, *, task: Task, jobs: list[_Job], wants_traceback: 
     if invocation.is_sweep:
         jobs.append(_current_job("done" if result is None else f"done: {result:.4f}", failed=False))
     return result
+
+
+def _placed(cfg: DictConfig, prelude: Callable[[list[str]], list[str]] | None) -> DictConfig:
+    """The config of a job with its folder: Hydra's, unless the prelude chooses one.
+
+    Args:
+        cfg: As Hydra composed it.
+        prelude: What is yet to be put before the job's overrides; None where that has been done.
+    """
+    config = HydraConfig.get()
+    folder = config.runtime.output_dir
+    if prelude is not None and (overrides := prelude(list(config.overrides.task))) != list(config.overrides.task):
+        own = {override.partition("=")[0] for override in overrides if override not in config.overrides.task}
+        cfg = hydra.compose(config.job.config_name, overrides)
+        folder = cfg.output_dir if "output_dir" in own else folder
+    placed = OmegaConf.merge(cfg, {"output_dir": folder})
+    assert isinstance(placed, DictConfig)
+    return placed
 
 
 def _invocation() -> Invocation:
@@ -178,8 +219,10 @@ def _log_traceback(error: BaseException) -> None:
             handler.emit(record)
 
 
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags and the overrides, apart: argparse takes a flag between two overrides for the end of them.
+def _split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespace]:
+    """Hydra's flags and the overrides, apart, and the flags as parsed.
+
+    Apart, since argparse takes a flag between two overrides for the end of them.
 
     Raises:
         UserError: If a flag is not Hydra's; by itself argparse would write its usage over several lines.
@@ -191,8 +234,8 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
     parser = hydra_flags()
     parser.error = refuse  # type: ignore[method-assign]
-    overrides = parser.parse_intermixed_args(arguments).overrides
-    return [argument for argument in arguments if argument not in overrides], overrides
+    parsed = parser.parse_intermixed_args(arguments)
+    return [argument for argument in arguments if argument not in parsed.overrides], parsed.overrides, parsed
 
 
 def _refuse_additions(arguments: list[str]) -> None:

@@ -10,19 +10,21 @@ from cifar_lightning.checkpoint.format import load_classifier
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.build import build
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
-from cifar_lightning.config.resolve import EvaluateSettings, resolve_evaluation
+from cifar_lightning.config.resolve import EvaluateSettings, as_plain, resolve_evaluation
 from cifar_lightning.data import ImageDataModule, spread
 from cifar_lightning.device import device_name, keeping_freed_memory, restored_backends, threads
 from cifar_lightning.engine.assembly import flops_of, read_data
 from cifar_lightning.engine.compile import compile_in_place, refuse_without_compiler
 from cifar_lightning.engine.trainer import build_trainer
-from cifar_lightning.errors import UserError
+from cifar_lightning.errors import UserError, listed
 from cifar_lightning.metrics import Evaluation
 from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.figures import confusion_matrix, prediction_grid, save
 from cifar_lightning.report.tables import log_table, relative, shown, write_predictions
+from cifar_lightning.runs.answers import asked_otherwise, evaluation_folder
 from cifar_lightning.runs.folder import refuse_used
 from cifar_lightning.runs.metrics_file import provenance, write_metrics
+from cifar_lightning.runs.resume import flattened
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +50,18 @@ def evaluate(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str,
 
 
 def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, Any]:
-    refuse_used(Path(settings.output_dir))
     classifier, checkpoint = load_classifier(settings.ckpt)
     trained = checkpoint["settings"]
-    trainer = build_trainer(settings.trainer, output_dir=settings.output_dir, logger=False, callbacks=[])
+    if settings.output_dir is None:
+        otherwise = asked_otherwise(flattened(as_plain(settings)), trained)
+        folder = Path(evaluation_folder(settings.ckpt, settings.split, otherwise))
+    else:
+        folder = Path(settings.output_dir)
+    refuse_used(folder)
+    trainer = build_trainer(settings.trainer, output_dir=str(folder), logger=False, callbacks=[])
     data: ImageDataModule = build(settings.data, "data")
-    read_data(data, settings.data)
-    _check(settings, data, classifier, trained)
+    read_data(data, settings.data, stage="validate" if settings.split == "val" else "test")
+    fingerprint = _check(settings, data, classifier, trained)
     with threads(settings.num_threads), keeping_freed_memory(trainer.strategy.root_device):
         device = device_name(trainer.strategy.root_device)
         note = f" ({data.note})" if data.note else ""
@@ -62,6 +69,8 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
         log.info(
             "data      %s%s: %s %s images", data.name, note, f"{len(data.index[settings.split]):,}", settings.split
         )
+        if not _is_data_of(trained, fingerprint, settings.split):
+            log.info("note      these are not the %s images that the run was started with", settings.split)
         log.info("device    %s, precision %s", device, trainer.precision)
         compile_in_place(classifier.net, settings.compile)
         classifier.tta = settings.tta
@@ -77,6 +86,7 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
             "seed": trained["seed"],
             "data": data.name,
             "data_note": data.note,
+            "fingerprint": fingerprint,
             "device": device,
             "precision": str(trainer.precision),
             **provenance(invocation),
@@ -85,7 +95,6 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
         rows |= {name: shown("acc", acc) for name, acc in class_acc.items()}
         num_images = figures[f"num_{settings.split}_images"]
         log_table(f"{trained['name']} on {data.name}{note}: {num_images:,} {settings.split} images", rows)
-        folder = Path(settings.output_dir)
         evaluation = classifier.evaluations[settings.split]
         for path in (write_metrics(folder, metrics), *_write_details(folder, evaluation, data, settings.split)):
             log.info("wrote     %s", relative(path))
@@ -94,17 +103,38 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
 
 def _check(
     settings: EvaluateSettings, data: ImageDataModule, classifier: ImageClassifier, trained: dict[str, Any]
-) -> None:
-    """Refuse data that do not fit the checkpoint, or that have no images of the split."""
+) -> dict[str, str]:
+    """Refuse data that do not fit the checkpoint, or that have no images of the split; return their fingerprint.
+
+    Validation images that are chosen anew could be images that the network was trained on.
+    """
     if not len(data.index[settings.split]):
         raise UserError(
-            "split=val: there are no validation images; set data.val_size, have a val folder in data=folder, or use "
-            "split=test"
+            "split=val: the run has no validation images; train with data.val_size, or with a val folder in "
+            "data=folder, or use split=test"
         )
-    if list(data.classes) != trained["classes"]:
-        raise UserError(f"the checkpoint has the classes {trained['classes']}, the data have {list(data.classes)}")
+    if set(data.classes) <= set(trained["classes"]):
+        data.take_classes(trained["classes"])
+    else:
+        raise UserError(
+            f"data: the checkpoint has the classes {listed(trained['classes'])}, the data have {listed(data.classes)}"
+        )
+    fingerprint = data.fingerprint()
+    if settings.split == "val" and not _is_data_of(trained, fingerprint, "val"):
+        raise UserError(
+            "split=val: these are not the training images, or not the choice of validation images, that the run was "
+            "started with, so it may have been trained on some of them; bring data.root, data.val_size and "
+            "data.split_seed back to what they were, or use split=test"
+        )
     refusal = f"the checkpoint's model={trained['model']['name']} cannot take images of {{size}}"
     flops_of(classifier.net, data.image_shape, refusal=refusal)
+    return fingerprint
+
+
+def _is_data_of(trained: dict[str, Any], fingerprint: dict[str, str], split: str) -> bool:
+    """Whether a split's images are those of the run, and chosen for validation alike."""
+    names = ("train", "val") if split == "val" else ("test",)
+    return all(trained["fingerprint"].get(name) == fingerprint[name] for name in names)
 
 
 def _figures(classifier: ImageClassifier, data: ImageDataModule, split: str) -> tuple[dict[str, Any], dict[str, float]]:

@@ -1,9 +1,21 @@
-"""Plain values and paths as they are typed on the command line."""
+"""Plain values, texts and paths as they are typed on the command line."""
 
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from cifar_lightning.errors import UserError
+
+PATHS = ("output_dir", "resume", "ckpt", "data.root")
+"""Keys whose value is a path."""
+
+TEXTS = (*PATHS, "name", "split", "data.name", "data.note")
+"""Keys whose value is text, whatever it looks like."""
 
 
 def quoted(value: str | float | list[Any] | None) -> str:
@@ -19,3 +31,59 @@ def quoted(value: str | float | list[Any] | None) -> str:
 def argument(key: str, path: Path) -> str:
     """``key=path`` as it is typed: quoted for the shell and for Hydra, where the path wants it."""
     return shlex.quote(f'{key}="{path}"') if re.search(r"[^\w./+-]", str(path)) else f"{key}={path}"
+
+
+def as_texts(overrides: Iterable[str]) -> list[str]:
+    """Overrides in which the value of a text key stays the text that is typed, and ``~`` is the home folder.
+
+    Hydra by itself takes ``name=1e3`` for the number 1000.0, and an empty ``output_dir=`` for the working folder.
+
+    Raises:
+        UserError: If such a value is empty, or ``~`` stands for nothing known.
+    """
+    return [_as_text(override) for override in overrides]
+
+
+def _as_text(override: str) -> str:
+    key, _, value = override.partition("=")
+    if key not in TEXTS or "=" not in override:
+        return override
+    if key != "data.note" and value.strip() in ("", "''", '""'):
+        raise UserError(f"{key}= is empty: write {key}={'FOLDER' if key in PATHS else 'NAME'}, or leave it out")
+    if value[0] in "'\"":
+        inner = value[1:]
+        return override if not is_from_home(key, inner) else f"{key}={value[0]}{expanded(key, inner)}"
+    items = [value] if re.search(r"[\[\](){}'\"]", value) else value.split(",")  # a comma separates the jobs of a sweep
+    return f"{key}={','.join(_item_as_text(key, item.strip()) for item in items)}"
+
+
+def _item_as_text(key: str, text: str) -> str:
+    if is_from_home(key, text):
+        return quoted(expanded(key, text))
+    return quoted(text) if _is_number_or_flag(f"{key}={text}") else text
+
+
+def is_from_home(key: str, text: str) -> bool:
+    """Whether a value begins with the home folder, as shells write it."""
+    return key in PATHS and text.startswith("~")
+
+
+def expanded(key: str, path: str) -> str:
+    """A path in which a leading ``~`` is the home folder.
+
+    Raises:
+        UserError: If there is no such folder.
+    """
+    try:
+        return str(Path(path).expanduser()) if is_from_home(key, path) else path
+    except RuntimeError as error:
+        raise UserError(
+            f"{key}={path}: no home folder is known for {path.split('/')[0]}; write the whole path"
+        ) from error
+
+
+def _is_number_or_flag(override: str) -> bool:
+    try:
+        return isinstance(OverridesParser.create().parse_override(override).value(), int | float)
+    except HydraException:  # of which Hydra tells later
+        return False

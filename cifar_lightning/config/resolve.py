@@ -10,7 +10,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from cifar_lightning.config.schema import evaluation_folder, run_folder
+from cifar_lightning.config.overrides import expanded
+from cifar_lightning.config.schema import run_folder
 from cifar_lightning.device import MAX_THREADS
 from cifar_lightning.errors import UserError, one_line
 from cifar_lightning.typehints import fits
@@ -27,7 +28,7 @@ COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What train.py does: the keys of conf/train.yaml, and the names of the classes once the data are known.
+    """What train.py does: the keys of conf/train.yaml; once the data are known, their classes and fingerprint, too.
 
     Sections are read-only; ``as_plain`` gives a copy of plain dictionaries and lists, which a checkpoint stores.
     """
@@ -52,6 +53,7 @@ class Settings:
     checkpoint: Section
     trainer: Section
     classes: tuple[str, ...] = ()
+    fingerprint: Mapping[str, str] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ class EvaluateSettings:
 
     ckpt: str
     split: str
-    output_dir: str
+    output_dir: str | None
     tta: int
     num_threads: int | None
     compile: bool | str
@@ -74,6 +76,7 @@ class Facts:
 
     Attributes:
         classes: Names of the classes.
+        fingerprint: Texts that tell the images and their split from others; see ``ImageDataModule.fingerprint``.
         in_channels: Channels of the images.
         mean: Mean of the training pixels per channel, in [0, 1]; None where it is not measured.
         std: Standard deviation likewise.
@@ -82,6 +85,7 @@ class Facts:
     """
 
     classes: tuple[str, ...]
+    fingerprint: dict[str, str]
     in_channels: int
     mean: list[float] | None
     std: list[float] | None
@@ -108,10 +112,14 @@ def with_folder(cfg: DictConfig) -> DictConfig:
         UserError: If ``resume`` is auto and there is no folder to look into.
     """
     if cfg.output_dir is not None:
-        return cfg
-    if cfg.resume == "auto":
+        folder = expanded("output_dir", cfg.output_dir)
+        if folder == cfg.output_dir:
+            return cfg
+    elif cfg.resume == "auto":
         raise UserError("resume=auto resumes the run in output_dir, if there is one: set output_dir=FOLDER too")
-    return typing.cast(DictConfig, OmegaConf.merge(cfg, {"output_dir": cfg.resume or run_folder(cfg.name)}))
+    else:
+        folder = expanded("resume", cfg.resume) if cfg.resume else run_folder(cfg.name)
+    return typing.cast(DictConfig, OmegaConf.merge(cfg, {"output_dir": folder}))
 
 
 def resolve_evaluation(cfg: DictConfig) -> EvaluateSettings:
@@ -124,7 +132,7 @@ def resolve_evaluation(cfg: DictConfig) -> EvaluateSettings:
     _check_shared(config)
     if config["split"] not in ("val", "test"):
         raise UserError(f"split must be val or test, got {config['split']}")
-    config["output_dir"] = config["output_dir"] or evaluation_folder(config["ckpt"], config["split"])
+    config["ckpt"] = expanded("ckpt", config["ckpt"])
     return EvaluateSettings(**frozen(config))
 
 
@@ -135,6 +143,7 @@ def settle(config: Settings, facts: Facts) -> Settings:
     return dataclasses.replace(
         config,
         classes=facts.classes,
+        fingerprint=frozen(facts.fingerprint),
         model=frozen({**config.model, "num_classes": len(facts.classes), "in_channels": facts.in_channels}),
         normalize=in_place_of_auto(config.normalize, measured),
         augment=config.augment and in_place_of_auto(config.augment, measured),
@@ -183,7 +192,10 @@ def as_plain(value: Any) -> Any:
 
 
 def _check_shared(config: dict[str, Any]) -> None:
-    """Check the keys that training and evaluation share."""
+    """Check the keys that training and evaluation share, and expand the paths among them."""
+    for key in ("output_dir", "name"):
+        if config.get(key) == "":
+            raise UserError(f"{key} must not be empty: give it a value, or leave it out")
     if config["num_threads"] is not None and not 1 <= config["num_threads"] <= MAX_THREADS:
         raise UserError(
             f"num_threads must be in [1, {MAX_THREADS}], or null for a sensible number, got {config['num_threads']}"
@@ -195,6 +207,10 @@ def _check_shared(config: dict[str, Any]) -> None:
     for key in ("data", "trainer"):
         if not isinstance(config[key], dict):
             raise UserError(f"{key} must be one of the choices in conf/{key}, got {config[key]!r}")
+    if isinstance(root := config["data"].get("root"), str):
+        config["data"]["root"] = expanded("data.root", root)
+    if config["output_dir"] is not None:
+        config["output_dir"] = expanded("output_dir", config["output_dir"])
     trainer = config["trainer"]
     for key in ("accumulate_grad_batches", "check_val_every_n_epoch"):
         if isinstance(trainer[key], int) and trainer[key] < 1:

@@ -9,6 +9,8 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from cifar_lightning.config.overrides import as_texts
+
 CONF = Path(__file__).resolve().parents[2] / "conf"
 """The folder of the choices."""
 
@@ -72,20 +74,12 @@ def compose(*overrides: str, config_name: str = "train") -> DictConfig:
         config_name: Name of the entry: ``train`` or ``evaluate``.
     """
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose(config_name, list(overrides))
+        return hydra.compose(config_name, as_texts(overrides))
 
 
 def run_folder(name: str) -> str:
     """A new folder for a run: ``logs/<name>/<time>``."""
     return f"logs/{name}/{datetime.now():%Y-%m-%d_%H-%M-%S_%f}"
-
-
-def evaluation_folder(ckpt: str, split: str) -> str:
-    """Where evaluate.py writes: beside the checkpoints of a run folder, else into a new folder under logs/."""
-    path = Path(ckpt)
-    if path.parent.name == "checkpoints":
-        return str(path.parent.parent / "evaluate" / (path.stem if split == "test" else f"{path.stem}-{split}"))
-    return run_folder("evaluate")
 
 
 def _first(*values: Any) -> Any:
@@ -97,4 +91,3 @@ def _first(*values: Any) -> Any:
 ConfigStore.instance().store(name="train_schema", node=TrainSchema)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateSchema)
 OmegaConf.register_new_resolver("first", _first, replace=True)
-OmegaConf.register_new_resolver("evaluation_folder", evaluation_folder, replace=True)

@@ -1,6 +1,7 @@
 """From a data set in torchvision's form to arrays in memory."""
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,9 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from cifar_lightning.data.checks import checked
 from cifar_lightning.data.download import DownloadError
+from cifar_lightning.errors import listed
 
 Dataset = Callable[..., Any]
 """A data set's class, or a ``functools.partial`` of it.
@@ -47,17 +50,39 @@ class Arrays:
         """These arrays on a device."""
         return Arrays(self.images.to(device), self.targets.to(device), self.classes)
 
+    def with_classes(self, classes: Sequence[str]) -> "Arrays":
+        """These arrays with targets that point into other classes, by name.
+
+        Raises:
+            ValueError: If a class of these arrays is not among them.
+        """
+        if tuple(classes) == self.classes:
+            return self
+        if unknown := sorted(set(self.classes) - set(classes)):
+            raise ValueError(f"the data have the classes {listed(unknown)}, which are not among {listed(classes)}")
+        places = {name: place for place, name in enumerate(classes)}
+        return Arrays(self.images, torch.tensor([places[name] for name in self.classes])[self.targets], tuple(classes))
+
+    def fingerprint(self) -> str:
+        """A text that differs where an image or a target does: 32 hexadecimal digits of SHA-256."""
+        digest = hashlib.sha256(f"{tuple(self.images.shape)}".encode())
+        digest.update(self.images.numpy().data)
+        digest.update(self.targets.numpy().data)
+        return digest.hexdigest()[:32]
+
 
 def to_arrays(dataset: Any) -> Arrays:
     """Arrays of a data set in torchvision's form.
 
     ``dataset.data`` is uint8, (N, H, W, C) as in CIFAR-10 or (N, H, W) as in MNIST. torchvision's CIFAR10 shows an
     (N, C, H, W) array as an (N, H, W, C) view, so the call copies no pixels of it.
+
+    Raises:
+        ValueError: If something about the data set is not as ``checks.checked`` says.
     """
-    data = torch.as_tensor(dataset.data)
+    data, targets, classes = checked(dataset)
     images = data.unsqueeze(1) if data.ndim == 3 else data.permute(0, 3, 1, 2)
-    targets = torch.as_tensor(dataset.targets, dtype=torch.int64)
-    return Arrays(images.contiguous(), targets, tuple(dataset.classes))
+    return Arrays(images.contiguous(), targets, classes)
 
 
 def spread(num_images: int, num_chosen: int) -> Int64[Tensor, " s"]:

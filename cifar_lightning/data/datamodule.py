@@ -1,5 +1,6 @@
 """The data of a run: splits, placement and batches."""
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from cifar_lightning.data.arrays import Arrays, Dataset, declared_options, fetch, to_arrays
 from cifar_lightning.data.batches import Augment, Batches
+from cifar_lightning.data.checks import checked_num_val
 from cifar_lightning.data.splits import stratified_split
-from cifar_lightning.errors import nearest
+from cifar_lightning.errors import listed, nearest
 from cifar_lightning.typehints import fits, words
 
 log = logging.getLogger(__name__)
@@ -100,33 +102,59 @@ class ImageDataModule(L.LightningDataModule):
         if not self._arrays:  # the test split is the smaller one, and a download brings both
             self._read(train=False)
 
+    def setup(self, stage: str | None = None) -> None:
+        """Read the official splits that a stage needs, and choose the validation images.
+
+        Args:
+            stage: ``"test"`` needs the test images alone, ``"validate"`` the training images alone, of which validation
+                images are chosen. All others need both.
+
+        Raises:
+            ValueError: If the data set is not as ``data.checks`` says, or its two splits do not fit each other; if
+                ``batch_size`` is larger than the training split, unless the stage does not train; if ``val_size`` is
+                not below the number of training images, or is given although the data set brings validation images.
+            OSError: If the data are absent and cannot be downloaded.
+        """
+        needed = {"test": (False,), "validate": (True,)}.get(stage or "", (False, True))
+        for train in needed:
+            if train not in self._arrays:
+                self._read(train=train)
+        self._check_pair()
+        if True in needed and "train" not in self.index:
+            self.index["train"], self.index["val"] = self._split()
+        if False in needed and "test" not in self.index:
+            self.index["test"] = torch.arange(len(self.arrays("test").targets))
+        if stage not in ("test", "validate") and self.batch_size > (num := len(self.index["train"])):
+            raise ValueError(f"batch_size must be at most the {num} training images, got {self.batch_size}")
+
     def _read(self, *, train: bool) -> None:
+        for name in self._unused:
+            log.info("unused    data.%s: the data set's class has no such option", name)
+        self._unused = []
         dataset = fetch(self.dataset, root=self.root, train=train, **self.options)
         self._arrays[train] = to_arrays(dataset)
         if train:
-            self._num_val = getattr(dataset, "num_val", 0)
+            self._num_val = checked_num_val(dataset, len(self._arrays[train].targets))
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read both official splits and choose the validation images.
+    def _check_pair(self) -> None:
+        """Hold the training images and the test images against each other.
 
         Raises:
-            ValueError: If ``batch_size`` is larger than the training split, if ``val_size`` is not below the number of
-                training images, or if it is given although the data set brings validation images.
-            OSError: If the data are absent and cannot be downloaded.
+            ValueError: If their classes or the shapes of their images differ.
         """
-        if self.index:
+        if len(self._arrays) < 2:
             return
-        for name in self._unused:
-            log.info("unused    data.%s: the data set's class has no such option", name)
-        for train in (True, False):
-            if train not in self._arrays:
-                self._read(train=train)
-        train_index, val_index = self._split()
-        if self.batch_size > len(train_index):
+        train, test = self._arrays[True], self._arrays[False]
+        if train.classes != test.classes:
             raise ValueError(
-                f"batch_size must be at most the {len(train_index)} training images, got {self.batch_size}"
+                "dataset must have the same classes in training and test, in the same order, got "
+                f"{listed(train.classes)} in training and {listed(test.classes)} in test"
             )
-        self.index = {"train": train_index, "val": val_index, "test": torch.arange(len(self.arrays("test").targets))}
+        if train.images.shape[1:] != test.images.shape[1:]:
+            raise ValueError(
+                "dataset must have images of one shape, got (C, H, W) = "
+                f"{tuple(train.images.shape[1:])} in training and {tuple(test.images.shape[1:])} in test"
+            )
 
     def _split(self) -> tuple[Tensor, Tensor]:
         targets = self._arrays[True].targets
@@ -139,6 +167,27 @@ class ImageDataModule(L.LightningDataModule):
             )
         train_index, val_index = torch.arange(len(targets)).tensor_split([len(targets) - self._num_val])
         return train_index, val_index
+
+    def take_classes(self, classes: Sequence[str]) -> None:
+        """Have the targets point into other classes by name, such as those of a checkpoint.
+
+        Raises:
+            ValueError: If a class of the data is not among them.
+        """
+        self._arrays = {train: arrays.with_classes(classes) for train, arrays in self._arrays.items()}
+        self._placed.clear()
+
+    def fingerprint(self) -> dict[str, str]:
+        """Texts that tell these data from others: of the images and targets read, and of the choice for validation.
+
+        Returns:
+            By ``train`` (with the validation images), ``test`` and ``val`` (which of the former are for validation);
+            of what has been read.
+        """
+        found = {"train" if train else "test": arrays.fingerprint() for train, arrays in self._arrays.items()}
+        if "val" in self.index:
+            found["val"] = hashlib.sha256(self.index["val"].numpy().data).hexdigest()[:32]
+        return found
 
     def arrays(self, split: str) -> Arrays:
         """Images and targets that ``index[split]`` points into."""
@@ -163,12 +212,16 @@ class ImageDataModule(L.LightningDataModule):
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes; known after ``setup``."""
-        return self.arrays("train").classes
+        return self._any().classes
 
     @property
     def image_shape(self) -> torch.Size:
         """Shape (C, H, W) of an image before augmentation; known after ``setup``."""
-        return self.arrays("train").images.shape[1:]
+        return self._any().images.shape[1:]
+
+    def _any(self) -> Arrays:
+        """The arrays of a split that has been read; in classes and shape they are alike."""
+        return next(iter(self._arrays.values()))
 
     def eval_batches(self, split: str, device: torch.device | str = "cpu") -> Batches:
         """A split's images without augmentation, in the data set's order."""

@@ -30,8 +30,8 @@ class ImageFolder:
     """Images in folders: ``root/train/<class>/*``, ``root/test/<class>/*`` and optionally ``root/val/<class>/*``.
 
     It has torchvision's form: ``data`` uint8 (N, S, S, 3), ``targets`` and ``classes``, the sorted names of the folders
-    in train/. Images are sorted by class, then by path. The images of val/ follow those of train/, and ``num_val`` is
-    their number.
+    in train/, or of test/ where there is no train/. Images are sorted by class, then by path. The images of val/ follow
+    those of train/, and ``num_val`` is their number.
 
     Files with torchvision's extensions are read, also in nested folders, and turned as their EXIF says. An image that
     is not ``image_size`` x ``image_size`` is cropped to its largest centred square and resized with antialiasing.
@@ -59,10 +59,13 @@ class ImageFolder:
     ) -> None:
         if not 1 <= image_size <= MAX_IMAGE_SIZE:
             raise ValueError(f"image_size must be in [1, {MAX_IMAGE_SIZE}], got {image_size}")
-        folder = _checked_root(root)
-        self.classes = _class_names(folder, "train")
+        split = "train" if train else "test"
+        folder = _checked_root(root, split)
+        # The test images are read without training images, too: the classes of a checkpoint are then asked for.
+        named_by = "train" if (folder / "train").is_dir() else split
+        self.classes = _class_names(folder, named_by)
         if not self.classes:
-            raise ValueError(_not_a_root(root, "train/ has no folder in it"))
+            raise ValueError(_not_a_root(root, f"{named_by}/ has no folder in it"))
         problems: Problems = {}
         by_split = _find_splits(folder, self.classes, problems, train=train)
         files = _flat(by_split)
@@ -70,18 +73,19 @@ class ImageFolder:
         self.targets: list[int] = [
             target for found in by_split.values() for target, members in enumerate(found) for _ in members
         ]
-        self.data = _pixels(folder, "train" if train else "test", files, image_size, problems)
+        self.data = _pixels(folder, split, files, image_size, problems)
         if problems:  # look for those of the other splits too, so that the user can mend all at once
-            others = _flat(_find_splits(folder, self.classes, problems, train=not train))
-            _decode(folder, others, image_size, problems)
+            if (folder / ("test" if train else "train")).is_dir():
+                others = _flat(_find_splits(folder, self.classes, problems, train=not train))
+                _decode(folder, others, image_size, problems)
             raise ValueError(_message(folder, problems))
 
 
-def _checked_root(root: str | Path | None) -> Path:
+def _checked_root(root: str | Path | None, split: str) -> Path:
     if root is None:
         raise ValueError(_not_a_root(root, "none is given"))
     folder = Path(root).expanduser()
-    for needed in (folder, folder / "train", folder / "test"):
+    for needed in (folder, folder / split):
         if not needed.is_dir():
             raise ValueError(_not_a_root(root, f"{needed.absolute()} is not a folder"))
     return folder

@@ -31,7 +31,7 @@ from cifar_lightning.optim.early_ends import with_early_ends
 from cifar_lightning.optim.schedules import Schedule, constant
 from cifar_lightning.patches import clippable
 from cifar_lightning.runs.folder import LAST
-from cifar_lightning.runs.resume import refuse_other_classes
+from cifar_lightning.runs.resume import refuse_other_data
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 
@@ -87,15 +87,16 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
     check_length(trainer, planned_by="schedule" if config.schedule else "freeze" if config.freeze else None)
 
     read_data(data, config.data)
+    fingerprint = data.fingerprint()
     if before is not None:
-        refuse_other_classes(config, before["settings"], data.classes)
+        refuse_other_data(config, before["settings"], data.classes, fingerprint)
     _plan_validation(trainer, data, invocation)
     check_limits(trainer, data)
 
     net = _build_net(config.model, data, pretrained=before is None)
     name = config.model["name"]
     flops = flops_of(net, data.image_shape, refusal=f"model={name} cannot take images of {{size}}")
-    settings = settle(config, _facts(config, data, trainer, flops))
+    settings = settle(config, _facts(config, data, trainer, flops=flops, fingerprint=fingerprint))
     data.augment = build_augment(settings.augment)
     shapes = _image_shapes(settings, data)
     for shape in set(shapes) - {data.image_shape}:
@@ -110,15 +111,21 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
     return Parts(settings, data, classifier, trainer, clock, curves, shapes, flops)
 
 
-def read_data(data: ImageDataModule, section: Section) -> None:
-    """Read the data, downloading them where they are absent.
+def read_data(data: ImageDataModule, section: Section, *, stage: str | None = None) -> None:
+    """Read the data that a stage needs, by default all, downloading them where they are absent.
+
+    Args:
+        data: The data module.
+        section: Its section of the config.
+        stage: As in ``ImageDataModule.setup``.
 
     Raises:
         UserError: If they cannot be had, or the config does not fit them.
     """
     with blame("data", section):
-        data.prepare_data()
-        data.setup()
+        if stage is None:
+            data.prepare_data()  # reads the test images first, which are fewer
+        data.setup(stage)
 
 
 def _build_saving(config: Settings) -> RunCheckpoints:
@@ -142,13 +149,16 @@ def _plan_validation(trainer: L.Trainer, data: ImageDataModule, invocation: Invo
     trainer.limit_val_batches = 0  # no validation loop, and no warning about an empty one
 
 
-def _facts(config: Settings, data: ImageDataModule, trainer: L.Trainer, flops: int) -> Facts:
+def _facts(
+    config: Settings, data: ImageDataModule, trainer: L.Trainer, *, flops: int, fingerprint: dict[str, str]
+) -> Facts:
     """What the data and the machine decide; the pixels are measured where the config asks for that."""
     mean, std = None, None
     if AUTO in (*config.normalize.values(), (config.augment or {}).get("mean")):
         mean, std = channel_statistics(data.arrays("train").images[data.index["train"]])
     return Facts(
         classes=tuple(data.classes),
+        fingerprint=fingerprint,
         in_channels=data.image_shape[0],
         mean=mean,
         std=std,

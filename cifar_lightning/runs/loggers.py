@@ -129,6 +129,7 @@ def hyper_parameters(settings: Settings) -> dict[str, Any]:
 
 _NO_HYPER_PARAMETERS = (
     "classes",
+    "fingerprint",
     "logger",
     "callbacks",
     "checkpoint",

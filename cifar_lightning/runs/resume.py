@@ -2,14 +2,14 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cifar_lightning.checkpoint.format import described, read_state
 from cifar_lightning.config.overrides import argument
 from cifar_lightning.config.resolve import AUTO, Settings, frozen, in_place_of_auto
-from cifar_lightning.errors import UserError
+from cifar_lightning.errors import UserError, listed
 from cifar_lightning.report.tables import relative
 from cifar_lightning.runs.folder import LAST, refuse_used
 from cifar_lightning.runs.metrics_file import finished_metrics
@@ -42,7 +42,7 @@ MAY_CHANGE = (
 )
 """Keys that may differ when a run is resumed: where and how it runs and what it shows, not what it computes."""
 
-DECIDED_BY_DATA = ("model.num_classes", "model.in_channels", "classes")
+DECIDED_BY_DATA = ("model.num_classes", "model.in_channels", "classes", "fingerprint")
 
 
 def checkpoint_to_resume(folder: Path, resume: str | None) -> dict[str, Any] | None:
@@ -110,17 +110,31 @@ def _refuse_changes(config: Settings, before: Mapping[str, Any]) -> None:
         )
 
 
-def refuse_other_classes(config: Settings, before: Mapping[str, Any], classes: tuple[str, ...]) -> None:
-    """Refuse to resume a run on data with other classes.
+def refuse_other_data(
+    config: Settings, before: Mapping[str, Any], classes: Sequence[str], fingerprint: Mapping[str, str]
+) -> None:
+    """Refuse to resume a run on data other than those it started with.
+
+    Args:
+        config: What is asked for now.
+        before: The settings in the checkpoint.
+        classes: Names of the classes of the data.
+        fingerprint: Of the data; see ``ImageDataModule.fingerprint``.
 
     Raises:
-        UserError: If the names or their order differ.
+        UserError: If the names of the classes or their order differ, or an image, a target or a split does.
     """
     if before["classes"] != list(classes):
         raise UserError(
-            f"resume={config.output_dir}: the run has the classes {before['classes']}, the data have {list(classes)}; "
-            "a run is resumed with the classes it started with"
+            f"resume={config.output_dir}: the run has the classes {listed(before['classes'])}, the data have "
+            f"{listed(classes)}; a run is resumed with the classes it started with"
         )
+    for split, words in (("train", "training"), ("test", "test"), ("val", "choice of validation")):
+        if before["fingerprint"].get(split) != fingerprint[split]:
+            raise UserError(
+                f"resume={config.output_dir}: the {words} images are not those that the run started with; bring the "
+                f"data back to what they were (data.root={config.data.get('root')}), or start a run of its own"
+            )
 
 
 def finished(config: Settings, checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:

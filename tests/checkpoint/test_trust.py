@@ -62,7 +62,7 @@ def deep_config(members, levels: int):
         return b"}" + b"".join(text(key) + value + b"s" for key, value in values.items())
 
     nested = b"]" * levels + b"a" * (levels - 1)
-    sections = dict.fromkeys(("normalize", "data", "trainer"), b"}")
+    sections = dict.fromkeys(("fingerprint", "normalize", "data", "trainer"), b"}")
     numbers = dict.fromkeys(("seed", "tta", "num_threads"), b"K\x01")
     settings = mapping(name=text("x"), compile=b"\x89", classes=b"]", model=mapping(x=nested), **numbers, **sections)
     top = mapping(format_version=b"K\x02", state_dict=b"}", settings=settings)

@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BARE, FAST
+from conftest import BARE, FAST, of_checkpoint
 from PIL import Image
 
 from cifar_lightning.checkpoint.format import read
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.cli.overrides_from_checkpoint import _keys, overrides_from
-from cifar_lightning.config.schema import CONF
 from cifar_lightning.device import threads
 
 
@@ -36,7 +34,7 @@ def test_no_interpolation_of_a_checkpoint_is_resolved(command, tmp_path):
 
 def test_evaluate_takes_device_and_compilation_of_a_cpu_run_along(run):
     _, folder = run(*BARE)
-    overrides = overrides_from(str(folder / "checkpoints" / "last.ckpt"))
+    overrides = of_checkpoint(folder)
     assert {"trainer.accelerator='cpu'", "compile=false", "trainer.precision=null"} <= set(overrides)
 
 
@@ -162,8 +160,8 @@ def test_images_of_other_classes_are_not_evaluated(command, tmp_path, pictures):
     assert command("train.py", *FAST, *BARE, f"output_dir={folder}", tiny=True).code == 0
     outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", "data=folder", f"data.root='{pictures}'")
     assert outcome.code == 2
-    ours, others = ("'airplane', 'automobile', 'bird'", "'a goat', 'cat', 'dog'")
-    assert re.fullmatch(rf"error: the checkpoint has the classes \[{ours}.*, the data have \[{others}\]\n", outcome.err)
+    ours, others = ("airplane, automobile, bird", "a goat, cat, dog")
+    assert re.fullmatch(rf"error: data: the checkpoint has the classes {ours}.*, the data have {others}\n", outcome.err)
 
 
 def test_own_images_that_cannot_be_used_are_listed_before_training(command, tmp_path, pictures):
@@ -175,13 +173,11 @@ def test_own_images_that_cannot_be_used_are_listed_before_training(command, tmp_
     assert command("train.py", *FAST, "data=folder").err.startswith("error: data.root has no value: set it with")
 
 
-def test_evaluate_takes_inherited_keys_and_no_addresses_from_a_checkpoint(run):
+def test_evaluate_takes_plain_values_and_no_addresses_from_a_checkpoint(run):
     _, folder = run(*BARE)
-    given = overrides_from(str(folder / "checkpoints" / "last.ckpt"))
+    given = of_checkpoint(folder)
     assert any(override.startswith("data.root=") for override in given)
     assert not any(override.startswith(("data.urls", "data.options", "data.dataset")) for override in given)
-    inherited = {"root", "batch_size", "val_size", "split_seed", "dataset", "urls", "name"}
-    assert inherited <= _keys(CONF / "data" / "cifar100.yaml")
 
 
 def test_evaluate_computes_on_the_checkpoints_threads(command, tmp_path, monkeypatch):
@@ -216,9 +212,9 @@ def test_evaluate_takes_a_class_given_again_and_no_class_from_the_file(command, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("split=val",), "split=val: there are no validation images; set data.val_size"),
+        (("split=val",), "split=val: the run has no validation images; train with data.val_size"),
         (("split=train",), "split must be val or test, got train"),
-        (("data=synthetic",), "the checkpoint has the classes ['airplane', "),
+        (("data=synthetic",), "data: the checkpoint has the classes airplane, "),
         (("spit=val",), "spit=val: there is no key spit: did you mean split?"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import BARE, FAST, TinyCIFAR10
+from conftest import BARE, FAST, TinyCIFAR10, of_checkpoint
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch.profilers import SimpleProfiler
 from lightning.pytorch.strategies import Strategy
@@ -18,7 +18,6 @@ from cifar_lightning import models
 from cifar_lightning.callbacks.curves import TrainingCurves
 from cifar_lightning.checkpoint.format import load_classifier, read
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.cli.overrides_from_checkpoint import overrides_from
 from cifar_lightning.commands import train as training
 from cifar_lightning.commands.train import train
 from cifar_lightning.config.overrides import argument, quoted
@@ -244,10 +243,10 @@ def test_small_steps_run_on_one_thread_and_the_process_gets_its_threads_back(run
             assert read(folder / "checkpoints" / "last.ckpt")["settings"]["num_threads"] == expected
             assert metrics["device"].endswith(f"({expected} thread{'s' * (expected > 1)})")
             assert torch.get_num_threads() == 3
-            assert f"num_threads={expected}" in overrides_from(str(folder / "checkpoints" / "last.ckpt"))
+            assert f"num_threads={expected}" in of_checkpoint(folder)
     assert torch.get_num_threads() == before
     with threads(1):  # evaluate.py, where there are fewer
-        assert "num_threads=1" in overrides_from(str(folder / "checkpoints" / "last.ckpt"))
+        assert "num_threads=1" in of_checkpoint(folder)
 
 
 def test_flops_are_counted_without_a_trace(run):

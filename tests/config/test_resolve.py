@@ -6,7 +6,15 @@ from omegaconf import OmegaConf
 from cifar_lightning.config.resolve import Facts, as_plain, frozen, resolve, settle
 from cifar_lightning.errors import UserError
 
-FACTS = Facts(classes=("a", "b"), in_channels=1, mean=[0.25], std=[0.125], precision="bf16-mixed", num_threads=3)
+FACTS = Facts(
+    classes=("a", "b"),
+    fingerprint={"train": "0", "test": "1", "val": "2"},
+    in_channels=1,
+    mean=[0.25],
+    std=[0.125],
+    precision="bf16-mixed",
+    num_threads=3,
+)
 
 
 def test_a_config_is_resolved_and_not_changed(compose):
