@@ -1,8 +1,11 @@
 import io
 import pickle
 import zipfile
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import CLASSES as REAL_CLASSES
@@ -10,11 +13,13 @@ from conftest import SMALL
 from lightning.pytorch.callbacks import Callback
 
 from cifar_lightning import models
-from cifar_lightning.checkpoint.format import FORMAT_VERSION, load_classifier, read, read_state
+from cifar_lightning.checkpoint.format import FORMAT_VERSION, description, load_classifier, read, read_state
 from cifar_lightning.checkpoint.format import described as as_described
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands.train import train
 from cifar_lightning.config.resolve import resolve
+from cifar_lightning.data.arrays import to_arrays
+from cifar_lightning.data.checks import MAX_CLASSES, MAX_NAME_BYTES
 from cifar_lightning.errors import UserError
 
 CLASSES = tuple("abcdefghij")
@@ -216,6 +221,39 @@ class Weights(Callback):
 
     def on_train_end(self, trainer, pl_module):
         trainer.save_checkpoint(Path(trainer.default_root_dir) / "weights.ckpt", weights_only=True)
+
+
+# A writer never writes what its reader refuses
+
+
+def test_as_many_names_of_classes_as_data_may_have_are_written_and_read(contents, tmp_path):
+    names = [f"{number:07}${{oc.env:HOME}}" for number in range(MAX_NAME_BYTES // 20)]
+    names = [name[:20] for name in names][:MAX_CLASSES]
+    data = SimpleNamespace(data=np.zeros((1, 1, 1, 3), np.uint8), targets=[0], classes=names)
+    assert to_arrays(data).classes == tuple(names)
+    settings = {**contents["settings"], "classes": names, "name": "x" * 400_000}
+    torch.save(contents | {"settings": settings}, tmp_path / "large.ckpt")
+    assert read(tmp_path / "large.ckpt")["settings"]["classes"] == names
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ("data.root='\\${oc.env:HOME}'",),
+            r"data\.root holds an interpolation, '\$\{oc.env:HOME\}'; no checkpoint can",
+        ),
+        (
+            ("name=" + "x" * 3_000_000,),
+            r"the settings take 3,\d+,\d+ bytes, and 2,500,000 are allowed; no checkpoint can",
+        ),
+    ],
+)
+def test_settings_that_no_checkpoint_can_hold_are_refused_before_training(compose, overrides, message):
+    facts = {"num_threads": 1, "classes": ("a",), "fingerprint": {}}
+    settings = replace(resolve(compose(*overrides)), **facts)
+    with pytest.raises(UserError, match=message):
+        description(settings)
 
 
 def test_a_file_of_weights_alone_describes_itself(compose, tmp_path):
