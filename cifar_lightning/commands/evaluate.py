@@ -1,6 +1,7 @@
 """``evaluate(cfg)``: the function behind evaluate.py. A checkpoint is all it needs."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from cifar_lightning.engine.trainer import build_trainer
 from cifar_lightning.errors import UserError
 from cifar_lightning.metrics import Evaluation
 from cifar_lightning.report.console import on_screen
-from cifar_lightning.report.figures import confusion_matrix, prediction_grid, save
-from cifar_lightning.report.tables import log_table, relative, shown, write_predictions
+from cifar_lightning.report.figures import confusion_matrix, only_for_show, prediction_grid, save
+from cifar_lightning.report.tables import class_rows, log_table, relative, shown, write_predictions
 from cifar_lightning.runs.folder import refuse_used
 from cifar_lightning.runs.metrics_file import provenance, write_metrics
 
@@ -81,14 +82,17 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
             "precision": str(trainer.precision),
             **provenance(invocation),
         }
-        rows = {name: shown(name, value) for name, value in classifier.scalars(settings.split).items()}
-        rows |= {name: shown("acc", acc) for name, acc in class_acc.items()}
+        folder, evaluation = Path(settings.output_dir), classifier.evaluations[settings.split]
+        numbers, predictions = write_metrics(folder, metrics), folder / "predictions.csv"
+        targets = data.targets(settings.split)[: evaluation.num_images]
+        write_predictions(predictions, evaluation, targets, data.classes)
+        rows = [(name, shown(name, value)) for name, value in classifier.scalars(settings.split).items()]
         num_images = figures[f"num_{settings.split}_images"]
-        log_table(f"{trained['name']} on {data.name}{note}: {num_images:,} {settings.split} images", rows)
-        folder = Path(settings.output_dir)
-        evaluation = classifier.evaluations[settings.split]
-        for path in (write_metrics(folder, metrics), *_write_details(folder, evaluation, data, settings.split)):
+        title = f"{trained['name']} on {data.name}{note}: {num_images:,} {settings.split} images"
+        log_table(title, [*rows, *class_rows(class_acc)])
+        for path in (numbers, predictions):
             log.info("wrote     %s", relative(path))
+        _draw(folder, evaluation, data, settings.split)
     return metrics
 
 
@@ -118,19 +122,19 @@ def _figures(classifier: ImageClassifier, data: ImageDataModule, split: str) -> 
     return figures, class_acc
 
 
-def _write_details(folder: Path, evaluation: Evaluation, data: ImageDataModule, split: str) -> list[Path]:
-    targets = data.targets(split)[: evaluation.num_images]
-    predictions = folder / "predictions.csv"
-    write_predictions(predictions, evaluation, targets, data.classes)
+def _draw(folder: Path, evaluation: Evaluation, data: ImageDataModule, split: str) -> None:
     chosen = spread(evaluation.num_images, NUM_SAMPLES)
-    samples = prediction_grid(
-        data.arrays(split).images[data.index[split][chosen]],
-        targets[chosen],
-        evaluation.preds[chosen],
-        data.classes,
-        confidence=evaluation.confidence[chosen],
-    )
-    pictures = {"confusion.png": confusion_matrix(evaluation.confusion, data.classes), "samples.png": samples}
-    for name, figure in pictures.items():
-        save(figure, folder / name)
-    return [predictions, *(folder / name for name in pictures)]
+    pictures: dict[str, Callable[[], Any]] = {
+        "confusion.png": lambda: confusion_matrix(evaluation.confusion, data.classes),
+        "samples.png": lambda: prediction_grid(
+            data.arrays(split).images[data.index[split][chosen]],
+            data.targets(split)[chosen],
+            evaluation.preds[chosen],
+            data.classes,
+            confidence=evaluation.confidence[chosen],
+        ),
+    }
+    for name, draw in pictures.items():
+        with only_for_show(name):
+            save(draw(), folder / name)
+            log.info("wrote     %s", relative(folder / name))
