@@ -27,7 +27,7 @@ class Screen:
     """A standard stream, as far as it can be written to; what is written never raises.
 
     Characters that its encoding lacks become plain ones or escapes. A stream that cannot be written to any more is left
-    alone: the first time, one line on standard error says so, unless its reader has gone, as with ``| head``.
+    alone. One line on standard error says so, unless it has been closed, or its reader has gone, as with ``| head``.
 
     Args:
         stream: The stream; None, as Python has it where the stream is closed, shows nothing.
@@ -85,7 +85,7 @@ class Screen:
         stream, self._stream = self._stream, None
         assert stream is not None
         _to_nowhere(stream)
-        if self._name != "stderr" and not isinstance(error, BrokenPipeError):
+        if self._name != "stderr" and isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             say(f"{self._name} cannot be written to ({error}): the run continues, its files have all", "stderr")
 
 
@@ -110,7 +110,7 @@ def screens() -> Iterator[None]:
         stream if isinstance(stream, Screen) else Screen(stream, name)
         for stream, name in ((sys.stdout, "stdout"), (sys.stderr, "stderr"))
     )
-    with redirect_stdout(out), redirect_stderr(err):  # type: ignore[type-var]
+    with redirect_stdout(out), redirect_stderr(err):
         try:
             yield
         finally:

@@ -140,7 +140,7 @@ def confusion_matrix(confusion: Int64[Tensor, "k k"], classes: Sequence[str]) ->
     figure = Figure(figsize=(side + 1.4, side + 0.6), layout="constrained", dpi=100)
     axis = figure.subplots()
     percent = _draw_percent(figure, axis, confusion, title=title)
-    font_size = 9 if has_text else 5
+    font_size = min(9.0, 0.6 * 72 * side / num_classes)  # of 72 points to an inch
     names = [_fit(name, _MAX_LINE) for name in classes]
     axis.set_xticks(range(num_classes), names, rotation=45 if has_text else 90, fontsize=font_size, parse_math=False)
     if has_text:
@@ -181,14 +181,16 @@ def _draw_percent(
 
 
 def _draw_most_confused(axis: Axes, confusion: Int64[Tensor, "k k"], classes: Sequence[str]) -> None:
-    """Draw the pairs of classes that are confused most often, as bars of their numbers of images."""
+    """Draw the pairs of classes that are confused most often, by number and name, as bars of their images."""
     rows, columns = confusion.nonzero().unbind(1)
     rows, columns = (index[rows != columns] for index in (rows, columns))
     counts = confusion[rows, columns]
     order = counts.argsort(descending=True, stable=True)[:_NUM_CONFUSED]
     totals = confusion.sum(1)
     pairs = list(zip(rows[order].tolist(), columns[order].tolist(), counts[order].tolist(), strict=True))
-    names = [f"{_fit(classes[true], _MAX_LINE)} → {_fit(classes[pred], _MAX_LINE)}" for true, pred, _ in pairs]
+    names = [
+        " → ".join(f"{number} {_fit(classes[number], _MAX_LINE)}" for number in (true, pred)) for true, pred, _ in pairs
+    ]
     bars = axis.barh(range(len(pairs)), [count for *_, count in pairs], color=_WRONG)
     axis.bar_label(bars, [f"{count} of {int(totals[true])}" for true, _, count in pairs], padding=3, fontsize=7)
     axis.set_yticks(range(len(pairs)), names, fontsize=7, parse_math=False)

@@ -275,7 +275,8 @@ def test_a_run_in_an_encoding_without_lines(command, monkeypatch, tmp_path):
 
 
 def test_error_lines_hold_no_control_characters(command):
-    assert command("train.py", "seed=\x1b[31m\n").refusal.startswith(r"seed: Value '\x1b[31m")
+    refusal = command("train.py", "resume='\x1b[31m\u202e'").refusal
+    assert refusal.startswith(r"resume=\x1b[31m\u202e is no folder of a run: ")
 
 
 def test_help_in_ascii():

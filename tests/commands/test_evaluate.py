@@ -264,7 +264,7 @@ def test_names_of_classes_are_shown_as_they_are(command, tmp_path, pictures):
         for name, odd in (("cat", "=1+1"), ("dog", ":dog: [old]"), ("a goat", "test︱acc $x$ 猫")):
             (pictures / split / name).rename(pictures / split / odd)
     folder = tmp_path / "run"
-    outcome = command("train.py", *FAST, "data=folder", f"data.root='{pictures}'", f"output_dir={folder}")
+    outcome = command("train.py", *FAST, *BARE, "data=folder", f"data.root='{pictures}'", f"output_dir={folder}")
     assert (outcome.code, outcome.err) == (0, "")
     outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt")
     assert (outcome.code, outcome.err) == (0, "")

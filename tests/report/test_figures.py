@@ -167,7 +167,7 @@ def test_of_many_classes_cells_hold_the_largest_values_and_the_most_confused_are
     assert (cells > 0).sum() == len(cells) + 2
     beside = figure.axes[1]
     named = [label.get_text() for label in beside.get_yticklabels()]
-    assert named == ["class 100 → class 40", f"class 0 → class {num_classes - 1}"]
+    assert named == ["100 class 100 → 40 class 40", f"0 class 0 → {num_classes - 1} class {num_classes - 1}"]
     assert [text.get_text() for text in beside.texts] == ["12 of 16", "1 of 5"]
     assert to_pixels(figure).shape == (700, 1300, 3)
 
