@@ -139,5 +139,5 @@ def _cpu_name() -> str:
 def _cpuinfo(key: str) -> str:
     """A value of the first CPU that Linux describes; empty where there is none."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")

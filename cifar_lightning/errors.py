@@ -1,7 +1,7 @@
 """The errors that become one line and an exit code, and words for such lines."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 
 class UserError(Exception):
@@ -21,18 +21,40 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def printable(text: str, *, keep: str = "") -> str:
+    r"""Text that is safe to write anywhere: a character that cannot be printed becomes an escape such as ``\x1b``.
+
+    The names of folders and classes may hold anything. Raw, an escape sequence would command the terminal, a line break
+    would begin a line of its own, a mark could turn the direction of writing, and half a surrogate pair could not be
+    encoded. Text without such characters stays as it is.
+
+    Args:
+        text: Any text.
+        keep: Characters that stay as they are.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable() or character in keep
+        else character.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for character in text
+    )
+
+
+def shortened(text: str, length: int) -> str:
+    """Text of at most so many characters, with an ellipsis in place of the rest."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def listed(names: Collection[str], *, at_most: int = 10) -> str:
+    """Names for a line: the first few of them, safe to print and not too long, and how many more there are."""
+    first = ", ".join(shortened(printable(name), 80) for name in list(names)[:at_most])
+    return f"{first} and {len(names) - at_most:,} more" if len(names) > at_most else first
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """A hint at the valid name nearest to a misspelt one, or at all of them."""
     valid = sorted(valid)
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f": did you mean {close[0]}?" if close else f"; allowed: {', '.join(valid)}"
-
-
-def listed(names: Sequence[str], *, at_most: int = 10) -> str:
-    """Names in a list for an error message: the first few of many, and how many there are.
-
-    >>> listed(["cat", "dog"]), listed(["cat", "dog", "goat"], at_most=2)
-    ('cat, dog', 'cat, dog and 1 more')
-    """
-    more = len(names) - at_most
-    return ", ".join(names[:at_most]) + (f" and {more:,} more" if more > 0 else "")
+    return f": did you mean {close[0]}?" if close else f"; allowed: {listed(valid, at_most=30)}"

@@ -10,53 +10,63 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.data import ImageDataModule, spread
+from cifar_lightning.report.figures import (
+    MAX_GRID,
+    confusion_matrix,
+    image_grid,
+    only_for_show,
+    prediction_grid,
+    to_pixels,
+)
 
 
 class Pictures(Callback):
     """Pictures into TensorBoard: training images at the start, predictions and a confusion matrix after the test.
 
+    A picture that cannot be drawn is a warning. Those of the test are drawn by ``draw_test``, which a command calls
+    once the numbers are on the disk.
+
     Args:
-        num_images: Images per grid, at least 1.
+        num_images: Images per grid, in [1, 96].
 
     Raises:
-        ValueError: If ``num_images`` is below 1.
+        ValueError: If ``num_images`` is out of its range.
     """
 
     def __init__(self, *, num_images: int = 32) -> None:
-        if num_images < 1:
-            raise ValueError(f"num_images must be at least 1, got {num_images}")
+        if not 1 <= num_images <= MAX_GRID:
+            raise ValueError(f"num_images must be in [1, {MAX_GRID}], got {num_images}")
         self.num_images = num_images
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not _writers(trainer) or trainer.global_step:  # which a resumed run has had
             return
-        from cifar_lightning.report.figures import image_grid
+        with only_for_show("train/images"):
+            data, batches = _data(trainer), trainer.train_dataloader
+            assert batches is not None
+            first = islice(batches, -(-self.num_images // data.batch_size))
+            images, targets = (torch.cat(parts)[: self.num_images].cpu() for parts in zip(*first, strict=True))
+            heading = "Training images of the first epoch, as the network sees them"
+            figure = image_grid(images, [data.classes[target] for target in targets.tolist()], heading=heading)
+            _add_figure(trainer, "train/images", figure)
 
-        data, batches = _data(trainer), trainer.train_dataloader
-        assert batches is not None
-        first = islice(batches, -(-self.num_images // data.batch_size))
-        images, targets = (torch.cat(parts)[: self.num_images].cpu() for parts in zip(*first, strict=True))
-        heading = "Training images of the first epoch, as the network sees them"
-        figure = image_grid(images, [data.classes[target] for target in targets.tolist()], heading=heading)
-        _add_figure(trainer, "train/images", figure)
-
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not _writers(trainer):
+    def draw_test(self, trainer: L.Trainer, classifier: ImageClassifier) -> None:
+        """Draw predictions and the confusion matrix of the last test; nothing where there was none."""
+        if not _writers(trainer) or "test" not in classifier.evaluations:
             return
-        from cifar_lightning.report.figures import confusion_matrix, prediction_grid
-
-        assert isinstance(pl_module, ImageClassifier)
-        data, evaluation = _data(trainer), pl_module.evaluations["test"]
-        chosen = spread(evaluation.num_images, self.num_images)
-        grid = prediction_grid(
-            data.arrays("test").images[data.index["test"][chosen]],
-            data.targets("test")[chosen],
-            evaluation.preds[chosen],
-            data.classes,
-            confidence=evaluation.confidence[chosen],
-        )
-        _add_figure(trainer, "test/predictions", grid)
-        _add_figure(trainer, "test/confusion", confusion_matrix(evaluation.confusion, data.classes))
+        data, evaluation = _data(trainer), classifier.evaluations["test"]
+        with only_for_show("test/predictions"):
+            chosen = spread(evaluation.num_images, self.num_images)
+            grid = prediction_grid(
+                data.arrays("test").images[data.index["test"][chosen]],
+                data.targets("test")[chosen],
+                evaluation.preds[chosen],
+                data.classes,
+                confidence=evaluation.confidence[chosen],
+            )
+            _add_figure(trainer, "test/predictions", grid)
+        with only_for_show("test/confusion"):
+            _add_figure(trainer, "test/confusion", confusion_matrix(evaluation.confusion, data.classes))
 
 
 def _data(trainer: L.Trainer) -> ImageDataModule:
@@ -71,7 +81,5 @@ def _writers(trainer: L.Trainer) -> list[Logger]:
 
 def _add_figure(trainer: L.Trainer, tag: str, figure: Any) -> None:
     """Write a figure as PNG; ``add_figure`` would go through pyplot, which keeps figures and picks a window system."""
-    from cifar_lightning.report.figures import to_pixels
-
     for logger in _writers(trainer):
         logger.experiment.add_image(tag, to_pixels(figure), trainer.global_step, dataformats="HWC")  # type: ignore[attr-defined]

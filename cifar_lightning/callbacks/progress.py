@@ -50,7 +50,12 @@ class EpochProgress(ProgressBar):
         self._stop()
         self._started = time.perf_counter()
         if sys.stdout.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, console=Console(file=sys.stdout), auto_refresh=False, transient=True)
             self._task = self._bar.add_task(self._title(trainer), total=trainer.num_training_batches)
             self._bar.start()

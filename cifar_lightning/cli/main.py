@@ -24,6 +24,7 @@ from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.config.overrides import as_texts
 from cifar_lightning.config.schema import CONF
 from cifar_lightning.errors import RunError, SweepError, UserError, one_line
+from cifar_lightning.report.console import fill_standard_descriptors, say, screens
 from cifar_lightning.runs.signals import Stopped, signals
 
 log = logging.getLogger(__name__)
@@ -63,9 +64,15 @@ def run(
         prelude: May put overrides before those of the command line; see ``cli.overrides_from_run``. In a sweep it does
             so for each job.
     """
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print(_help(task, config_name))
-        sys.exit(0)
+    fill_standard_descriptors()
+    with screens():
+        if {"--help", "-h"} & set(sys.argv[1:]):
+            print(_help(task, config_name))
+            sys.exit(0)
+        _run(task, config_name=config_name, prelude=prelude)
+
+
+def _run(task: Task, *, config_name: str, prelude: Prelude) -> NoReturn:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on, instead of printing them over several lines
     jobs: list[_Job] = []
@@ -93,7 +100,7 @@ def run(
     except SystemExit as ended:  # report() has said why
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except Stopped as stopped:
-        print(f"{stopped}{stopped.advice}", file=sys.stderr, flush=True)
+        say(f"{stopped}{stopped.advice}", "stderr")
         status = stopped.exit_code
     except Exception as error:
         if wants_traceback:
@@ -102,9 +109,7 @@ def run(
             sys.exit(report(explained(error, overrides, config_name)))
         status = 1
     for entry in jobs:
-        print(
-            f"job {entry.number}  {entry.overrides}  {entry.outcome}", file=sys.stderr if entry.failed else sys.stdout
-        )
+        say(f"job {entry.number}  {entry.overrides}  {entry.outcome}", "stderr" if entry.failed else "stdout")
     sys.exit(status)
 
 
@@ -130,7 +135,7 @@ def _run_job(
             raise SystemExit(report(error)) from error
         job = _current_job(f"failed: {_describe(error)}", failed=True)
         jobs.append(job)
-        print(f"error: job {job.number} ({job.overrides}): {_describe(error)}", file=sys.stderr, flush=True)
+        say(f"error: job {job.number} ({job.overrides}): {_describe(error)}", "stderr")
         raise  # to the sweeper, which runs the other jobs all the same
     if invocation.is_sweep:
         jobs.append(_current_job("done" if result is None else f"done: {result:.4f}", failed=False))
@@ -170,7 +175,7 @@ def _invocation() -> Invocation:
 
 def _help(task: Task, config_name: str) -> str:
     """What can be chosen, read off conf/ at once; Hydra's own help takes a second to compose every choice."""
-    primary = (CONF / f"{config_name}.yaml").read_text()
+    primary = (CONF / f"{config_name}.yaml").read_text(encoding="utf-8")
     groups = [folder.name for folder in sorted(CONF.iterdir()) if f"- {folder.name}:" in primary]
     choices = "\n".join(
         f"  {group:<11} {', '.join(sorted(f.stem for f in (CONF / group).glob('*.yaml')))}" for group in groups
@@ -199,14 +204,13 @@ def _current_job(outcome: str, *, failed: bool) -> _Job:
 
 def _describe(error: BaseException) -> str:
     if isinstance(error, UserError | RunError):
-        return str(error)
+        return str(error).replace("\n", " ")  # a library's own words may have line breaks
     return f"{type(error).__name__}: {one_line(error)} (HYDRA_FULL_ERROR=1 shows where)"
 
 
 def report(error: BaseException) -> int:
     """Write an error as one line; return the exit code."""
-    text = "".join(character if character.isprintable() else " " for character in _describe(error))
-    print(f"error: {text}", file=sys.stderr, flush=True)  # a file's own words may hold line breaks and worse
+    say(f"error: {_describe(error)}", "stderr")
     return 2 if isinstance(error, UserError) else 1
 
 

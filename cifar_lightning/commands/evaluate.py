@@ -1,6 +1,7 @@
 """``evaluate(cfg)``: the function behind evaluate.py. A checkpoint is all it needs."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from cifar_lightning.engine.trainer import build_trainer
 from cifar_lightning.errors import UserError, listed
 from cifar_lightning.metrics import Evaluation
 from cifar_lightning.report.console import on_screen
-from cifar_lightning.report.figures import confusion_matrix, prediction_grid, save
-from cifar_lightning.report.tables import log_table, relative, shown, write_predictions
+from cifar_lightning.report.figures import confusion_matrix, only_for_show, prediction_grid, save
+from cifar_lightning.report.tables import class_rows, log_table, relative, shown, write_predictions
 from cifar_lightning.runs.answers import asked_otherwise, evaluation_folder
 from cifar_lightning.runs.folder import refuse_used
 from cifar_lightning.runs.metrics_file import provenance, write_metrics
@@ -64,13 +65,7 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
     fingerprint = _check(settings, data, classifier, trained)
     with threads(settings.num_threads), keeping_freed_memory(trainer.strategy.root_device):
         device = device_name(trainer.strategy.root_device)
-        note = f" ({data.note})" if data.note else ""
-        log.info("model     %s, seed %s, from %s", trained["model"]["name"], trained["seed"], settings.ckpt)
-        log.info(
-            "data      %s%s: %s %s images", data.name, note, f"{len(data.index[settings.split]):,}", settings.split
-        )
-        if not _is_data_of(trained, fingerprint, settings.split):
-            log.info("note      these are not the %s images that the run was started with", settings.split)
+        _announce(settings, data, trained, is_its_own=_is_data_of(trained, fingerprint, settings.split))
         log.info("device    %s, precision %s", device, trainer.precision)
         compile_in_place(classifier.net, settings.compile)
         classifier.tta = settings.tta
@@ -91,14 +86,30 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
             "precision": str(trainer.precision),
             **provenance(invocation),
         }
-        rows = {name: shown(name, value) for name, value in classifier.scalars(settings.split).items()}
-        rows |= {name: shown("acc", acc) for name, acc in class_acc.items()}
-        num_images = figures[f"num_{settings.split}_images"]
-        log_table(f"{trained['name']} on {data.name}{note}: {num_images:,} {settings.split} images", rows)
         evaluation = classifier.evaluations[settings.split]
-        for path in (write_metrics(folder, metrics), *_write_details(folder, evaluation, data, settings.split)):
+        numbers, predictions = write_metrics(folder, metrics), folder / "predictions.csv"
+        targets = data.targets(settings.split)[: evaluation.num_images]
+        write_predictions(predictions, evaluation, targets, data.classes)
+        rows = [(name, shown(name, value)) for name, value in classifier.scalars(settings.split).items()]
+        title = f"{trained['name']} on {_described(data)}: {evaluation.num_images:,} {settings.split} images"
+        log_table(title, [*rows, *class_rows(class_acc)])
+        for path in (numbers, predictions):
             log.info("wrote     %s", relative(path))
+        _draw(folder, evaluation, data, settings.split)
     return metrics
+
+
+def _announce(settings: EvaluateSettings, data: ImageDataModule, trained: dict[str, Any], *, is_its_own: bool) -> None:
+    """Say what is evaluated, and on what."""
+    num_images = len(data.index[settings.split])
+    log.info("model     %s, seed %s, from %s", trained["model"]["name"], trained["seed"], settings.ckpt)
+    log.info("data      %s: %s %s images", _described(data), f"{num_images:,}", settings.split)
+    if not is_its_own:
+        log.info("note      these are not the %s images that the run was started with", settings.split)
+
+
+def _described(data: ImageDataModule) -> str:
+    return f"{data.name} ({data.note})" if data.note else data.name
 
 
 def _check(
@@ -148,19 +159,19 @@ def _figures(classifier: ImageClassifier, data: ImageDataModule, split: str) -> 
     return figures, class_acc
 
 
-def _write_details(folder: Path, evaluation: Evaluation, data: ImageDataModule, split: str) -> list[Path]:
-    targets = data.targets(split)[: evaluation.num_images]
-    predictions = folder / "predictions.csv"
-    write_predictions(predictions, evaluation, targets, data.classes)
+def _draw(folder: Path, evaluation: Evaluation, data: ImageDataModule, split: str) -> None:
     chosen = spread(evaluation.num_images, NUM_SAMPLES)
-    samples = prediction_grid(
-        data.arrays(split).images[data.index[split][chosen]],
-        targets[chosen],
-        evaluation.preds[chosen],
-        data.classes,
-        confidence=evaluation.confidence[chosen],
-    )
-    pictures = {"confusion.png": confusion_matrix(evaluation.confusion, data.classes), "samples.png": samples}
-    for name, figure in pictures.items():
-        save(figure, folder / name)
-    return [predictions, *(folder / name for name in pictures)]
+    pictures: dict[str, Callable[[], Any]] = {
+        "confusion.png": lambda: confusion_matrix(evaluation.confusion, data.classes),
+        "samples.png": lambda: prediction_grid(
+            data.arrays(split).images[data.index[split][chosen]],
+            data.targets(split)[chosen],
+            evaluation.preds[chosen],
+            data.classes,
+            confidence=evaluation.confidence[chosen],
+        ),
+    }
+    for name, draw in pictures.items():
+        with only_for_show(name):
+            save(draw(), folder / name)
+            log.info("wrote     %s", relative(folder / name))

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from cifar_lightning import STARTED
 from cifar_lightning.callbacks.finite import NonFiniteLoss
+from cifar_lightning.callbacks.pictures import Pictures
 from cifar_lightning.callbacks.saving import all_saved
 from cifar_lightning.checkpoint.format import restoring
 from cifar_lightning.classifier import ImageClassifier
@@ -81,10 +82,11 @@ def train(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, An
         now = time.perf_counter()
         # The jobs of a sweep share a process.
         metrics |= {"seconds": now - started, "process_seconds": None if invocation.is_sweep else now - STARTED}
+        final_table(metrics, write_metrics(folder, metrics))
+        _draw_test(parts)  # once the numbers are safe; so no clock counts it
         for logger in parts.trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.end_session()
-        final_table(metrics, write_metrics(folder, metrics))
     return metrics
 
 
@@ -106,6 +108,12 @@ def _start_loggers(parts: Parts, *, after_step: int, is_continued: bool) -> None
         if is_continued and isinstance(logger, TensorBoard | CSV):
             logger.resume(after_step=after_step)
         logger.log_hyperparams(hyper_parameters(parts.settings))
+
+
+def _draw_test(parts: Parts) -> None:
+    for callback in parts.trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Pictures):
+            callback.draw_test(parts.trainer, parts.classifier)
 
 
 def _run(parts: Parts, *, resumes: bool) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,17 +11,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from cifar_lightning.errors import one_line, printable, shortened
+
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+log = logging.getLogger(__name__)
+
+MAX_GRID = 96
+"""Most images in a grid, so that no figure has more than some 2,000 pixels a side."""
 
 _RIGHT, _WRONG = "#1b6e3c", "#b3261e"
 
 _MAX_CELL_TEXT = 20
 """Largest number of classes for which a confusion matrix has numbers in its cells."""
+
+_MAX_NAMED = 100
+"""Largest number of classes for which a confusion matrix has their names at its axes."""
+
+_MAX_CELLS = 300
+"""Most cells a side of a confusion matrix; each takes two pixels or more. Of more classes, neighbours share a cell."""
+
+_NUM_CONFUSED = 25
+"""Pairs of classes that are named beside a confusion matrix without names."""
 
 _MAX_LINE, _MAX_NAME = 20, 12
 """Most characters of a line of a title and of a class name in it; longer ones would overlap the next title."""
@@ -36,8 +55,14 @@ def image_grid(
     """Draw images in a grid, each under a title of at most two lines; images of one channel are grey.
 
     An image of 32x32 takes 128x128 pixels of the figure at its 100 dpi. Each pixel becomes 4x4, so it stays sharp.
+
+    Raises:
+        ValueError: If there are more than ``MAX_GRID`` images.
     """
     from matplotlib.figure import Figure
+
+    if len(images) > MAX_GRID:
+        raise ValueError(f"a grid has at most {MAX_GRID} images, got {len(images)}")
 
     colors = title_colors or ["black"] * len(titles)
     rows = -(-len(images) // columns)
@@ -61,7 +86,7 @@ def image_grid(
     pixels = images.permute(0, 2, 3, 1).numpy()
     for axis, picture, title, color in zip(axes[: len(pixels)], pixels, titles, colors, strict=True):
         axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        lines = [_shortened(line, _MAX_LINE) for line in title.splitlines()]
+        lines = [_fit(line, _MAX_LINE) for line in title.split("\n")[:2]]
         # With y given, matplotlib does not draw the ticks to find a place for the title.
         axis.set_title("\n".join(lines), fontsize=8, color=color, parse_math=False, y=1.0)
     return figure
@@ -80,38 +105,49 @@ def prediction_grid(
     titles, colors = [], []
     for target, pred, sure in zip(targets.tolist(), preds.tolist(), confidence.tolist(), strict=True):
         if target == pred:
-            titles.append(f"{classes[pred]}\n{sure:.0%}")
+            titles.append(f"{printable(classes[pred])}\n{sure:.0%}")
         else:
-            titles.append(f"✗ {_shortened(classes[pred], _MAX_NAME)} {sure:.0%}\nis {classes[target]}")
+            titles.append(f"✗ {_fit(classes[pred], _MAX_NAME)} {sure:.0%}\nis {printable(classes[target])}")
         colors.append(_RIGHT if target == pred else _WRONG)
     return image_grid(images, titles, title_colors=colors, heading=heading)
 
 
-def _shortened(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 1]}…"
+def _fit(text: str, length: int) -> str:
+    """Any text as one line of at most so many characters, none of which matplotlib would refuse."""
+    return shortened(printable(text), length)
 
 
 def confusion_matrix(confusion: Int64[Tensor, "k k"], classes: Sequence[str]) -> Figure:
-    """Draw true classes as rows and predicted classes as columns; colours and numbers are percent of the row."""
+    """Draw true classes as rows and predicted classes as columns; colours and numbers are percent of the row.
+
+    The figure has at most some 2,000 pixels a side, whatever the number of classes. Of more than 20 classes there are
+    no numbers. Of more than 100 there are no names: the pairs of classes that are confused most stand beside the
+    matrix. Of more than 300, each cell stands for several neighbouring classes and has the largest of their values.
+    """
     from matplotlib.figure import Figure
 
-    counts = confusion.double().numpy()
-    percent = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     num_classes = len(classes)
+    title = f"Accuracy {int(confusion.trace()) / max(int(confusion.sum()), 1):.2%}"
+    if num_classes > _MAX_NAMED:
+        figure = Figure(figsize=(13, 7), layout="constrained", dpi=100)
+        axis, beside = figure.subplots(1, 2, width_ratios=(3, 2))
+        _draw_percent(figure, axis, confusion, title=title)
+        axis.set(xlabel="predicted, by number of the class", ylabel="true")
+        _draw_most_confused(beside, confusion, classes)
+        return figure
     has_text = num_classes <= _MAX_CELL_TEXT
-    side = max(6.0, 0.62 * num_classes if has_text else 0.14 * num_classes)
+    side = max(6.0, 0.55 * num_classes if has_text else 0.115 * num_classes)  # inches
     figure = Figure(figsize=(side + 1.4, side + 0.6), layout="constrained", dpi=100)
     axis = figure.subplots()
-    drawn = axis.imshow(percent, cmap="cividis", vmin=0, vmax=100)
-    figure.colorbar(drawn, ax=axis, shrink=0.8, label="% of the true class")
-    font_size = 9 if has_text else 5
-    names = [name.replace("$", r"\$") for name in classes]  # matplotlib reads text between two $ as mathematics
-    axis.set_xticks(range(num_classes), names, rotation=45 if has_text else 90, fontsize=font_size)
+    percent = _draw_percent(figure, axis, confusion, title=title)
+    font_size = min(9.0, 0.6 * 72 * side / num_classes)  # of 72 points to an inch
+    names = [_fit(name, _MAX_LINE) for name in classes]
+    axis.set_xticks(range(num_classes), names, rotation=45 if has_text else 90, fontsize=font_size, parse_math=False)
     if has_text:
         for label in axis.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
-    axis.set_yticks(range(num_classes), names, fontsize=font_size)
-    axis.set(xlabel="predicted", ylabel="true", title=f"Accuracy {np.trace(counts) / max(counts.sum(), 1):.2%}")
+    axis.set_yticks(range(num_classes), names, fontsize=font_size, parse_math=False)
+    axis.set(xlabel="predicted", ylabel="true")
     if has_text:
         for (row, column), value in np.ndenumerate(percent):
             color = "black" if value > 50 else "white"  # cividis is dark at its low end
@@ -120,18 +156,90 @@ def confusion_matrix(confusion: Int64[Tensor, "k k"], classes: Sequence[str]) ->
     return figure
 
 
+def _draw_percent(
+    figure: Figure, axis: Axes, confusion: Int64[Tensor, "k k"], *, title: str
+) -> Float[np.ndarray, "s s"]:
+    """Draw a confusion matrix as colours; returns the percent of its cells.
+
+    Only cells that are not 0 are computed with: there are no more of them than images.
+    """
+    num_classes = len(confusion)
+    per_cell = -(-num_classes // _MAX_CELLS)
+    side = -(-num_classes // per_cell)
+    rows, columns = confusion.nonzero().unbind(1)
+    percent = 100 * confusion[rows, columns].double() / confusion.sum(1)[rows]
+    cells = torch.zeros(side * side, dtype=torch.float64)
+    cells.scatter_reduce_(0, rows // per_cell * side + columns // per_cell, percent, "amax")
+    picture = cells.reshape(side, side).numpy()
+    edge = side * per_cell - 0.5
+    drawn = axis.imshow(picture, cmap="cividis", vmin=0, vmax=100, extent=(-0.5, edge, edge, -0.5))
+    figure.colorbar(drawn, ax=axis, shrink=0.8, label="% of the true class")
+    if per_cell > 1:
+        title += f"\n{num_classes:,} classes: a cell has the largest value of {per_cell}x{per_cell}"
+    axis.set_title(title)
+    return picture
+
+
+def _draw_most_confused(axis: Axes, confusion: Int64[Tensor, "k k"], classes: Sequence[str]) -> None:
+    """Draw the pairs of classes that are confused most often, by number and name, as bars of their images."""
+    rows, columns = confusion.nonzero().unbind(1)
+    rows, columns = (index[rows != columns] for index in (rows, columns))
+    counts = confusion[rows, columns]
+    order = counts.argsort(descending=True, stable=True)[:_NUM_CONFUSED]
+    totals = confusion.sum(1)
+    pairs = list(zip(rows[order].tolist(), columns[order].tolist(), counts[order].tolist(), strict=True))
+    names = [
+        " → ".join(f"{number} {_fit(classes[number], _MAX_LINE)}" for number in (true, pred)) for true, pred, _ in pairs
+    ]
+    bars = axis.barh(range(len(pairs)), [count for *_, count in pairs], color=_WRONG)
+    axis.bar_label(bars, [f"{count} of {int(totals[true])}" for true, _, count in pairs], padding=3, fontsize=7)
+    axis.set_yticks(range(len(pairs)), names, fontsize=7, parse_math=False)
+    axis.set_ylim(_NUM_CONFUSED - 0.5, -0.5)
+    axis.margins(x=0.2)
+    axis.set_xticks([])
+    axis.spines[["top", "right", "bottom"]].set_visible(False)
+    axis.set_title("Most confused: true → predicted")
+
+
 @contextmanager
 def _any_script() -> Iterator[None]:
-    """Silence the warning for each character that matplotlib's font does not have; it draws a box."""
+    """Silence matplotlib about characters that its font does not have, for which it draws a box, and those it guesses.
+
+    Of some scripts it also says that it does not place them as it should.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support .* natively")
         yield
 
 
+@contextmanager
+def only_for_show(name: str) -> Iterator[None]:
+    """Draw within this: where a picture fails, one line says so, and the run continues.
+
+    Args:
+        name: What the line calls the picture.
+    """
+    try:
+        yield
+    except Exception as error:  # MemoryError among them
+        log.warning("picture   %s cannot be drawn: %s: %s", name, type(error).__name__, one_line(error))
+
+
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG at 150 dpi."""
+    """Write a figure as PNG at 150 dpi.
+
+    Raises:
+        OSError: If it cannot be written; then there is no such file.
+    """
+    content = io.BytesIO()
     with _any_script():
-        figure.savefig(path, dpi=150)
+        figure.savefig(content, format="png", dpi=150)
+    try:
+        path.write_bytes(content.getbuffer())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def to_pixels(figure: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -2,7 +2,8 @@
 
 import csv
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -11,28 +12,56 @@ import lightning as L
 from jaxtyping import Int64
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
+from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.overrides import argument
 from cifar_lightning.config.resolve import Section, Settings
 from cifar_lightning.data import ImageDataModule
 from cifar_lightning.device import device_name
+from cifar_lightning.errors import printable, shortened
 from cifar_lightning.metrics import Evaluation
 
 log = logging.getLogger(__name__)
 
 
-def log_table(title: str, rows: dict[str, str]) -> None:
+_MAX_CLASS_ROWS = 20
+"""Most rows of a table for classes; of more classes the best and the worst are shown."""
+
+_MAX_NAME = 60
+"""Most characters of a name in a table."""
+
+
+def log_table(title: str, rows: Iterable[tuple[str, str]]) -> None:
     """Write a table of names and values to console and log file."""
     table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    for name, value in rows.items():
-        table.add_row(name, value)
+    for name, value in rows:  # as Text, in which no [brackets] are markup and no :words: are emoji
+        table.add_row(Text(shortened(printable(name), _MAX_NAME)), Text(value))
     text = StringIO()
-    Console(file=text, width=100).print(table)
-    log.info("%s\n%s", title, text.getvalue().rstrip())
+    # Said in full: by itself rich writes colours where FORCE_COLOR is set, and in a notebook past the file.
+    console = Console(file=text, width=100, color_system=None, force_terminal=False, force_jupyter=False)
+    console.print(table)
+    log.info(f"{printable(title)}\n{text.getvalue().rstrip()}")
+
+
+def class_rows(class_acc: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Rows of the accuracy of each class; of many classes those of the best and the worst.
+
+    Args:
+        class_acc: Accuracy by class, in [0, 1]; nan for a class without images.
+    """
+    rows = [(name, shown("acc", acc)) for name, acc in class_acc.items()]
+    if len(rows) <= _MAX_CLASS_ROWS:
+        return rows
+    half = _MAX_CLASS_ROWS // 2
+    ranked = sorted((acc, i) for i, acc in enumerate(class_acc.values()) if not math.isnan(acc))
+    worst, best = [i for _, i in ranked[:half]], [i for _, i in ranked[half:][-half:]]
+    between = (f"{len(rows) - len(worst) - len(best):,} more classes", "in metrics.json")
+    return [*(rows[i] for i in reversed(best)), between, *(rows[i] for i in reversed(worst))]
 
 
 def relative(path: Path) -> Path:
@@ -76,12 +105,11 @@ def final_table(metrics: dict[str, Any], path: Path) -> None:
         metrics: What metrics.json holds.
         path: Where it is.
     """
-    names = [name for name in metrics if "/" in name]
-    rows = {name: shown(name, metrics[name]) for name in names}
+    rows = [(name, shown(name, value)) for name, value in metrics.items() if "/" in name]
     for acc, seconds in metrics.get("seconds_to_val_acc", {}).items():
         if seconds is not None:
-            rows[f"to val/acc {shown('acc', float(acc))}"] = f"{seconds:.1f} s"
-    rows["training"] = f"{metrics['train_seconds']:.1f} s, {metrics['images_per_second']:,.0f} images/s"
+            rows.append((f"to val/acc {shown('acc', float(acc))}", f"{seconds:.1f} s"))
+    rows.append(("training", f"{metrics['train_seconds']:.1f} s, {metrics['images_per_second']:,.0f} images/s"))
     note = f" ({metrics['data_note']})" if metrics["data_note"] else ""
     log_table(f"{metrics['name']} on {metrics['data']}{note}, seed {metrics['seed']}", rows)
     last = relative(path.parent / "checkpoints" / "last.ckpt")
@@ -92,10 +120,32 @@ def final_table(metrics: dict[str, Any], path: Path) -> None:
 
 
 def write_predictions(path: Path, evaluation: Evaluation, targets: Int64[Tensor, " n"], classes: Sequence[str]) -> None:
-    """Write one line per image as CSV: index, target and prediction by name, confidence, and 1 where they agree."""
+    """Write one line per image as CSV: index, target and prediction by name, confidence, and 1 where they agree.
+
+    The names are those of ``cell``.
+
+    Raises:
+        RunError: If the file cannot be written.
+    """
+    names = [cell(name) for name in classes]
     rows = zip(targets.tolist(), evaluation.preds.tolist(), evaluation.confidence.tolist(), strict=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["index", "target", "pred", "confidence", "correct"])
-        for index, (target, pred, confidence) in enumerate(rows):
-            writer.writerow([index, classes[target], classes[pred], f"{confidence:.6f}", int(target == pred)])
+    text = StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["index", "target", "pred", "confidence", "correct"])
+    for index, (target, pred, confidence) in enumerate(rows):
+        writer.writerow([index, names[target], names[pred], f"{confidence:.6f}", int(target == pred)])
+    write_durably(path, text.getvalue().encode())
+
+
+_OF_FORMULAS = tuple("=+-@＝＋－＠")
+"""What a cell begins with that a spreadsheet takes for a formula, and would compute."""
+
+
+def cell(name: str) -> str:
+    """A name as it is written into a CSV file.
+
+    What cannot be printed becomes an escape, so that each line of the file is a row. An apostrophe is put before a
+    name that begins as a formula does, or with an apostrophe: without the first one it is the name again.
+    """
+    name = printable(name)
+    return f"'{name}" if name.startswith((*_OF_FORMULAS, "'")) else name

@@ -16,7 +16,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.config.resolve import Settings, as_plain
-from cifar_lightning.errors import one_line
+from cifar_lightning.errors import one_line, printable
 from cifar_lightning.patches import AppendingWriter
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class CSV(CSVLogger):
         if not path.exists():
             return
         try:
-            with path.open(newline="") as file:
+            with path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
                 rows = [row for row in reader if (row["step"] or "").isdigit() and int(row["step"]) <= after_step]
             _write_rows(path, reader.fieldnames or [], rows)
@@ -152,5 +152,5 @@ def _flattened(node: Any, prefix: str = "") -> dict[str, Any]:
         elif key == "_target_":
             flat[prefix.removesuffix(".")] = value.rpartition(".")[2]
         elif not key.startswith("_"):
-            flat[prefix + key] = value if isinstance(value, str | int | float) else str(value)
+            flat[prefix + key] = value if isinstance(value, int | float) else printable(str(value))
     return flat

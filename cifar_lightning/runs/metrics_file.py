@@ -30,7 +30,8 @@ def commit_of(root: Path) -> dict[str, Any]:
     """Commit of the code in a folder, and whether files differ from it; null where the folder is no git checkout."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=True)
+        return done.stdout.decode("utf-8", "replace").strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}

@@ -1,5 +1,5 @@
+import io
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -8,7 +8,6 @@ import pytest
 from conftest import ROOT
 
 from cifar_lightning.config.schema import CONF
-from cifar_lightning.report.console import Console
 
 FAST = (
     "trainer.max_epochs=1",
@@ -255,14 +254,52 @@ def test_evaluate_without_a_checkpoint(command, arguments, message):
     assert command("evaluate.py", *arguments).refusal.startswith(message)
 
 
-def test_a_run_continues_when_nobody_reads_what_it_prints(capsys):
-    reader, writer = os.pipe()
-    os.close(reader)
-    console = Console(os.fdopen(writer, "w"))
-    console.emit(logging.makeLogRecord({"msg": "one"}))
-    console.emit(logging.makeLogRecord({"msg": "two"}))
-    console.stream.close()
-    assert capsys.readouterr() == ("", "")
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_run_with_a_closed_stream(command, monkeypatch, tmp_path, stream):
+    monkeypatch.setattr(sys, stream, None)
+    outcome = command("train.py", *FAST, f"output_dir={tmp_path / 'run'}", tiny=True)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert (tmp_path / "run" / "metrics.json").exists()
+    assert "epoch 1/1" in (tmp_path / "run" / "train.log").read_text(encoding="utf-8")
+
+
+def test_a_run_in_an_encoding_without_lines(command, monkeypatch, tmp_path):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252"))
+    name = "猫 \x1b[31m"
+    outcome = command("train.py", *FAST, f"name='{name}'", f"output_dir={tmp_path / 'run'}", tiny=True)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert r"\u732b \x1b[31m on cifar10, seed 0" in written.getvalue().decode("cp1252")
+    assert r"猫 \x1b[31m on cifar10, seed 0" in (tmp_path / "run" / "train.log").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["name"] == name
+
+
+def test_error_lines_hold_no_control_characters(command):
+    refusal = command("train.py", "resume='\x1b[31m\u202e'").refusal
+    assert refusal.startswith(r"resume=\x1b[31m\u202e is no folder of a run: ")
+
+
+def test_help_in_ascii():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    shown = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, env=environment, capture_output=True)
+    assert (shown.returncode, shown.stderr) == (0, b"")
+    assert b"+- 1.45 %" in shown.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "redirections", [">&-", "2>&-", "<&- >&- 2>&-", "> /dev/full", "> /dev/full 2> /dev/full", "| head -n 1"]
+)
+@pytest.mark.parametrize("environment", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_a_run_ends_well_whatever_its_streams_are(tmp_path, redirections, environment):
+    line = f"{sys.executable} {ROOT / 'train.py'} data=synthetic {' '.join(FAST)} output_dir=run {redirections}"
+    shell = ["bash", "-c", f"set -o pipefail; {line}"]
+    ended = subprocess.run(shell, cwd=tmp_path, env={**os.environ, **environment}, capture_output=True)
+    assert ended.returncode == 0
+    assert b"Traceback" not in ended.stderr
+    assert ended.stderr.count(b"\n") <= 1
+    assert (tmp_path / "run" / "metrics.json").exists()
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 
 def test_an_epoch_shorter_than_the_interval_of_logging_warns_no_one(command):

@@ -226,3 +226,48 @@ def test_evaluate_refuses(command, tmp_path, arguments, message):
     assert outcome.code == 2
     assert outcome.err.startswith(f"error: {message}")
     assert outcome.err.count("\n") == 1
+
+
+PLACE = "cifar_lightning.commands.evaluate"
+
+
+def test_numbers_and_predictions_come_first_and_pictures_may_fail(command, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    assert command("train.py", *FAST, "callbacks=none", f"output_dir={folder}", tiny=True).code == 0
+    evaluated = folder / "evaluate" / "last"
+    seen = []
+
+    def draw(*args: object, **options: object) -> None:
+        seen.extend(sorted(path.name for path in evaluated.iterdir() if path.suffix != ".log"))
+        raise MemoryError("too large")
+
+    monkeypatch.setattr(f"{PLACE}.confusion_matrix", draw)
+    outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", tiny=True)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert seen == ["metrics.json", "predictions.csv"]
+    wrote = [line.rpartition("/")[2] for line in outcome.out.splitlines() if line.startswith(("wrote", "picture"))]
+    assert wrote == [
+        "metrics.json",
+        "predictions.csv",
+        "picture   confusion.png cannot be drawn: MemoryError: too large",
+        "samples.png",
+    ]
+    assert outcome.out.index("test/acc") < outcome.out.index("wrote")
+
+
+def test_names_of_classes_are_shown_as_they_are(command, tmp_path, pictures):
+    for split in ("train", "val", "test"):
+        for name, odd in (("cat", "=1+1"), ("dog", ":dog: [old]"), ("a goat", "test︱acc $x$ 猫")):
+            (pictures / split / name).rename(pictures / split / odd)
+    folder = tmp_path / "run"
+    outcome = command("train.py", *FAST, *BARE, "data=folder", f"data.root='{pictures}'", f"output_dir={folder}")
+    assert (outcome.code, outcome.err) == (0, "")
+    outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt")
+    assert (outcome.code, outcome.err) == (0, "")
+    names = ["=1+1", ":dog: [old]", "test︱acc $x$ 猫"]
+    assert all(f"│ {name} " in outcome.out for name in names)
+    assert "cannot be drawn" not in outcome.out
+    metrics = json.loads((folder / "evaluate" / "last" / "metrics.json").read_text())
+    assert set(metrics["test/class_acc"]) == set(names)
+    with (folder / "evaluate" / "last" / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        assert {row["target"] for row in csv.DictReader(file)} == {"'=1+1", *names[1:]}

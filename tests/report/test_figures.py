@@ -1,10 +1,21 @@
 import itertools
+import os
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from cifar_lightning.report.figures import confusion_matrix, image_grid, prediction_grid, save, to_pixels
+from cifar_lightning.report.figures import (
+    MAX_GRID,
+    confusion_matrix,
+    image_grid,
+    only_for_show,
+    prediction_grid,
+    save,
+    to_pixels,
+)
 
 
 @pytest.fixture
@@ -96,3 +107,98 @@ def test_pyplot_keeps_no_figure(images):
     assert pixels.dtype == np.uint8
     assert pixels.shape[2] == 3
     assert plt.get_fignums() == []
+
+
+HOSTILE = [
+    "",
+    " ",
+    "$",
+    "$x^2$ and $\\frac{",
+    "\x00\x1b[31m",
+    "a\nb\r\nc\u2028d",
+    "\ud800",
+    "\U0001f431",
+    "\u202e",
+    "x" * 10_000,
+]
+
+
+@settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", 1)), derandomize=True, deadline=None)
+@given(names=st.lists(st.text(), min_size=10, max_size=10))
+@example(names=HOSTILE)
+@example(names=["猫", "नमस्ते", "العربية", "e" + "\u0301" * 300, "$", "\\", "\\$", "{}", "%", "_"])
+def test_any_names_are_drawn(names):
+    targets = torch.arange(10)
+    preds = torch.cat([targets[:5], targets[5:].roll(1)])
+    grid = prediction_grid(
+        torch.zeros(10, 3, 4, 4, dtype=torch.uint8), targets, preds, names, confidence=torch.ones(10)
+    )
+    for figure in (grid, confusion_matrix(torch.eye(10, dtype=torch.int64), names)):
+        assert max(to_pixels(figure).shape) < 2000
+
+
+def test_names_at_the_axes_are_shortened_and_no_mathematics():
+    figure = confusion_matrix(torch.eye(2, dtype=torch.int64), ["a$b_$c", "automobile with a long class name"])
+    labels = figure.axes[0].get_xticklabels()
+    assert [label.get_text() for label in labels] == ["a$b_$c", "automobile with a l…"]
+    assert not any(label.get_parse_math() for label in labels)
+
+
+@pytest.mark.parametrize("num_classes", [1, 3, 21, 100, 101, 300, 301, 1000, 2500])
+def test_figures_are_bounded_in_size_and_in_what_they_hold(num_classes):
+    figure = confusion_matrix(torch.eye(num_classes, dtype=torch.int64), ["x" * 100] * num_classes)
+    assert max(figure.get_size_inches()) * 150 < 2100
+    assert max(pictured(figure)[0].shape) <= 300
+    assert sum(len(axis.texts) + len(axis.get_yticklabels()) for axis in figure.axes) < 500
+
+
+@pytest.mark.parametrize("num_classes", [150, 601])
+def test_of_many_classes_cells_hold_the_largest_values_and_the_most_confused_are_named(num_classes):
+    confusion = 4 * torch.eye(num_classes, dtype=torch.int64)
+    confusion[100, 40] = 12
+    confusion[0, num_classes - 1] = 1
+    names = [f"class {i}" for i in range(num_classes)]
+    figure = confusion_matrix(confusion, names)
+    per_cell = -(-num_classes // 300)
+    cells = pictured(figure)[0]
+    assert len(cells) == -(-num_classes // per_cell)
+    assert (cells.diagonal()[1:-1] >= 25).all()
+    assert (cells[100 // per_cell, 40 // per_cell], cells[0, -1]) == (75, 20)
+    assert (cells > 0).sum() == len(cells) + 2
+    beside = figure.axes[1]
+    named = [label.get_text() for label in beside.get_yticklabels()]
+    assert named == ["100 class 100 → 40 class 40", f"0 class 0 → {num_classes - 1} class {num_classes - 1}"]
+    assert [text.get_text() for text in beside.texts] == ["12 of 16", "1 of 5"]
+    assert to_pixels(figure).shape == (700, 1300, 3)
+
+
+def test_many_classes_without_a_confusion_or_an_image():
+    for confusion in (torch.eye(101, dtype=torch.int64), torch.zeros(101, 101, dtype=torch.int64)):
+        assert to_pixels(confusion_matrix(confusion, ["a"] * 101)).std() > 0
+
+
+def test_a_grid_is_bounded():
+    images = torch.zeros(MAX_GRID + 1, 3, 4, 4, dtype=torch.uint8)
+    width, height_of_a_row = image_grid(images[:1], [""]).get_size_inches() * 100
+    assert max(width, height_of_a_row * MAX_GRID / 8) < 2100
+    with pytest.raises(ValueError, match="a grid has at most 96 images, got 97"):
+        image_grid(images, [""] * len(images))
+
+
+def test_a_picture_that_fails_is_one_line(caplog):
+    with only_for_show("test.png"):
+        raise MemoryError("so\nlarge")
+    assert caplog.messages == ["picture   test.png cannot be drawn: MemoryError: so large"]
+    with pytest.raises(KeyboardInterrupt), only_for_show("test.png"):
+        raise KeyboardInterrupt
+
+
+def test_a_file_that_cannot_be_written_is_not_left_behind(images, tmp_path, monkeypatch):
+    def write_some(path, content) -> None:
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", write_some)
+    with pytest.raises(OSError, match="No space left"):
+        save(image_grid(images[:1], ["one"]), tmp_path / "figure.png")
+    assert not list(tmp_path.iterdir())

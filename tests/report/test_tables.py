@@ -1,15 +1,30 @@
-"""Tables on the console."""
+"""Tables on the console, and predictions.csv."""
 
+import csv
 import logging
+import math
+import os
 
 import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from cifar_lightning.report.tables import log_table, shown
+from cifar_lightning.metrics import evaluate
+from cifar_lightning.report.tables import cell, class_rows, log_table, shown, write_predictions
+
+NAMES = st.one_of(st.text(), st.text("[]:/=+-@'\t\r\n\x1b\x00\ud800\u202e,;\"a1", max_size=8), st.text(min_size=100))
+EXAMPLES = settings(
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", 30)),
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 
 def test_a_table_has_a_title_and_a_line_for_each_value(caplog):
     with caplog.at_level(logging.INFO):
-        log_table("two values", {"acc": "50.00 %", "a longer name": "1"})
+        log_table("two values", [("acc", "50.00 %"), ("a longer name", "1")])
     expected = [
         "two values",
         "┌───────────────┬─────────┐",
@@ -31,3 +46,69 @@ def test_a_table_has_a_title_and_a_line_for_each_value(caplog):
 )
 def test_accuracies_are_shown_in_percent(name, value, expected):
     assert shown(name, value) == expected
+
+
+@pytest.mark.parametrize("name", ["cat [old]", "[bold]x[/bold]", "[/]", ":dog:", "a :cat: b", "\\[x]"])
+def test_names_are_no_markup_and_no_emoji(caplog, name):
+    with caplog.at_level(logging.INFO):
+        log_table("title", [(name, "1")])
+    assert f"│ {name} │ 1 │" in caplog.messages[0]
+
+
+@EXAMPLES
+@given(names=st.lists(NAMES, max_size=5))
+def test_each_row_of_a_table_is_lines_of_its_width(caplog, names):
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        log_table("title", [(name, "1") for name in names])
+    title, *lines = caplog.messages[0].split("\n")
+    assert title == "title"
+    assert all(line.isprintable() for line in lines)
+    assert len(lines) == len(names) + 2
+
+
+def test_a_table_is_text_whatever_the_environment_says_of_colours(caplog, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    with caplog.at_level(logging.INFO):
+        log_table("title", [("a", "1")])
+    assert caplog.messages == ["title\n┌───┬───┐\n│ a │ 1 │\n└───┴───┘"]
+
+
+def test_of_many_classes_the_best_and_the_worst_are_shown():
+    class_acc = {f"class {i}": i / 999 for i in range(1000)}
+    rows = class_rows({**class_acc, "empty": math.nan})
+    assert len(rows) == 21
+    assert rows[0] == ("class 999", "100.00 %")
+    assert rows[10] == ("981 more classes", "in metrics.json")
+    assert rows[-1] == ("class 0", "0.00 %")
+
+
+def test_of_few_classes_all_are_shown_in_their_order():
+    assert class_rows({"b": 0.5, "a": 0.25}) == [("b", "50.00 %"), ("a", "25.00 %")]
+
+
+@EXAMPLES
+@given(classes=st.lists(NAMES, min_size=2, max_size=5))
+def test_predictions_are_a_row_per_image_without_formulas(tmp_path, classes):
+    targets = torch.arange(6) % len(classes)
+    logits = torch.nn.functional.one_hot(targets.roll(1), len(classes)).float()
+    write_predictions(tmp_path / "predictions.csv", evaluate(logits, targets), targets, classes)
+    content = (tmp_path / "predictions.csv").read_bytes().decode("utf-8")
+    assert content.count("\r\n") == len(content.splitlines()) == 7
+    with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["index", "target", "pred", "confidence", "correct"]
+    assert [row[1] for row in rows[1:]] == [cell(classes[target]) for target in targets.tolist()]
+    assert [row[0] for row in rows[1:]] == list("012345")
+    assert not [text for row in rows for text in row if text.startswith(tuple("=+-@\t\r\n＝＋－＠"))]
+
+
+@pytest.mark.parametrize("name", ["cat", "=1+1", "-1", "'til", "''", "@x", "a=b", "", "猫"])
+def test_printable_names_are_found_again(name):
+    written = cell(name)
+    assert (written[1:] if written.startswith("'") else written) == name
+
+
+def test_names_that_cannot_be_printed_become_escapes():
+    assert cell("\x1b[31m\n") == r"\x1b[31m\n"
