@@ -109,7 +109,7 @@ def _announce(settings: EvaluateSettings, data: ImageDataModule, trained: dict[s
 
 
 def _described(data: ImageDataModule) -> str:
-    return f"{data.name} ({data.note})" if data.note else data.name
+    return f"{data.name} ({data.note})" if data.note else f"{data.name}"
 
 
 def _check(
