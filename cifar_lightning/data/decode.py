@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
+from io import BytesIO
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
@@ -120,16 +121,27 @@ def _reason(error: Exception) -> str:
 
 
 def _decode_with_pillow(path: str, content: bytes, image_size: int) -> bytes:
-    with Image.open(path, formats=_formats(content)) as image:
-        if image.width * image.height > MAX_PIXELS_WHOLE:
-            image.draft(None, (2 * image_size, 2 * image_size))  # has an effect on JPEGs alone
-        image.load()
-        rgb = _grey_to_8_bits(_turned(image))
-        if rgb.mode != "RGB":
-            rgb = rgb.convert("RGB")
-        if rgb.size != (image_size, image_size):
-            rgb = ImageOps.fit(rgb, (image_size, image_size), method=Image.Resampling.BILINEAR)
-        return rgb.tobytes()
+    try:
+        with Image.open(path, formats=_formats(content)) as image:
+            return _pixels(image, image_size)
+    except Exception as error:
+        try:  # whether its pixels are whole and only its metadata damaged, or larger than Pillow allows
+            with _open_without_metadata(path) as image:
+                return _pixels(image, image_size)
+        except Exception:
+            raise error from None
+
+
+def _pixels(image: Image.Image, image_size: int) -> bytes:
+    if image.width * image.height > MAX_PIXELS_WHOLE:
+        image.draft(None, (2 * image_size, 2 * image_size))  # has an effect on JPEGs alone
+    image.load()
+    rgb = _grey_to_8_bits(_turned(image))
+    if rgb.mode != "RGB":
+        rgb = rgb.convert("RGB")
+    if rgb.size != (image_size, image_size):
+        rgb = ImageOps.fit(rgb, (image_size, image_size), method=Image.Resampling.BILINEAR)
+    return rgb.tobytes()
 
 
 def _formats(content: bytes) -> tuple[str, ...]:
@@ -166,6 +178,50 @@ def _turned(image: Image.Image) -> Image.Image:
     except Exception:  # there are as many kinds as ways to damage it
         return image
     return image if turn is None else image.transpose(turn)
+
+
+def _open_without_metadata(path: str) -> Image.Image:
+    """Open a PNG, JPEG or TIFF as if it had no profile, texts and previews. It keeps its EXIF, for ``_turned``."""
+    with open(path, "rb") as file:
+        content = file.read()
+    if content.startswith((b"II", b"MM")):
+        tiff = Image.open(path, formats=("TIFF",))
+        tiff.info.pop("xmp", None)
+        return tiff
+    bare = _bare_png if content.startswith(b"\x89PNG") else _bare_jpeg
+    pixels, exif = bare(content)
+    image = Image.open(BytesIO(pixels), formats=("PNG", "JPEG"))
+    if exif:
+        image.info["exif"] = exif
+    return image
+
+
+def _bare_png(content: bytes) -> tuple[bytes, bytes]:
+    """A PNG with only the chunks that make its pixels, and its EXIF."""
+    kept, exif, start = [content[:8]], b"", 8
+    while start < len(content):
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        kind = content[start + 4 : start + 8]
+        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+            kept.append(content[start:end])
+        elif kind == b"eXIf":
+            exif = b"Exif\0\0" + content[start + 8 : end - 4]
+        start = end
+    return b"".join(kept), exif
+
+
+def _bare_jpeg(content: bytes) -> tuple[bytes, bytes]:
+    """A JPEG with only the segments that make its pixels, and its EXIF."""
+    kept, exif, start = [content[:2]], b"", 2
+    while content[start] == 0xFF and content[start + 1] != 0xDA:  # the start of the pixels
+        end = start + 2 + int.from_bytes(content[start + 2 : start + 4], "big")
+        marker = content[start + 1]
+        if content[start + 4 : end].startswith(b"Exif\0\0"):
+            exif = content[start + 4 : end]
+        elif not (0xE1 <= marker <= 0xEF or marker == 0xFE) or marker == 0xEE:  # 0xEE tells how colours are stored
+            kept.append(content[start:end])
+        start = end
+    return b"".join(kept) + content[start:], exif
 
 
 def _grey_to_8_bits(image: Image.Image) -> Image.Image:

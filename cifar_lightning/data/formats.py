@@ -86,8 +86,8 @@ def why_not_by_content(path: str) -> str:
     for read_start, kind in _READ_BY_START.items():
         if start.startswith(read_start):
             return f"a damaged {kind} file"
-    kind = _kind(start, text)
-    return "not an image of a known format" if kind is None else f"{kind} by its content, {NOT_READ}"
+    other = _kind(start, text)
+    return "not an image of a known format" if other is None else f"{other} by its content, {NOT_READ}"
 
 
 def _kind(start: bytes, text: bytes) -> str | None:

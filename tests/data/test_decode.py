@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pictures import RNG, noise, read, write
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, features
 
 from cifar_lightning.data import decode
 from cifar_lightning.data.folder import ImageFolder
@@ -206,6 +206,45 @@ def test_an_image_of_another_size_is_cropped_to_its_centre_and_resized(height, w
 def test_making_an_image_smaller_averages_its_pixels(tmp_path):
     board = (np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8)
     assert np.ptp(pixels(write(tmp_path / "x.png", board)).astype(int) - 127) < 5
+
+
+def test_a_jpeg_whose_metadata_pillow_does_not_read_is_read_without(tmp_path):
+    image = noise(40, 56)
+    upright = turned_by_pillow(write(tmp_path / "plain.jpg", image, exif=exif_block()))
+    resolution = ((0x011A, 2, 1, b"\0\0\0\0"), (0x0128, 3, 1, b"\0\2\0\0"))  # a text, empty
+    content = write(tmp_path / "odd.jpg", image, exif=exif_block(*resolution), comment="x").read_bytes()
+    (tmp_path / "odd.jpg").write_bytes(content[:2] + content[20:])  # without the JFIF header, where resolution also is
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(tmp_path / "odd.jpg")
+    np.testing.assert_array_equal(pixels(tmp_path / "odd.jpg"), upright)
+
+
+def test_a_tiff_whose_metadata_pillow_does_not_read_is_read_without(tmp_path):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags.tagtype[0x02BC] = 3
+    tags[0x02BC] = 7  # a number where XMP has a text
+    image = Image.fromarray(noise(40, 56))
+    path = write(tmp_path / "x.tif", image, tiffinfo=tags)
+    with pytest.raises(TypeError), Image.open(path) as opened:
+        opened.load()
+    np.testing.assert_array_equal(pixels(path), ImageOps.fit(image, (32, 32), Image.Resampling.BILINEAR))
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iCCP", b"iTXt", b"pHYs", b"acTL"])
+@pytest.mark.parametrize("mode", ["RGB", "P"])
+def test_a_png_whose_metadata_pillow_does_not_read_is_read_without(mode, kind, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(noise(40, 56)).convert(mode)
+    path = write(tmp_path / "x.png", image, exif=exif, **({"transparency": 3} if mode == "P" else {}))
+    upright = pixels(path)
+    large = zlib.compress(bytes(2_000_000))
+    content = {b"iTXt": b"x\0\1\0\0\0" + large, b"pHYs": b"x", b"acTL": b"x"}.get(kind, b"x\0\0" + large)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:33] + chunk(kind, content) + whole[33:])
+    with pytest.raises(ValueError, match=r"large|runcated"), Image.open(path) as opened:
+        opened.load()
+    np.testing.assert_array_equal(pixels(path), upright)
 
 
 # Size
