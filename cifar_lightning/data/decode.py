@@ -15,16 +15,32 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
+from io import BytesIO
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 Problems = dict[int, str]
 """What is wrong with a file, by the file's index in the list."""
 
 FORMATS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-"""Formats that are decoded: those of torchvision's extensions, and GIF, which often carries one of these extensions.
+"""Formats that are decoded, and AVIF where Pillow can: those that photographs and pictures on the web have.
 
 Pillow's other decoders are left out because some of them start other programs.
+"""
+
+UNKNOWN_FORMAT = "not an image of a known format"
+
+MAX_PIXELS = 250_000_000
+"""Images of more pixels are refused: a file of a few kilobytes can hold an image that fills the memory.
+
+The largest photos of phones have 200 million pixels. Pillow holds 4 bytes per pixel, and 4 more for the result while it
+turns or converts an image. So a worker needs up to 2 GB, in the time that it takes such an image to be made smaller.
+"""
+
+MAX_PIXELS_WHOLE = 89_478_485
+"""JPEGs of more pixels are decoded at a half, a quarter or an eighth of their size. That spares most of the memory.
+
+Pillow's own limit, up to which images are decoded whole: how a JPEG is decoded changes its pixels a little.
 """
 
 
@@ -33,7 +49,7 @@ def decode_files(paths: Sequence[str], image_size: int) -> tuple[bytes, list[str
 
     An image is turned as its EXIF says and converted as torchvision does, which drops transparency. 16-bit grey is
     scaled to 8 bits, where torchvision makes it white. An image of another size is cropped to its largest centred
-    square and resized with antialiasing (bilinear).
+    square and resized with antialiasing (bilinear). Of several frames the first is read.
 
     Args:
         paths: The files.
@@ -48,7 +64,7 @@ def decode_files(paths: Sequence[str], image_size: int) -> tuple[bytes, list[str
     png_rows: dict[int, bytes] = {}  # of plain PNGs, by index
     problems: Problems = {}
     max_bytes = 4 * image_size * image_size + 1_000  # a plain PNG is never larger, even if it cannot be compressed
-    with _decompression_bombs_raise():
+    with _limited_to(MAX_PIXELS):
         for index, path in enumerate(paths):
             try:
                 stamps[index], content = _stamp_and_start(path, max_bytes)
@@ -56,11 +72,9 @@ def decode_files(paths: Sequence[str], image_size: int) -> tuple[bytes, list[str
                 if rows is not None:
                     png_rows[index] = rows
                 else:
-                    pixels[index] = _decode_with_pillow(path, image_size)
-            except UnidentifiedImageError:
-                problems[index] = "not an image of a known format"
+                    pixels[index] = _decode_with_pillow(path, content, image_size)
             except Exception as error:  # Pillow's decoders raise many kinds
-                problems[index] = " ".join(str(error).split()) or type(error).__name__
+                problems[index] = _reason(error)
     for index, image in zip(png_rows, _undo_filters(list(png_rows.values()), image_size), strict=True):
         pixels[index] = image
     return b"".join(pixels), stamps, problems
@@ -93,13 +107,121 @@ def _stamp_and_start(path: str, max_bytes: int) -> tuple[str, bytes]:
         os.close(descriptor)
 
 
-def _decode_with_pillow(path: str, image_size: int) -> bytes:
-    with Image.open(path, formats=FORMATS) as image:
-        ImageOps.exif_transpose(image, in_place=True)
-        rgb = _grey_to_8_bits(image).convert("RGB")
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, in a few words."""
+    if isinstance(error, UnidentifiedImageError):
+        return UNKNOWN_FORMAT
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return f"more than {MAX_PIXELS // 10**6} million pixels: save it smaller"
+    if isinstance(error, MemoryError):
+        return "the memory is not enough for it: save it smaller"
+    # The message of the system's errors has the path, which whoever reads it knows.
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(words.split()) or type(error).__name__
+
+
+def _decode_with_pillow(path: str, content: bytes, image_size: int) -> bytes:
+    try:
+        with Image.open(path, formats=_formats(content)) as image:
+            return _pixels(image, image_size)
+    except Exception as error:
+        try:  # whether its pixels are whole and only its metadata damaged, or larger than Pillow allows
+            with _open_without_metadata(path) as image:
+                return _pixels(image, image_size)
+        except Exception:
+            raise error from None
+
+
+def _pixels(image: Image.Image, image_size: int) -> bytes:
+    if image.width * image.height > MAX_PIXELS_WHOLE:
+        image.draft(None, (2 * image_size, 2 * image_size))  # has an effect on JPEGs alone
+    image.load()
+    rgb = _grey_to_8_bits(_turned(image))
+    if rgb.mode != "RGB":
+        rgb = rgb.convert("RGB")
     if rgb.size != (image_size, image_size):
         rgb = ImageOps.fit(rgb, (image_size, image_size), method=Image.Resampling.BILINEAR)
     return rgb.tobytes()
+
+
+def _formats(content: bytes) -> tuple[str, ...]:
+    """Formats that a file may have, by its first bytes."""
+    if content[4:8] != b"ftyp":
+        return FORMATS
+    # AVIF. HEIC begins like it, and is refused by the plugin. Pillow has the plugin since 11.3.
+    with suppress(ImportError):
+        from PIL import AvifImagePlugin
+
+        return (AvifImagePlugin.AvifImageFile.format,)
+    return ()
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How an image is turned to be upright, by its orientation in EXIF."""
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """The image, turned as its EXIF says; as it is where its EXIF is damaged.
+
+    ``ImageOps.exif_transpose`` also writes a new EXIF block, which fails where any entry of the old one is odd.
+    """
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # there are as many kinds as ways to damage it
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _open_without_metadata(path: str) -> Image.Image:
+    """Open a PNG, JPEG or TIFF as if it had no profile, texts and previews. It keeps its EXIF, for ``_turned``."""
+    with open(path, "rb") as file:
+        content = file.read()
+    if content.startswith((b"II", b"MM")):
+        tiff = Image.open(path, formats=("TIFF",))
+        tiff.info.pop("xmp", None)
+        return tiff
+    bare = _bare_png if content.startswith(b"\x89PNG") else _bare_jpeg
+    pixels, exif = bare(content)
+    image = Image.open(BytesIO(pixels), formats=("PNG", "JPEG"))
+    if exif:
+        image.info["exif"] = exif
+    return image
+
+
+def _bare_png(content: bytes) -> tuple[bytes, bytes]:
+    """A PNG with only the chunks that make its pixels, and its EXIF."""
+    kept, exif, start = [content[:8]], b"", 8
+    while start < len(content):
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        kind = content[start + 4 : start + 8]
+        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+            kept.append(content[start:end])
+        elif kind == b"eXIf":
+            exif = b"Exif\0\0" + content[start + 8 : end - 4]
+        start = end
+    return b"".join(kept), exif
+
+
+def _bare_jpeg(content: bytes) -> tuple[bytes, bytes]:
+    """A JPEG with only the segments that make its pixels, and its EXIF."""
+    kept, exif, start = [content[:2]], b"", 2
+    while content[start] == 0xFF and content[start + 1] != 0xDA:  # the start of the pixels
+        end = start + 2 + int.from_bytes(content[start + 2 : start + 4], "big")
+        marker = content[start + 1]
+        if content[start + 4 : end].startswith(b"Exif\0\0"):
+            exif = content[start + 4 : end]
+        elif not (0xE1 <= marker <= 0xEF or marker == 0xFE) or marker == 0xEE:  # 0xEE tells how colours are stored
+            kept.append(content[start:end])
+        start = end
+    return b"".join(kept) + content[start:], exif
 
 
 def _grey_to_8_bits(image: Image.Image) -> Image.Image:
@@ -122,13 +244,15 @@ def _plain_png_rows(content: bytes, image_size: int) -> bytes | None:
         return None
     if content[end:] != zlib.crc32(content[37:end]).to_bytes(4, "big") + _PNG_END:
         return None
+    row_bytes = 1 + 3 * image_size
+    num_bytes = image_size * row_bytes
+    unpacker = zlib.decompressobj()
     try:
-        rows = zlib.decompress(content[41:end])
+        rows = unpacker.decompress(content[41:end], num_bytes + 1)  # it may hold a thousand times as many
     except zlib.error:
         return None
-    row_bytes = 1 + 3 * image_size
     has_unknown_filter = rows[::row_bytes].strip(b"\0\1\2\3\4") != b""
-    return None if len(rows) != image_size * row_bytes or has_unknown_filter else rows
+    return None if len(rows) != num_bytes or not unpacker.eof or has_unknown_filter else rows
 
 
 def _undo_filters(images: list[bytes], image_size: int) -> list[bytes]:
@@ -157,12 +281,17 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 @contextmanager
-def _decompression_bombs_raise() -> Iterator[None]:
-    """Raise where Pillow warns of a decompression bomb, and silence its other warnings."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
+def _limited_to(max_pixels: int) -> Iterator[None]:
+    """Set from how many pixels on Pillow raises, and silence its warnings."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def _run_worker() -> None:

@@ -1,6 +1,7 @@
 """Your own images: a folder per split, and in it a folder per class."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterable
 from contextlib import closing
@@ -10,11 +11,15 @@ from typing import Any, ClassVar
 import numpy as np
 import PIL
 from jaxtyping import UInt8
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from cifar_lightning.data import pixelcache
-from cifar_lightning.data.decode import file_stamp
+from cifar_lightning.data import layout, pixelcache
+from cifar_lightning.data.decode import UNKNOWN_FORMAT, file_stamp
 from cifar_lightning.data.decode_pool import Write, decode_many, write_nowhere
+from cifar_lightning.data.formats import HELP, NOT_READ, why_not_by_content
+from cifar_lightning.data.layout import listed, shown
+from cifar_lightning.data.scan import Problems, find_images
+
+log = logging.getLogger(__name__)
 
 CACHE_FOLDER = ".cifar-lightning"
 MAX_IMAGE_SIZE = 1024
@@ -22,20 +27,18 @@ NUM_PROBLEMS_SHOWN = 10
 _FORMAT_VERSION = 1
 """Part of a cache's key. To be raised when the project decodes the same files to other pixels."""
 
-Problems = dict[str, str]
-"""What is wrong with a file or folder, by its path below the root."""
-
 
 class ImageFolder:
     """Images in folders: ``root/train/<class>/*``, ``root/test/<class>/*`` and optionally ``root/val/<class>/*``.
 
     It has torchvision's form: ``data`` uint8 (N, S, S, 3), ``targets`` and ``classes``, the sorted names of the folders
-    in train/, or of test/ where there is no train/. Images are sorted by class, then by path. The images of val/ follow
-    those of train/, and ``num_val`` is their number.
+    in train/, or of test/ where there is no train/. Images are sorted by class, then by path. The images of val/, which
+    may also be called valid/, validation/ or dev/, follow those of train/, and ``num_val`` is their number.
 
-    Files with torchvision's extensions are read, also in nested folders, and turned as their EXIF says. An image that
-    is not ``image_size`` x ``image_size`` is cropped to its largest centred square and resized with antialiasing.
-    Hidden files are ignored; all other files must be images.
+    Files with the extensions of ``formats.EXTENSIONS`` are read, also in nested folders, and turned as their EXIF says.
+    An image that is not ``image_size`` x ``image_size`` is cropped to its largest centred square and resized with
+    antialiasing. Hidden files, and what systems leave behind (``litter``), are ignored. All other files in a split must
+    be images. What else is in the root is not used, which the log says.
 
     Decoded pixels are cached in ``root/.cifar-lightning`` if that can be written. The cache is used while the paths,
     sizes and times of the files stay the same.
@@ -47,8 +50,9 @@ class ImageFolder:
         image_size: Height and width of the images, in pixels, in [1, 1024].
 
     Raises:
-        ValueError: If ``root`` is not such a folder, or ``image_size`` is out of its range. If classes have no images
-            or are not in train/, or files are damaged or are not images: one message lists them.
+        ValueError: If ``root`` is not such a folder, or ``image_size`` is out of its range. If classes have no images,
+            or names that UTF-8 cannot hold, or are not in train/, or files are damaged or are not images: one message
+            lists them.
         WorkerLost: If a process that decodes images is ended from outside.
     """
 
@@ -65,7 +69,9 @@ class ImageFolder:
         named_by = "train" if (folder / "train").is_dir() else split
         self.classes = _class_names(folder, named_by)
         if not self.classes:
-            raise ValueError(_not_a_root(root, f"{named_by}/ has no folder in it"))
+            raise ValueError(_not_a_root(root, layout.why_no_class(folder, named_by)))
+        if train:
+            _log_what_may_surprise(folder, self.classes)
         problems: Problems = {}
         by_split = _find_splits(folder, self.classes, problems, train=train)
         files = _flat(by_split)
@@ -84,89 +90,50 @@ class ImageFolder:
 def _checked_root(root: str | Path | None, split: str) -> Path:
     if root is None:
         raise ValueError(_not_a_root(root, "none is given"))
-    folder = Path(root).expanduser()
+    folder = Path(os.path.expanduser(root))
     for needed in (folder, folder / split):
-        if not needed.is_dir():
-            raise ValueError(_not_a_root(root, f"{needed.absolute()} is not a folder"))
+        if not os.path.isdir(needed):
+            advice = "" if needed == folder else layout.hint(folder, split)
+            raise ValueError(_not_a_root(root, f"{shown(needed.absolute())} is not a folder{advice}"))
     return folder
 
 
 def _not_a_root(root: str | Path | None, reason: str) -> str:
-    return (
-        "root must be a folder of images, train/<class>/* and test/<class>/* and optionally val/<class>/*, "
-        f"got {root}: {reason}"
-    )
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "Thumbs.db"
+    return f"root must be a folder of images, {layout.EXPECTED}, got {shown(str(root))}: {reason}"
 
 
 def _class_names(root: Path, split: str) -> list[str]:
-    with os.scandir(root / split) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not _is_hidden(entry.name))
+    return layout.folders(root / split)
 
 
-def _find(root: Path, split: str, classes: list[str], problems: Problems) -> list[list[str]]:
-    """Paths of a split's images: a sorted list per class. What cannot be used is added to ``problems``."""
-    found: dict[str, list[str]] = {name: [] for name in classes}
-    with os.scandir(root / split) as entries:
-        for entry in entries:
-            path = f"{split}/{entry.name}"
-            if _is_hidden(entry.name):
-                continue
-            if not entry.is_dir():
-                problems[path] = "not in the folder of a class"
-            elif entry.name not in found:
-                problems[path] = "not a class of train/"
-            else:
-                _find_in_class(entry.path, path, found[entry.name], problems)
-    if split != "val":
-        problems.update({f"{split}/{name}": "a class without images" for name, files in found.items() if not files})
-    return [sorted(files) for files in found.values()]
+def _log_what_may_surprise(root: Path, classes: list[str]) -> None:
+    splits = [name for name in ("train", layout.val_folder(root), "test") if name is not None]
+    if names := layout.unused(root, splits):
+        read = ", ".join(f"{name}/" for name in splits)
+        log.info("unused    %s in %s: images are read from %s", listed(names), shown(root), read)
+    if names := layout.look_alikes(classes):
+        log.info("classes   %s are told apart by upper and lower case, or by how an accent is stored", listed(names))
 
 
 def _find_splits(root: Path, classes: list[str], problems: Problems, *, train: bool) -> dict[str, list[list[str]]]:
-    splits = ["test"]
-    if train:
-        splits = ["train", "val"] if (root / "val").is_dir() else ["train"]
-    return {split: _find(root, split, classes, problems) for split in splits}
+    """Paths of the images of each split: a sorted list per class. What cannot be used is added to ``problems``."""
+    splits = {"train": "train"} if train else {"test": "test"}
+    if train and (val := layout.val_folder(root)) is not None:
+        splits["val"] = val
+    found = {split: find_images(root, folder, classes, problems) for split, folder in splits.items()}
+    for split, by_class in found.items():
+        folder = splits[split]
+        if split == "val" and not any(by_class) and not any(path.startswith(folder) for path in problems):
+            problems[folder] = "no images in it"
+        elif split != "val" and folder not in problems:
+            empty = [name for name, files in zip(classes, by_class, strict=True) if not files]
+            for name in empty:
+                problems.setdefault(f"{folder}/{name}", "a class without images")
+    return found
 
 
 def _flat(by_split: dict[str, list[list[str]]]) -> list[str]:
     return [file for found in by_split.values() for members in found for file in members]
-
-
-def _find_in_class(folder: str, below_root: str, files: list[str], problems: Problems) -> None:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            path = f"{below_root}/{entry.name}"
-            if _is_hidden(entry.name):
-                continue
-            try:
-                if not entry.is_dir():
-                    _add(entry, path, files, problems)
-                elif entry.is_symlink() and _leads_to_parent(entry.path, folder):
-                    problems[path] = "a link to a folder that contains it"
-                else:
-                    _find_in_class(entry.path, path, files, problems)
-            except OSError as error:  # a link to nowhere or to itself, or a folder that may not be read
-                problems[path] = error.strerror or type(error).__name__
-
-
-def _leads_to_parent(link: str, folder: str) -> bool:
-    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(link))
-
-
-def _add(entry: "os.DirEntry[str]", path: str, files: list[str], problems: Problems) -> None:
-    if not entry.name.lower().endswith(IMG_EXTENSIONS):
-        problems[path] = "not an image, by its extension"
-        return
-    if entry.is_file():
-        files.append(path)
-    else:
-        entry.stat()  # raises where a link leads nowhere
-        problems[path] = "not a file"  # such as a named pipe: opening it would wait for ever
 
 
 def _pixels(
@@ -177,12 +144,12 @@ def _pixels(
     folder = root / CACHE_FOLDER
 
     def cache(stamps: Iterable[str]) -> Path:
-        return folder / f"{name}-{_cache_key(files, stamps, image_size)}.pixels"
+        return pixelcache.cache_file(folder, name, _cache_key(files, stamps, image_size))
 
     if problems:  # keep the cache: it may fit again once the user has mended the problems
         return _decode(root, files, image_size, problems)[0]
     # Without a cache, the stamps are not needed here: the workers get them at less cost when they open the files.
-    if any(folder.glob(f"{name}-*.pixels")):
+    if pixelcache.own_files(folder, name):
         cached = pixelcache.load(cache(map(file_stamp, _full_paths(root, files))), (len(files), *(image_size,) * 2, 3))
         if cached is not None:
             return cached
@@ -200,7 +167,8 @@ def _decode(
     pixels = np.empty((len(files), image_size, image_size, 3), np.uint8)
     paths = _full_paths(root, files)
     stamps, damaged = decode_many(paths, pixels.reshape(-1).data, image_size=image_size, write=write)
-    problems.update({files[index]: reason for index, reason in damaged.items()})
+    for index, reason in damaged.items():
+        problems[files[index]] = why_not_by_content(paths[index]) if reason == UNKNOWN_FORMAT else reason
     return pixels, stamps
 
 
@@ -216,8 +184,10 @@ def _cache_key(files: list[str], stamps: Iterable[str], image_size: int) -> str:
 
 
 def _message(root: Path, problems: Problems) -> str:
-    shown = [f"{path}: {problems[path]}" for path in sorted(problems)[:NUM_PROBLEMS_SHOWN]]
-    if len(problems) > len(shown):
-        shown.append(f"and {len(problems) - len(shown)} more")
+    reasons = [f"{shown(path)}: {shown(problems[path])}" for path in sorted(problems)[:NUM_PROBLEMS_SHOWN]]
+    if len(problems) > len(reasons):
+        reasons.append(f"and {len(problems) - len(reasons)} more")
     noun = "path" if len(problems) == 1 else "paths"
-    return f"{len(problems)} {noun} in {root} cannot be used, remove or mend them: {'; '.join(shown)}"
+    advice = f". {HELP}" if any(NOT_READ in reason for reason in reasons) else ""
+    listing = "; ".join(reasons)
+    return f"{len(problems)} {noun} in {shown(root)} cannot be used, remove or mend them: {listing}{advice}"

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,23 @@ from jaxtyping import UInt8
 log = logging.getLogger(__name__)
 
 _CHECKSUM_BYTES = 4
+
+
+def cache_file(folder: Path, name: str, key: str) -> Path:
+    """Path of a cache file: ``name`` has the split and the image size, ``key`` is 32 hexadecimal digits."""
+    return folder / f"{name}-{key}.pixels"
+
+
+def own_files(folder: Path, name: str) -> list[Path]:
+    """The cache files and drafts with this name, of any key and process. All other files are a user's."""
+    pattern = re.compile(rf"{re.escape(name)}-([0-9a-f]{{32}}\.pixels|[0-9]+\.tmp)")
+    with suppress(OSError), os.scandir(folder) as entries:
+        return [
+            Path(entry.path)
+            for entry in entries
+            if pattern.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+        ]
+    return []
 
 
 def load(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "n s s 3"] | None:
@@ -46,7 +64,7 @@ class Draft:
 
     Args:
         folder: Folder of the cache.
-        name: Start of the file's name. Older files whose names start with it are removed.
+        name: The split and the image size, see ``cache_file``. Older cache files and drafts of this name are removed.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -56,7 +74,7 @@ class Draft:
         with self._giving_up_on_error():
             folder.mkdir(exist_ok=True)
             # Before writing, as the disk may not hold two. This also removes the drafts of killed processes.
-            for old in folder.glob(f"{name}-*"):
+            for old in own_files(folder, name):
                 old.unlink(missing_ok=True)
             self._file = open(self._path, "xb")  # noqa: SIM115 - close() closes it
 
