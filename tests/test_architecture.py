@@ -9,10 +9,11 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "cifar_lightning"
 PURE = {"torch", "torchmetrics", "numpy", "scipy", "matplotlib", "jaxtyping"}
-GLUE = PURE | {"lightning", "hydra", "omegaconf", "rich", "filelock", "yaml"}
+GLUE = PURE | {"lightning", "hydra", "omegaconf", "rich", "yaml"}
 LIBRARIES = {
     "errors": set(),
     "typehints": set(),
+    "locks": {"filelock"},
     "device": PURE,
     "patches": GLUE,
     "augment": PURE,
@@ -20,7 +21,7 @@ LIBRARIES = {
     "optim": PURE,
     "metrics": PURE,
     "tta": PURE,
-    "data": PURE | {"lightning", "torchvision", "filelock", "requests", "urllib3", "rich", "PIL"},
+    "data": PURE | {"lightning", "torchvision", "requests", "urllib3", "rich", "PIL"},
     "classifier": PURE | {"lightning"},
     "config": GLUE,
     "checkpoint": GLUE,
@@ -90,4 +91,4 @@ def test_entries_import_nothing_heavy_at_the_top():
     for entry in ("train.py", "evaluate.py"):
         tops = ast.parse((ROOT / entry).read_text()).body
         modules = {node.module for node in tops if isinstance(node, ast.ImportFrom)}
-        assert modules <= {"omegaconf", "cifar_lightning.cli.main", "cifar_lightning.config.invocation"}
+        assert modules <= {"pathlib", "omegaconf", "cifar_lightning.cli.main", "cifar_lightning.config.invocation"}

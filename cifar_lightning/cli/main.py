@@ -8,14 +8,17 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from cifar_lightning.cli.did_you_mean import explained
 from cifar_lightning.config.invocation import Invocation
@@ -43,6 +46,7 @@ def run(
     *,
     config_name: str,
     prelude: Callable[[list[str]], list[str]] = lambda overrides: overrides,
+    check_job: Callable[[DictConfig, Path], None] | None = None,
 ) -> NoReturn:
     """Run a task as configured by conf/ and the command line, then exit.
 
@@ -51,6 +55,8 @@ def run(
             returns goes to Hydra's sweeper.
         config_name: Name of the primary config in conf/.
         prelude: May put overrides before those of the command line; see ``cli.overrides_from_run``.
+        check_job: Called for each job of a sweep, before the first one runs, with its config and the folder that is for
+            it; may refuse the sweep by raising ``SweepError``. A sweeper that optimises chooses its jobs on the way.
     """
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(_help(task, config_name))
@@ -59,18 +65,21 @@ def run(
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on, instead of printing them over several lines
     jobs: list[_Job] = []
     overrides: list[str] = []
+    config_dir = None
 
     def job(cfg: DictConfig) -> float | None:
         return _run_job(cfg, task=task, jobs=jobs, wants_traceback=wants_traceback)
 
     try:
         with signals:
-            flags, overrides = _split(sys.argv[1:])
-            _refuse_additions(overrides)
+            _refuse_several_processes()
+            flags, overrides, config_dir = _split(sys.argv[1:])
+            _refuse_overrides(overrides)
             if not {"--hydra-help", "--info", "-i", "--shell-completion", "-sc"} & set(flags):
                 overrides = prelude(overrides)
             sys.argv[1:] = [*flags, *overrides]
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+            with _checked_jobs(check_job):
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         status = 0
     except SystemExit as ended:  # report() has said why
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
@@ -81,7 +90,7 @@ def run(
         if wants_traceback:
             raise
         if not any(entry.failed for entry in jobs):
-            sys.exit(report(explained(error, overrides, config_name)))
+            sys.exit(report(explained(error, overrides, config_name, config_dir)))
         status = 1
     for entry in jobs:
         print(
@@ -90,13 +99,40 @@ def run(
     sys.exit(status)
 
 
+def _refuse_several_processes() -> None:
+    from cifar_lightning.device import refuse_several_processes  # late, as it imports torch
+
+    try:
+        refuse_several_processes(os.environ)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+@contextmanager
+def _checked_jobs(check: Callable[[DictConfig, Path], None] | None) -> Iterator[None]:
+    """Have ``check`` see each job of a sweep that goes through all values, before the first of them runs."""
+    from cifar_lightning.patches import watched_jobs  # late, as it imports torch
+
+    def watch(config: DictConfig, number: int) -> None:
+        if check is None or _optimises(config.hydra):
+            return
+        config.hydra.job.num = number
+        try:
+            folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir))
+        except OmegaConfBaseException:  # a name that only the running job knows
+            return
+        check(config, folder)
+
+    with watched_jobs(watch):
+        yield
+
+
 def _run_job(cfg: DictConfig, *, task: Task, jobs: list[_Job], wants_traceback: bool) -> float | None:
     """Run the task in the folder that Hydra chose; in a sweep, note how it went."""
-    placed = OmegaConf.merge(cfg, {"output_dir": HydraConfig.get().runtime.output_dir})
-    assert isinstance(placed, DictConfig)
     invocation = _invocation()
     try:
-        result = task(placed, invocation)
+        cfg.output_dir = HydraConfig.get().runtime.output_dir  # in Hydra's copy for this job alone
+        result = task(cfg, invocation)
     except Exception as error:
         if wants_traceback:
             raise
@@ -120,11 +156,19 @@ def _invocation() -> Invocation:
     is_sweep = config.mode == RunMode.MULTIRUN
     return Invocation(
         overrides=tuple(config.overrides.task),
-        hydra_yaml=OmegaConf.to_yaml(OmegaConf.create({"hydra": HydraConfig.instance().cfg.hydra})),  # type: ignore[union-attr]
+        hydra_yaml=_hydra_yaml,
         is_sweep=is_sweep,
-        # Hydra's own sweeper goes through all values, whatever comes out.
-        sweeper_optimises=is_sweep and not config.sweeper._target_.endswith(".BasicSweeper"),
+        sweeper_optimises=is_sweep and _optimises(config),
     )
+
+
+def _optimises(config: Any) -> bool:
+    """Whether the sweeper of a ``hydra`` node chooses jobs by results; Hydra's own goes through all values."""
+    return not config.sweeper._target_.endswith(".BasicSweeper")
+
+
+def _hydra_yaml() -> str:
+    return OmegaConf.to_yaml(OmegaConf.create({"hydra": HydraConfig.get()}))
 
 
 def _help(task: Task, config_name: str) -> str:
@@ -178,8 +222,8 @@ def _log_traceback(error: BaseException) -> None:
             handler.emit(record)
 
 
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags and the overrides, apart: argparse takes a flag between two overrides for the end of them.
+def _split(arguments: list[str]) -> tuple[list[str], list[str], str | None]:
+    """Hydra's flags, the overrides and ``--config-dir``: argparse takes a flag between two overrides for their end.
 
     Raises:
         UserError: If a flag is not Hydra's; by itself argparse would write its usage over several lines.
@@ -191,15 +235,21 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
     parser = hydra_flags()
     parser.error = refuse  # type: ignore[method-assign]
-    overrides = parser.parse_intermixed_args(arguments).overrides
-    return [argument for argument in arguments if argument not in overrides], overrides
+    parsed = parser.parse_intermixed_args(arguments)
+    flags = [argument for argument in arguments if argument not in parsed.overrides]
+    return flags, parsed.overrides, parsed.config_dir
 
 
-def _refuse_additions(arguments: list[str]) -> None:
-    """``+key=value`` and ``~key`` would slip past the schema: a misspelt key would be taken in silence."""
+def _refuse_overrides(arguments: list[str]) -> None:
+    """Refuse what would slip past the checks of a run.
+
+    With ``+key=value`` and ``~key`` that is the schema: a misspelt key would be taken in silence.
+    """
     for argument in arguments:
         key = argument.lstrip("+~").partition("=")[0]
         if argument.startswith("+") and not key.startswith("hydra"):
             raise UserError(f"{argument}: no key can be added; write {argument.lstrip('+')} to set one that exists")
         if argument.startswith("~") and not key.startswith("hydra"):
             raise UserError(f"{argument}: no key can be removed; write {key}=null to go without")
+        if key == "hydra.output_subdir":  # Hydra would write over the record of a run that is there
+            raise UserError(f"{argument}: leave it out; a run writes its own .hydra/, once its folder is free for it")
