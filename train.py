@@ -15,6 +15,13 @@ def prelude(overrides: list[str], config_dirs: list[Path]) -> list[str]:
     return resume_prelude(overrides)
 
 
+def check_job(cfg: DictConfig, folder: Path) -> None:
+    """Refuse a sweep before its first job runs, where the place of one of its jobs is taken."""
+    from cifar_lightning.runs.sweep import refuse_other_job
+
+    refuse_other_job(cfg, folder)
+
+
 def main(cfg: DictConfig, invocation: Invocation) -> float | None:
     """Train as configured; return the validation accuracy, if there is a validation split, for sweepers."""
     from cifar_lightning.commands.train import train
@@ -23,4 +30,4 @@ def main(cfg: DictConfig, invocation: Invocation) -> float | None:
 
 
 if __name__ == "__main__":
-    run(main, config_name="train", prelude=prelude)
+    run(main, config_name="train", prelude=prelude, check_job=check_job)

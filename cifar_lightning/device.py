@@ -3,7 +3,7 @@
 import ctypes
 import functools
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,6 +43,34 @@ def fast_precision(accelerator: str) -> str:
     else:
         device_type = "other"
     return "bf16-mixed" if multiplies_bf16(device_type) else "32-true"
+
+
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_LOCALID", "JSM_NAMESPACE_RANK")
+_SIZES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "JSM_NAMESPACE_SIZE")
+"""Variables in which launchers tell a process which one it is, from 0, and of how many. Lightning believes them."""
+
+_INTERACTIVE_JOBS = ("bash", "interactive")
+"""SLURM's names of jobs in which one types commands; their tasks are not those of a command."""
+
+
+def refuse_several_processes(environment: Mapping[str, str]) -> None:
+    """Refuse to be one of several processes, or to be taken for one because of a variable that was left behind.
+
+    Raises:
+        ValueError: If ``environment``, that of this process, says so.
+    """
+    sizes: tuple[str, ...] = _SIZES
+    if environment.get("SLURM_JOB_NAME") in _INTERACTIVE_JOBS:
+        sizes = tuple(name for name in sizes if not name.startswith("SLURM_"))
+    found = {name: environment[name] for name in _RANKS if environment.get(name, "0").strip() != "0"}
+    found |= {name: environment[name] for name in sizes if environment.get(name, "1").strip() != "1"}
+    if found:
+        variables = " ".join(f"{name}={value}" for name, value in found.items())
+        raise ValueError(
+            f"{variables} in the environment: this would be one of several processes, and a run uses 1 device so far; "
+            "start one process, as with srun --ntasks=1 or torchrun --nproc-per-node=1; or, if none is meant, "
+            f"type: unset {' '.join(found)}"
+        )
 
 
 MAX_THREADS = 1024

@@ -5,8 +5,9 @@ that fails once it is not needed any more.
 """
 
 import csv
+import itertools
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from typing import Any
 import lightning as L
 import torch
 from hydra._internal.utils import get_args_parser
+from hydra.plugins.sweeper import Sweeper
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from omegaconf import DictConfig
 from torch import nn
 
 
@@ -25,6 +28,41 @@ def hydra_flags() -> ArgumentParser:
     over several lines.
     """
     return get_args_parser()
+
+
+@contextmanager
+def watched_jobs(watch: Callable[[DictConfig, int], None]) -> Iterator[None]:
+    """Show each job of a sweep, composed, with its number, before the first of them runs.
+
+    Hydra 1.3 composes the jobs of a batch beforehand, to find errors early, and drops them. To compose them once more
+    takes as long as Hydra itself needs for a job.
+
+    Args:
+        watch: Called with a job's config, ``hydra`` in it, and its number; may raise, which ends the sweep.
+    """
+    validate, numbers = Sweeper.validate_batch_is_legal, itertools.count()
+
+    def validate_watched(sweeper: Sweeper, batch: Sequence[Sequence[str]]) -> None:
+        assert sweeper.hydra_context is not None
+        loader = sweeper.hydra_context.config_loader
+        load = loader.load_sweep_config
+
+        def load_watched(*args: Any, **options: Any) -> DictConfig:
+            config = load(*args, **options)
+            watch(config, next(numbers))
+            return config
+
+        loader.load_sweep_config = load_watched  # type: ignore[method-assign]
+        try:
+            validate(sweeper, batch)
+        finally:
+            del loader.load_sweep_config
+
+    Sweeper.validate_batch_is_legal = validate_watched  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        Sweeper.validate_batch_is_legal = validate  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -9,10 +9,11 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "cifar_lightning"
 PURE = {"torch", "torchmetrics", "numpy", "scipy", "matplotlib", "jaxtyping"}
-GLUE = PURE | {"lightning", "hydra", "omegaconf", "rich", "filelock", "yaml"}
+GLUE = PURE | {"lightning", "hydra", "omegaconf", "rich", "yaml"}
 LIBRARIES = {
     "errors": set(),
     "typehints": set(),
+    "locks": {"filelock"},
     "device": PURE,
     "patches": GLUE,
     "augment": PURE,
@@ -20,7 +21,7 @@ LIBRARIES = {
     "optim": PURE,
     "metrics": PURE,
     "tta": PURE,
-    "data": PURE | {"lightning", "torchvision", "filelock", "requests", "urllib3", "rich", "PIL"},
+    "data": PURE | {"lightning", "torchvision", "requests", "urllib3", "rich", "PIL"},
     "classifier": PURE | {"lightning"},
     "config": GLUE,
     "checkpoint": GLUE,

@@ -5,6 +5,7 @@ import copy
 import errno
 import io
 import os
+import re
 import shutil
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +22,9 @@ from cifar_lightning.checkpoint.format import read
 from cifar_lightning.config.overrides import argument
 from cifar_lightning.errors import RunError, one_line
 
-_TEMPORARY = ".tmp"
+_TEMPORARY = ".cifar-lightning.tmp"
+_IS_TEMPORARY = re.compile(rf"\..+\.[a-z0-9_]{{8}}{re.escape(_TEMPORARY)}")
+"""Names of files that are being written: mkstemp puts eight characters before the suffix, which says whose they are."""
 
 
 def write_durably(path: Path, content: bytes | memoryview) -> None:
@@ -86,9 +89,11 @@ def _cannot_write(path: Path, num_bytes: int, error: OSError) -> str:
 
 
 def sweep_temporary(folder: Path) -> None:
-    """Remove what interrupted saves have left in a folder that no one else writes into."""
-    for stale in folder.glob(f".*{_TEMPORARY}"):
-        stale.unlink(missing_ok=True)
+    """Remove what interrupted saves of this project have left in a folder that no other run writes into."""
+    with contextlib.suppress(OSError):  # of a folder that is not there yet, or cannot be written: the run will say so
+        for found in os.scandir(folder):
+            if _IS_TEMPORARY.fullmatch(found.name) and found.is_file(follow_symlinks=False):
+                os.unlink(found.path)
 
 
 class DurableIO(CheckpointIO):

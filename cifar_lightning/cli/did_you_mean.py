@@ -1,8 +1,10 @@
 """Hydra's errors of composition, told in one line with the nearest valid name."""
 
 import re
+from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import (
     CompactHydraException,
@@ -13,12 +15,27 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cifar_lightning.cli.yaml_faults import content_fault, encoding_fault, syntax_fault
 from cifar_lightning.config.schema import CONF, REFUSED_TRAINER_ARGUMENTS, compose
 from cifar_lightning.errors import UserError, nearest, one_line
 
 
-def explained(error: Exception, overrides: list[str], config_name: str) -> Exception:
-    """Hydra's errors of composition as a UserError that names the nearest valid key; others as they are."""
+def explained(error: Exception, overrides: list[str], config_name: str, config_dir: str | None = None) -> Exception:
+    """Hydra's errors of composition as a UserError that names the nearest valid key; others as they are.
+
+    Args:
+        error: What Hydra raised.
+        overrides: Those of the command line.
+        config_name: Name of the primary config.
+        config_dir: A folder of one's own whose files Hydra reads beside conf/, if there is one.
+    """
+    folders = [CONF, *([Path(config_dir)] if config_dir else [])]
+    if isinstance(error, yaml.YAMLError):
+        return UserError(syntax_fault(error))
+    if isinstance(error, UnicodeDecodeError) and (fault := encoding_fault(folders)):
+        return UserError(fault)
+    if isinstance(error, ConfigCompositionException) and (fault := content_fault(error, folders)):
+        return UserError(fault)
     if isinstance(error, OverrideParseException):
         return UserError(
             f"cannot read {error.override!r}: a value with any of = , ( ) [ ] {{ }} or quotes wants quotes around it, "
@@ -35,11 +52,24 @@ def explained(error: Exception, overrides: list[str], config_name: str) -> Excep
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
         key, message = getattr(cause, "full_key", None), str(getattr(cause, "msg", None) or cause)
         return UserError(f"{key}: {message.partition(chr(10))[0]}" if key else " ".join(message.split()))
+    if isinstance(error, ValueError) and str(error).startswith("Unable to configure handler"):  # of logging
+        return UserError(_cannot_use_folder(error.__cause__ or error, overrides))
     if isinstance(error, ValueError | TypeError):  # Hydra's own, of values it has no better word for
-        return UserError(f"{' '.join(overrides)}: {one_line(error)}")
+        return UserError(f"{' '.join(overrides)}: {one_line(error)}".removeprefix(": "))
     if isinstance(error, OSError):  # the task's own errors never come here: this is Hydra making the run's folder
-        return UserError(f"output_dir cannot be used: {one_line(error)}")
+        return UserError(_cannot_use_folder(error, overrides))
     return error
+
+
+_FOLDER_KEYS = ("hydra.job_logging.handlers.file.filename", "hydra.sweep.subdir", "hydra.sweep.dir", "hydra.run.dir")
+"""Keys of Hydra that decide where a run writes, besides ``output_dir``."""
+
+
+def _cannot_use_folder(error: BaseException, overrides: list[str]) -> str:
+    """What the system says of the run's folder, or of the log file there, with the key that decides about it."""
+    typed = {override.partition("=")[0]: override for override in overrides}
+    key = next((typed[key] for key in (*_FOLDER_KEYS, "output_dir") if key in typed), "output_dir")
+    return f"{key} cannot be used: {one_line(error)}; name a folder that can be written with output_dir="
 
 
 def _explain_key(key: str, error: Exception, overrides: list[str], config_name: str) -> str:

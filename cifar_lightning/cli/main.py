@@ -9,15 +9,17 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from cifar_lightning.cli.did_you_mean import explained
 from cifar_lightning.config.invocation import Invocation
@@ -37,6 +39,10 @@ Prelude = Callable[[list[str], list[Path]], list[str]]
 """Takes the typed overrides and the folders of ``--config-dir``; gives them with others before them."""
 
 
+CheckJob = Callable[[DictConfig, Path], None]
+"""Takes the config of a sweep's job and the folder that is for it; may refuse the sweep."""
+
+
 def _no_prelude(overrides: list[str], config_dirs: list[Path]) -> list[str]:
     return overrides
 
@@ -54,6 +60,7 @@ def run(
     *,
     config_name: str,
     prelude: Prelude = _no_prelude,
+    check_job: CheckJob | None = None,
 ) -> NoReturn:
     """Run a task as configured by conf/ and the command line, then exit.
 
@@ -63,39 +70,43 @@ def run(
         config_name: Name of the primary config in conf/.
         prelude: May put overrides before those of the command line; see ``cli.overrides_from_run``. In a sweep it does
             so for each job.
+        check_job: Called for each job of a sweep, before the first one runs, with its config and the folder that is for
+            it; may refuse the sweep by raising ``SweepError``. A sweeper that optimises chooses its jobs on the way.
     """
     fill_standard_descriptors()
     with screens():
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(_help(task, config_name))
             sys.exit(0)
-        _run(task, config_name=config_name, prelude=prelude)
+        _run(task, config_name=config_name, prelude=prelude, check_job=check_job)
 
 
-def _run(task: Task, *, config_name: str, prelude: Prelude) -> NoReturn:
+def _run(task: Task, *, config_name: str, prelude: Prelude, check_job: CheckJob | None) -> NoReturn:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on, instead of printing them over several lines
     jobs: list[_Job] = []
     overrides: list[str] = []
-    config_dirs: list[Path] = []
+    config_dir: str | None = None
 
     def job(cfg: DictConfig) -> float | None:
         def own_prelude(of_job: list[str]) -> list[str]:
-            return prelude(of_job, config_dirs)
+            return prelude(of_job, _folders(config_dir))
 
         return _run_job(cfg, task=task, prelude=own_prelude, jobs=jobs, wants_traceback=wants_traceback)
 
     try:
         with signals:
-            flags, overrides, hydra_arguments = _split(sys.argv[1:])
-            _refuse_additions(overrides)
+            _refuse_several_processes()
+            flags, overrides, parsed = _split(sys.argv[1:])
+            config_dir = parsed.config_dir
+            _refuse_overrides(overrides)
             overrides = as_texts(overrides)
-            config_dirs += [Path(folder) for folder in [hydra_arguments.config_dir] if folder]
-            is_sweep = hydra_arguments.multirun or "hydra.mode=MULTIRUN" in overrides
+            is_sweep = parsed.multirun or "hydra.mode=MULTIRUN" in overrides
             if not is_sweep and not {"--hydra-help", "--info", "-i", "--shell-completion", "-sc"} & set(flags):
-                overrides = prelude(overrides, config_dirs)
+                overrides = prelude(overrides, _folders(config_dir))
             sys.argv[1:] = [*flags, *overrides]
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+            with _checked_jobs(check_job):
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         status = 0
     except SystemExit as ended:  # report() has said why
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
@@ -106,11 +117,43 @@ def _run(task: Task, *, config_name: str, prelude: Prelude) -> NoReturn:
         if wants_traceback:
             raise
         if not any(entry.failed for entry in jobs):
-            sys.exit(report(explained(error, overrides, config_name)))
+            sys.exit(report(explained(error, overrides, config_name, config_dir)))
         status = 1
     for entry in jobs:
         say(f"job {entry.number}  {entry.overrides}  {entry.outcome}", "stderr" if entry.failed else "stdout")
     sys.exit(status)
+
+
+def _folders(config_dir: str | None) -> list[Path]:
+    return [Path(config_dir)] if config_dir else []
+
+
+def _refuse_several_processes() -> None:
+    from cifar_lightning.device import refuse_several_processes  # late, as it imports torch
+
+    try:
+        refuse_several_processes(os.environ)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+@contextmanager
+def _checked_jobs(check: CheckJob | None) -> Iterator[None]:
+    """Have ``check`` see each job of a sweep that goes through all values, before the first of them runs."""
+    from cifar_lightning.patches import watched_jobs  # late, as it imports torch
+
+    def watch(config: DictConfig, number: int) -> None:
+        if check is None or _optimises(config.hydra):
+            return
+        config.hydra.job.num = number
+        try:
+            folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir))
+        except OmegaConfBaseException:  # a name that only the running job knows
+            return
+        check(config, folder)
+
+    with watched_jobs(watch):
+        yield
 
 
 def _run_job(
@@ -155,9 +198,8 @@ def _placed(cfg: DictConfig, prelude: Callable[[list[str]], list[str]] | None) -
         own = {override.partition("=")[0] for override in overrides if override not in config.overrides.task}
         cfg = hydra.compose(config.job.config_name, overrides)
         folder = cfg.output_dir if "output_dir" in own else folder
-    placed = OmegaConf.merge(cfg, {"output_dir": folder})
-    assert isinstance(placed, DictConfig)
-    return placed
+    cfg.output_dir = folder  # in the copy for this job alone
+    return cfg
 
 
 def _invocation() -> Invocation:
@@ -166,11 +208,19 @@ def _invocation() -> Invocation:
     is_sweep = config.mode == RunMode.MULTIRUN
     return Invocation(
         overrides=tuple(config.overrides.task),
-        hydra_yaml=OmegaConf.to_yaml(OmegaConf.create({"hydra": HydraConfig.instance().cfg.hydra})),  # type: ignore[union-attr]
+        hydra_yaml=_hydra_yaml,
         is_sweep=is_sweep,
-        # Hydra's own sweeper goes through all values, whatever comes out.
-        sweeper_optimises=is_sweep and not config.sweeper._target_.endswith(".BasicSweeper"),
+        sweeper_optimises=is_sweep and _optimises(config),
     )
+
+
+def _optimises(config: Any) -> bool:
+    """Whether the sweeper of a ``hydra`` node chooses jobs by results; Hydra's own goes through all values."""
+    return not config.sweeper._target_.endswith(".BasicSweeper")
+
+
+def _hydra_yaml() -> str:
+    return OmegaConf.to_yaml(OmegaConf.create({"hydra": HydraConfig.get()}))
 
 
 def _help(task: Task, config_name: str) -> str:
@@ -239,14 +289,20 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespa
     parser = hydra_flags()
     parser.error = refuse  # type: ignore[method-assign]
     parsed = parser.parse_intermixed_args(arguments)
-    return [argument for argument in arguments if argument not in parsed.overrides], parsed.overrides, parsed
+    flags = [argument for argument in arguments if argument not in parsed.overrides]
+    return flags, parsed.overrides, parsed
 
 
-def _refuse_additions(arguments: list[str]) -> None:
-    """``+key=value`` and ``~key`` would slip past the schema: a misspelt key would be taken in silence."""
+def _refuse_overrides(arguments: list[str]) -> None:
+    """Refuse what would slip past the checks of a run.
+
+    With ``+key=value`` and ``~key`` that is the schema: a misspelt key would be taken in silence.
+    """
     for argument in arguments:
         key = argument.lstrip("+~").partition("=")[0]
         if argument.startswith("+") and not key.startswith("hydra"):
             raise UserError(f"{argument}: no key can be added; write {argument.lstrip('+')} to set one that exists")
         if argument.startswith("~") and not key.startswith("hydra"):
             raise UserError(f"{argument}: no key can be removed; write {key}=null to go without")
+        if key == "hydra.output_subdir":  # Hydra would write over the record of a run that is there
+            raise UserError(f"{argument}: leave it out; a run writes its own .hydra/, once its folder is free for it")

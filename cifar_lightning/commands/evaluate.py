@@ -16,7 +16,7 @@ from cifar_lightning.data import ImageDataModule, spread
 from cifar_lightning.device import device_name, keeping_freed_memory, restored_backends, threads
 from cifar_lightning.engine.assembly import flops_of, read_data
 from cifar_lightning.engine.compile import compile_in_place, refuse_without_compiler
-from cifar_lightning.engine.trainer import build_trainer
+from cifar_lightning.engine.trainer import build_trainer, precision_of
 from cifar_lightning.errors import UserError, listed
 from cifar_lightning.metrics import Evaluation
 from cifar_lightning.report.console import on_screen
@@ -24,7 +24,7 @@ from cifar_lightning.report.figures import confusion_matrix, only_for_show, pred
 from cifar_lightning.report.tables import class_rows, log_table, relative, shown, write_predictions
 from cifar_lightning.runs.answers import asked_otherwise, evaluation_folder
 from cifar_lightning.runs.folder import refuse_used
-from cifar_lightning.runs.metrics_file import provenance, write_metrics
+from cifar_lightning.runs.metrics_file import finished_metrics, provenance, write_metrics
 from cifar_lightning.runs.resume import flattened
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,15 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
     else:
         folder = Path(settings.output_dir)
     refuse_used(folder)
+    asked = {
+        "ckpt": str(Path(settings.ckpt).absolute()),
+        "split": settings.split,
+        "tta": settings.tta,
+        "precision": precision_of(settings.trainer),
+        "data": settings.data.get("name"),
+        "root": None if (root := settings.data.get("root")) is None else str(Path(root).absolute()),
+    }
+    _refuse_other_answer(folder, asked)
     trainer = build_trainer(settings.trainer, output_dir=str(folder), logger=False, callbacks=[])
     data: ImageDataModule = build(settings.data, "data")
     read_data(data, settings.data, stage="validate" if settings.split == "val" else "test")
@@ -84,6 +93,7 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
             "fingerprint": fingerprint,
             "device": device,
             "precision": str(trainer.precision),
+            "asked": asked,
             **provenance(invocation),
         }
         evaluation = classifier.evaluations[settings.split]
@@ -97,6 +107,17 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
             log.info("wrote     %s", relative(path))
         _draw(folder, evaluation, data, settings.split)
     return metrics
+
+
+def _refuse_other_answer(folder: Path, asked: dict[str, Any]) -> None:
+    """Refuse a folder that holds the answer to another question; the same question again replaces its answer."""
+    before = (finished_metrics(folder) or {}).get("asked", asked)
+    other = [key for key in asked if isinstance(before, dict) and before.get(key) != asked[key]]
+    if other:
+        raise UserError(
+            f"output_dir={folder} holds another evaluation, of "
+            f"{', '.join(f'{key}={before.get(key)}' for key in other)}: name another folder, so that neither is lost"
+        )
 
 
 def _announce(settings: EvaluateSettings, data: ImageDataModule, trained: dict[str, Any], *, is_its_own: bool) -> None:

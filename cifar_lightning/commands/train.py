@@ -35,7 +35,7 @@ from cifar_lightning.runs.loggers import CSV, TensorBoard, hyper_parameters
 from cifar_lightning.runs.metrics_file import finished_metrics, provenance, write_metrics
 from cifar_lightning.runs.resume import checkpoint_to_resume, finished, take_over
 from cifar_lightning.runs.signals import Stopped
-from cifar_lightning.runs.sweep import config_of_job
+from cifar_lightning.runs.sweep import folder_of_job, placed
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +58,11 @@ def train(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, An
     """
     started = time.perf_counter()
     if invocation.is_sweep:
-        cfg = config_of_job(cfg, invocation)
-        if (metrics := finished_metrics(Path(cfg.output_dir))) is not None:
-            log.info("%s is done already", cfg.output_dir)
+        job = folder_of_job(cfg, invocation)
+        if (metrics := finished_metrics(job)) is not None:
+            log.info("%s is done already", job)
             return metrics
+        cfg = placed(cfg, job)
     cfg = with_folder(cfg)
     config = resolve(cfg)
     folder = Path(config.output_dir)

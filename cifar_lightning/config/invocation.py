@@ -1,5 +1,6 @@
 """What the library knows of the command line that called it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -9,13 +10,13 @@ class Invocation:
 
     Attributes:
         overrides: The overrides as Hydra got them, those that a prelude put before the typed ones among them.
-        hydra_yaml: Hydra's own config as YAML, for the run's folder; None outside Hydra.
+        hydra_yaml: Gives Hydra's own config as YAML, for the run's folder; None outside Hydra.
         is_sweep: Whether the command is one job of several in this process.
         sweeper_optimises: Whether a sweeper chooses the next jobs by what the command returns.
     """
 
     overrides: tuple[str, ...] = ()
-    hydra_yaml: str | None = None
+    hydra_yaml: Callable[[], str] | None = None
     is_sweep: bool = False
     sweeper_optimises: bool = False
 

@@ -12,10 +12,11 @@ from typing import BinaryIO
 
 import requests
 import urllib3
-from filelock import FileLock, Timeout
 from requests.adapters import HTTPAdapter
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from cifar_lightning.locks import held
 
 log = logging.getLogger(__name__)
 
@@ -148,20 +149,13 @@ def download(file: RemoteFile, urls: Sequence[str], folder: Path, *, patience: P
 
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold a lock file. If another process holds it, log that and wait.
+    """Hold a lock file; see ``locks.held``. If another process holds it, log that and wait."""
 
-    The system releases the lock when the process ends, however it ends.
-    """
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("waiting   another process is downloading the data into %s", path.parent)
-        lock.acquire()
-    try:
+    def waits(owner: str) -> None:
+        log.info("waiting   %s is downloading the data into %s", owner, path.parent)
+
+    with held(path, waits=waits):
         yield
-    finally:
-        lock.release()
 
 
 def _session() -> requests.Session:

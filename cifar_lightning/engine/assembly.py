@@ -1,6 +1,8 @@
 """What a run is made of, from its settings: data, classifier, callbacks, Trainer; and whether they fit each other."""
 
-from collections.abc import Callable, Mapping
+import copy
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,7 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
     for shape in set(shapes) - {data.image_shape}:
         refusal = f"augment: model={name} cannot take the images of {{size}} that it makes in some epoch"
         flops_of(net, shape, refusal=refusal)
+    refuse_single_images(net, shapes, trainer, data, name)
     classifier = _build_classifier(settings, net, optimizer, schedule)
     with blame("freeze"):
         first_optimizer = optimizer(classifier.net)
@@ -191,6 +194,44 @@ def flops_of(net: nn.Module, shape: torch.Size, *, refusal: str) -> int:
         return forward_flops(net, image)
     except RuntimeError as error:
         raise UserError(f"{refusal.format(size='x'.join(map(str, shape)))}: {one_line(error)}") from error
+
+
+def refuse_single_images(
+    net: nn.Module, shapes: Sequence[torch.Size], trainer: L.Trainer, data: ImageDataModule, name: str
+) -> None:
+    """Refuse, before a long run, a batch of one image that the network cannot train on, as batch norm may not.
+
+    The network is tried on a blank image, as a copy; so neither it nor the random numbers change.
+
+    Args:
+        net: The network, on the CPU.
+        shapes: Of the images (C, H, W), by epoch.
+        trainer: Whose limits say whether the last batch of an epoch is used.
+        data: Whose last batch may have one image.
+        name: Of the network, for the message.
+
+    Raises:
+        UserError: If there will be such a batch.
+    """
+    num_images, batch_size = len(data.index["train"]), data.batch_size
+    num_batches = len(data.train_batches())
+    limit = trainer.limit_train_batches
+    used = min(num_batches, limit) if isinstance(limit, int) else int(num_batches * limit)
+    if trainer.max_steps != -1:
+        used = min(used, trainer.max_steps * trainer.accumulate_grad_batches)
+    if batch_size > 1 and (num_images % batch_size != 1 or used < num_batches):
+        return
+    tried = copy.deepcopy(net).train()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            for shape in set(shapes):
+                tried(torch.zeros(1, *shape, dtype=next(net.parameters()).dtype))
+    except (RuntimeError, ValueError) as error:
+        fits = next(size for size in itertools.count(batch_size + 1) if num_images % size != 1)
+        raise UserError(
+            f"data.batch_size={batch_size}: of {num_images:,} training images the last batch has 1, and model={name} "
+            f"cannot train on one alone ({one_line(error)}); with data.batch_size={fits} it has more"
+        ) from error
 
 
 def _image_shapes(settings: Settings, data: ImageDataModule) -> list[torch.Size]:

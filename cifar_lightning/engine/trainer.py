@@ -1,25 +1,51 @@
 """Lightning's Trainer from a config, and what it would refuse too late or in too many words."""
 
+import logging
+import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.plugins.environments import SLURMEnvironment
-from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.profilers import (
+    AdvancedProfiler,
+    PassThroughProfiler,
+    Profiler,
+    PyTorchProfiler,
+    SimpleProfiler,
+)
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cifar_lightning.checkpoint.write import DurableIO
 from cifar_lightning.config.build import blame, build_partial
 from cifar_lightning.config.resolve import AUTO, Section
 from cifar_lightning.data import ImageDataModule
-from cifar_lightning.device import fast_precision
+from cifar_lightning.device import fast_precision, refuse_several_processes
 from cifar_lightning.errors import UserError, one_line
 from cifar_lightning.patches import end_epochs_once
+from cifar_lightning.report.tables import relative
+
+log = logging.getLogger(__name__)
 
 _NOTHING = nullcontext()
+
+PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+"""What ``trainer.profiler`` takes besides null."""
+
+_ONE_DEVICE = "a run uses 1 device so far"
+
+_WITHOUT_EFFECT: dict[str, tuple[tuple[Any, ...], str]] = {
+    "strategy": (("auto",), f"{_ONE_DEVICE}, and the others are for several"),
+    "num_nodes": ((1,), _ONE_DEVICE),
+    "sync_batchnorm": ((False,), f"{_ONE_DEVICE}, so that there is nothing to synchronize"),
+    "use_distributed_sampler": ((True,), f"{_ONE_DEVICE}, so that no sampler is replaced"),
+    "limit_predict_batches": ((None,), "nothing is predicted"),
+}
+"""Arguments of the Trainer that would do nothing: the values that say so, and why others are refused."""
 
 
 class NoProfiler(PassThroughProfiler):
@@ -43,10 +69,13 @@ def build_trainer(section: Section, *, output_dir: str, **objects: Any) -> L.Tra
     Raises:
         UserError: If Lightning refuses an argument, or more than one device is asked for.
     """
+    with blame("trainer"):
+        refuse_several_processes(os.environ)
     section = {**section, "precision": precision_of(section)}
-    if section["profiler"] is None:
-        objects["profiler"] = NoProfiler()
     factory = build_partial(section, "trainer")
+    _check_arguments(section)
+    if not isinstance(section["profiler"], Mapping):  # else it is built as it is described
+        objects["profiler"] = _profiler(section["profiler"], output_dir)
     try:
         with refusals(), blame("trainer", section), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "GPU available but not used")  # as the config says
@@ -62,6 +91,34 @@ def build_trainer(section: Section, *, output_dir: str, **objects: Any) -> L.Tra
         raise UserError(f"trainer.devices: a run uses 1 device so far, got {trainer.world_size}; set trainer.devices=1")
     end_epochs_once(trainer)
     return trainer
+
+
+def _profiler(name: str | None, output_dir: str) -> Profiler:
+    """A profiler that writes into the run's folder; Lightning's choice tells its logger only, which is not shown."""
+    if name is None:
+        return NoProfiler()
+    if name not in PROFILERS:
+        raise UserError(f"trainer.profiler must be one of {', '.join(PROFILERS)} or null, got {name!r}")
+    folder = Path(output_dir, "profile")
+    log.info("profile   %s, into %s", name, relative(folder))
+    return PROFILERS[name](dirpath=folder, filename=name)
+
+
+def _check_arguments(section: Section) -> None:
+    """Refuse what has no effect here, and what Lightning takes although it means nothing.
+
+    Raises:
+        UserError: If an argument is such a one.
+    """
+    for name, (values, reason) in _WITHOUT_EFFECT.items():
+        if section[name] not in values:
+            allowed = " or ".join("null" if value is None else str(value).lower() for value in values)
+            raise UserError(f"trainer.{name} must be {allowed}, got {section[name]!r}: {reason}")
+    clip = section["gradient_clip_val"]
+    if clip is not None and clip <= 0:
+        raise UserError(f"trainer.gradient_clip_val must be above 0, or null for no clipping, got {clip}")
+    if clip is None and section["gradient_clip_algorithm"] is not None:
+        raise UserError("trainer.gradient_clip_algorithm clips nothing by itself: set trainer.gradient_clip_val too")
 
 
 def precision_of(section: Section) -> str | int | None:

@@ -1,56 +1,65 @@
 """Run folders: who holds one, and the record of what was asked for in it."""
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning.checkpoint.write import sweep_temporary, write_durably
 from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.config.overrides import argument
-from cifar_lightning.errors import UserError
+from cifar_lightning.errors import UserError, one_line
+from cifar_lightning.locks import InUse, held
 
 CONFIG = Path(".hydra", "config.yaml")
 OVERRIDES = Path(".hydra", "overrides.yaml")
+HYDRA = Path(".hydra", "hydra.yaml")
 LAST = Path("checkpoints", "last.ckpt")
 METRICS = "metrics.json"
+LOCK = ".cifar-lightning.lock"
+"""Held by the run in a folder; its name says whose it is, as folders may be shared with other programs."""
+
+WRITTEN = (CONFIG, OVERRIDES, HYDRA, METRICS, "metrics.csv")
+"""Files of a run that have names which other programs use too."""
 
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Hold a run's folder for this process alone. The system releases it when the process ends, however it ends.
+    """Hold a run's folder for this process alone; see ``locks.held``.
 
     Raises:
-        UserError: If another process holds it.
+        UserError: If another process holds it, it cannot be made, or it holds files of others under a run's names.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / ".lock"
-        lock = FileLock(path, timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise UserError(
-            f"output_dir={folder} is in use by {_owner(path)}: wait until it has ended, or name another folder"
-        ) from error
-    except OSError as error:
-        raise UserError(f"output_dir={folder} cannot be used: {error}") from error
-    try:
-        path.write_text(str(os.getpid()))
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _refuse_foreign(folder)
+            for place in (CONFIG.parent, LAST.parent):
+                if (folder / place).exists():
+                    (folder / place).mkdir(exist_ok=True)  # raises where a file is in the way, before a long run
+            stack.enter_context(held(folder / LOCK))
+        except InUse as owner:
+            raise UserError(
+                f"output_dir={folder} is in use by {owner}: wait until it has ended, or name another folder"
+            ) from owner
+        except (OSError, ValueError) as error:  # the latter of a path that no system takes
+            raise UserError(f"output_dir={folder} cannot be used: {one_line(error)}") from error
         for place in (folder, folder / CONFIG.parent, folder / LAST.parent):
             sweep_temporary(place)
         yield
-    finally:
-        lock.release()
 
 
-def _owner(path: Path) -> str:
-    try:
-        return f"process {int(path.read_text())}"
-    except (OSError, ValueError):
-        return "another process"
+def _refuse_foreign(folder: Path) -> None:
+    """Raise UserError if files of a run's names are there that no run of this project has written."""
+    if (folder / LOCK).exists() or (folder / LAST).exists():
+        return
+    found = next((folder / name for name in WRITTEN if (folder / name).exists()), None)
+    if found is not None:
+        raise UserError(
+            f"output_dir={folder} holds {found.relative_to(folder)}, which a run would write over and no run of this "
+            "project has written: name another folder"
+        )
 
 
 def refuse_used(folder: Path) -> None:
@@ -67,6 +76,6 @@ def record(folder: Path, cfg: DictConfig, invocation: Invocation) -> None:
     texts = {CONFIG: OmegaConf.to_yaml(cfg)}
     if invocation.hydra_yaml is not None:
         overrides = OmegaConf.to_yaml(list(invocation.overrides))
-        texts |= {OVERRIDES: overrides, CONFIG.with_name("hydra.yaml"): invocation.hydra_yaml}
+        texts |= {OVERRIDES: overrides, HYDRA: invocation.hydra_yaml()}
     for name, text in texts.items():
         write_durably(folder / name, text.encode())

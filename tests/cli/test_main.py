@@ -55,7 +55,7 @@ def test_help_lists_the_choices_without_importing_torch():
         (["++optimizer.typo=1"], "++optimizer.typo=1: no key can be added"),
         (["~callbacks"], "~callbacks: no key can be removed; write callbacks=null"),
         (["output_dir=a=b"], "cannot read 'output_dir=a=b'"),
-        (["output_dir=/dev/null"], "output_dir cannot be used: "),
+        (["output_dir=/dev/null"], "output_dir=/dev/null cannot be used: "),
         (["--epochs", "3"], "unrecognized arguments: --epochs; a key is set as key=value, and --help lists the keys"),
         (["--cfg", "jobb"], "argument --cfg/-c: invalid choice: 'jobb'"),
         (["-m", "optimizer.lrr=0.1,0.2"], "there is no key optimizer.lrr: did you mean optimizer.lr?"),

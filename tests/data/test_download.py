@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import ssl
@@ -489,7 +490,7 @@ def test_others_wait_for_the_first_download_and_use_it(tiny, server, tmp_path, c
         thread.join()
     assert [len(split) for split in data] == [60] * 3
     assert len(server.requests) == 1
-    assert caplog.text.count(f"another process is downloading the data into {tmp_path}") == 2
+    assert len(re.findall(rf"waiting   .*process.* is downloading the data into {tmp_path}", caplog.text)) == 2
 
 
 def test_one_at_a_time_waits_for_the_lock(tmp_path):

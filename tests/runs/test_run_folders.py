@@ -3,25 +3,35 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from conftest import CLASSES, SMALL, TINY, differences, last
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
 from cifar_lightning.callbacks.saving import RunCheckpoints
 from cifar_lightning.checkpoint.format import described
+from cifar_lightning.checkpoint.trust import read_text
+from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.cli.overrides_from_run import overrides_to_resume
 from cifar_lightning.commands.train import train
+from cifar_lightning.config import schema
+from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.resolve import resolve
 from cifar_lightning.data.arrays import to_arrays
-from cifar_lightning.errors import UserError
-from cifar_lightning.runs.folder import claimed
+from cifar_lightning.errors import SweepError, UserError
+from cifar_lightning.runs.folder import CONFIG, LOCK, claimed, record
 from cifar_lightning.runs.resume import take_over
+from cifar_lightning.runs.sweep import folder_of_job, refuse_other_job
 
 
 def scalars(folder, tag):
@@ -51,15 +61,70 @@ def test_a_folder_in_use_is_refused_and_names_the_process(tmp_path):
             pass
         holder.kill()
     with claimed(tmp_path / "run"):  # the system has let go of it
-        assert (tmp_path / "run" / ".lock").read_text() == str(os.getpid())
+        assert (tmp_path / "run" / LOCK).read_text() == str(os.getpid())
 
 
-def test_what_an_interrupted_save_left_is_swept(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / ".last.ckpt.abc.tmp").write_text("half")
-    (tmp_path / "checkpoints" / "last.ckpt").write_text("whole")
+TEMPORARY = ".last.ckpt.ab1_z9xy.cifar-lightning.tmp"
+
+
+def test_what_an_interrupted_save_left_is_swept_and_nothing_else(tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoints"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed, match="killed"):
+            write_durably(folder / "last.ckpt", b"half")
+    [left] = folder.iterdir()
+    others = (".notes.tmp", "a.tmp", ".last.ckpt.abc.tmp", "last.ckpt.ab1_z9xy.cifar-lightning.tmp", ".ab.tmp~")
+    for name in (*others, f"{TEMPORARY}.bak", "whole.ckpt"):
+        (folder / name).write_text("kept")
+    (folder / ".folder.ab1_z9xy.cifar-lightning.tmp").mkdir()
+    (folder / ".link.ab1_z9xy.cifar-lightning.tmp").symlink_to(folder / "whole.ckpt")
+    before = set(folder.iterdir())
     with claimed(tmp_path):
-        assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["last.ckpt"]
+        assert set(folder.iterdir()) == before - {left}
+
+
+STEMS = st.text("ab.-_ ~", min_size=1, max_size=8)
+NAMES = st.one_of(STEMS, STEMS.map(lambda stem: f".{stem}.tmp"), STEMS.map(lambda stem: f".{stem}.ab1_z9xy.tmp"))
+
+
+@settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", 60)), deadline=None, derandomize=True)
+@given(
+    names=st.sets(st.one_of(NAMES, NAMES.map(lambda name: f".{name}.tmp"), NAMES.map(lambda n: n + TEMPORARY[-28:])))
+)
+def test_files_of_others_are_still_there_after_a_run(names):
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        kept = [folder / name for name in names if name not in (".", "..")]
+        for path in kept:
+            path.write_text(path.name)
+        with claimed(folder):
+            write_durably(folder / "checkpoints" / "last.ckpt", b"")
+        assert [path.read_text() for path in kept] == [path.name for path in kept]
+
+
+@pytest.mark.parametrize("name", [".hydra/config.yaml", ".hydra/overrides.yaml", "metrics.json", "metrics.csv"])
+def test_files_of_others_are_not_written_over(name, tmp_path):
+    path = tmp_path / "run" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("of another program")
+    for _ in range(2):
+        refusal = rf"output_dir=.*run holds {name}, which a run would write over"
+        with pytest.raises(UserError, match=refusal), claimed(tmp_path / "run"):
+            pass
+    assert path.read_text() == "of another program"
+    with claimed(tmp_path / "own"):
+        pass
+    (tmp_path / "own" / "metrics.json").write_text("of a run that was there before")
+    with claimed(tmp_path / "own"):
+        pass
+
+
+@pytest.mark.parametrize("place", [".hydra", "checkpoints"])
+def test_a_file_in_the_place_of_a_runs_folder(place, tmp_path):
+    (tmp_path / place).write_text("")
+    with pytest.raises(UserError, match=rf"output_dir=.* cannot be used: .*{place}"), claimed(tmp_path):
+        pass
 
 
 def test_a_file_in_the_folders_place(tmp_path):
@@ -373,3 +438,69 @@ def test_a_sweep_that_is_run_again(command, tmp_path, monkeypatch):
     other = command(*sweep, "seed=2,1", tiny=True)
     assert other.code == 2
     assert "sweep holds a run already, whose job 0 has another config: name another folder" in other.err
+
+    later = command(*sweep, "seed=1,2", tiny=True)  # the first job is done, the place of the second is taken
+    assert later.code == 2
+    assert "whose job 1 has another config" in later.err
+    assert "is done already" not in later.out  # it is found before the first job runs
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("last.ckpt")} == times
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """A sweep of finished jobs, with one seed each; gives their config by seed."""
+    made = schema.compose("data=synthetic")
+
+    def config(seed, folder=None):
+        made.seed, made.output_dir, made.resume = seed, str(folder) if folder else None, "auto"
+        return made.copy()
+
+    for seed in range(5):
+        record(tmp_path / str(seed), config(seed, tmp_path / str(seed)), FROM_PYTHON)
+    return config
+
+
+SWEEP = Invocation(is_sweep=True)
+
+
+def test_each_job_is_found_wherever_it_is(recorded, tmp_path):
+    for seed in range(5):
+        assert folder_of_job(recorded(seed, tmp_path / "9"), SWEEP) == tmp_path / str(seed)
+    assert folder_of_job(recorded(7, tmp_path / "7"), SWEEP) == tmp_path / "7"
+    with pytest.raises(SweepError, match="whose job 3 has another config"):
+        folder_of_job(recorded(7, tmp_path / "3"), SWEEP)
+
+
+def test_records_that_come_change_and_go_are_seen(recorded, tmp_path):
+    assert folder_of_job(recorded(6, tmp_path / "9"), SWEEP) == tmp_path / "9"
+    record(tmp_path / "6", recorded(6), FROM_PYTHON)  # by another process
+    assert folder_of_job(recorded(6, tmp_path / "9"), SWEEP) == tmp_path / "6"
+    record(tmp_path / "6", recorded(8), FROM_PYTHON)
+    assert folder_of_job(recorded(6, tmp_path / "9"), SWEEP) == tmp_path / "9"
+    assert folder_of_job(recorded(8, tmp_path / "9"), SWEEP) == tmp_path / "6"
+    shutil.rmtree(tmp_path / "6")
+    assert folder_of_job(recorded(8, tmp_path / "9"), SWEEP) == tmp_path / "9"
+
+
+def test_a_record_is_read_once(recorded, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr("cifar_lightning.runs.sweep.read_text", lambda path: (read.append(path), read_text(path))[1])
+    for _ in range(3):
+        for seed in reversed(range(5)):
+            assert folder_of_job(recorded(seed, tmp_path / str(4 - seed)), SWEEP) == tmp_path / str(seed)
+    assert len(read) == 5
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[", "- a", "text", "a: &a [x]\nb: [*a, *a]", "[" * 300_000, "- " * 300_000, "\xff", "{1: 2, a: 3}"]
+)
+def test_records_of_something_else_hold_no_job(content, recorded, tmp_path):
+    (tmp_path / "3" / CONFIG).write_text(content, encoding="latin-1")
+    assert folder_of_job(recorded(3, tmp_path / "9"), SWEEP) == tmp_path / "9"
+    with pytest.raises(SweepError, match="whose job 3 has another config"):
+        refuse_other_job(recorded(3), tmp_path / "3")
+
+
+def test_a_free_place_is_not_refused(recorded, tmp_path):
+    refuse_other_job(recorded(7), tmp_path / "7")
+    refuse_other_job(recorded(7), tmp_path / "no" / "sweep" / "yet")

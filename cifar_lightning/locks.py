@@ -1,0 +1,78 @@
+"""Lock files: one process holds one at a time, also on a file system that has no locks."""
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+log = logging.getLogger(__name__)
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""What the system answers where a file system, such as some network ones, has no locks."""
+
+
+class InUse(Exception):
+    """Another process holds the lock; the message is a name for it, such as ``process 123``."""
+
+
+@contextmanager
+def held(path: Path, *, waits: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold a lock file.
+
+    The system releases the lock when the process ends, however it ends. A file system without locks has a file in place
+    of it, which a killed process leaves behind; the next process on the same machine sees that its owner has gone.
+
+    Args:
+        path: The lock file, in an existing folder. It stays.
+        waits: Called with a name for the process that holds it, before waiting for that; None: there is no waiting.
+
+    Raises:
+        InUse: If another process holds it, and there is no waiting.
+        OSError: If the file cannot be written.
+    """
+    lock: BaseFileLock = FileLock(path, fallback_to_soft=False)
+    try:
+        _acquire(lock, lambda: _owner(path), waits)
+        path.write_text(str(os.getpid()))
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        lock = _acquired_without_locks(path.with_name(f"{path.name}.owner"), error, waits)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquire(lock: BaseFileLock, owner: Callable[[], str], waits: Callable[[str], None] | None) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        if waits is None:
+            raise InUse(owner()) from error
+        waits(owner())
+        lock.acquire()
+
+
+def _acquired_without_locks(path: Path, refusal: OSError, waits: Callable[[str], None] | None) -> SoftFileLock:
+    lock = SoftFileLock(path)
+    if not path.exists():
+        log.warning(
+            "%s is on a file system without locks (%s): a file says that it is in use, %s. If this process is killed "
+            "and the next one is on another machine, remove that file by hand",
+            *(path.parent, refusal.strerror, path.name),
+        )
+    gone = f"; if it runs on no machine any more, remove {path}"
+    _acquire(lock, lambda: f"process {lock.pid}{gone}" if lock.pid else f"another process{gone}", waits)
+    return lock
+
+
+def _owner(path: Path) -> str:
+    try:
+        return f"process {int(path.read_text())}"
+    except (OSError, ValueError):
+        return "another process"
