@@ -38,6 +38,8 @@ def claimed(folder: Path) -> Iterator[None]:
             for place in (CONFIG.parent, LAST.parent):
                 if (folder / place).exists():
                     (folder / place).mkdir(exist_ok=True)  # raises where a file is in the way, before a long run
+            if (blocked := next((name for name in (*WRITTEN, LAST) if (folder / name).is_dir()), None)) is not None:
+                raise IsADirectoryError(f"a run writes {blocked}, and that is a folder there")
             stack.enter_context(held(folder / LOCK))
         except InUse as owner:
             raise UserError(

@@ -136,6 +136,10 @@ def test_another_question_keeps_the_first_answer(trained, command):
     assert names[3].startswith("last-tta1-")
     assert "test/acc_tta" not in answer(folder / "evaluate" / "last")
     assert "test/acc_tta" in answer(folder / "evaluate" / "last-tta1")
+    outcome = command("evaluate.py", ckpt, f"output_dir={folder}/evaluate/last", "tta=1")
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"error: output_dir={folder}/evaluate/last holds another evaluation, of tta=0: name")
+    assert "test/acc_tta" not in answer(folder / "evaluate" / "last")
 
 
 @pytest.mark.parametrize("overrides", [("data.name=pets",), ("data.name=2026",)])
