@@ -21,7 +21,7 @@ from cifar_lightning.cli.did_you_mean import explained
 from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.config.schema import CONF
 from cifar_lightning.errors import RunError, SweepError, UserError, one_line
-from cifar_lightning.report.console import fill_standard_descriptors, say, screens
+from cifar_lightning.report.console import say, screens
 from cifar_lightning.runs.signals import Stopped, signals
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,6 @@ def run(
         config_name: Name of the primary config in conf/.
         prelude: May put overrides before those of the command line; see ``cli.overrides_from_run``.
     """
-    fill_standard_descriptors()
     with screens():
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(_help(task, config_name))

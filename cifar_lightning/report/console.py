@@ -103,22 +103,7 @@ def say(line: str, stream: str = "stdout") -> None:
         print(printable(line), file=getattr(sys, stream), flush=True)
 
 
-@contextmanager
-def screens() -> Iterator[None]:
-    """Make standard output and error ``Screen``s for whoever writes to them, Lightning, Hydra and rich among them."""
-    out, err = (
-        stream if isinstance(stream, Screen) else Screen(stream, name)
-        for stream, name in ((sys.stdout, "stdout"), (sys.stderr, "stderr"))
-    )
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            yield
-        finally:
-            out.flush()
-            err.flush()
-
-
-def fill_standard_descriptors() -> None:
+def _fill_standard_descriptors() -> None:
     """Have the descriptors 0 to 2 lead nowhere where they are closed.
 
     The next file to be opened would get such a number, and whatever writes to the standard output, such as a library in
@@ -129,6 +114,22 @@ def fill_standard_descriptors() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+
+
+@contextmanager
+def screens() -> Iterator[None]:
+    """Make standard output and error ``Screen``s for whoever writes to them, Lightning, Hydra and rich among them."""
+    _fill_standard_descriptors()
+    out, err = (
+        stream if isinstance(stream, Screen) else Screen(stream, name)
+        for stream, name in ((sys.stdout, "stdout"), (sys.stderr, "stderr"))
+    )
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            yield
+        finally:
+            out.flush()
+            err.flush()
 
 
 class Lines(logging.Formatter):
@@ -160,13 +161,20 @@ class LogFile(logging.FileHandler):
         super().__init__(filename, **{"encoding": "utf-8", **options})
         self._has_failed = False
 
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:  # of opening the file
+            self.handleError(record)
+
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
         elif not self._has_failed:
             self._has_failed = True
-            _to_nowhere(self.stream)
+            if self.stream is not None:
+                _to_nowhere(self.stream)
             say(f"{self.baseFilename} cannot be written to ({error}): the run continues without it", "stderr")
 
 
