@@ -17,9 +17,7 @@ from typing import Any
 
 from cifar_lightning.errors import printable
 
-_PLAIN = str.maketrans(
-    {**dict.fromkeys("┌┬┐├┼┤└┴┘╭╮╰╯━╸╺", "+"), "─": "-", "│": "|", "…": "...", "×": "x", "±": "+-", "✗": "x"}
-)
+_PLAIN = str.maketrans({**dict.fromkeys("┌┬┐├┼┤└┴┘", "+"), "─": "-", "│": "|", "…": "...", "±": "+-"})
 """What stands for the project's own signs where an encoding lacks them."""
 
 
@@ -113,7 +111,9 @@ def _fill_standard_descriptors() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+            with contextlib.suppress(OSError):
+                # It takes the lowest number that is free, which is this one; processes that are started have it too.
+                os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 @contextmanager
