@@ -203,7 +203,7 @@ def _draw_most_confused(axis: Axes, confusion: Int64[Tensor, "k k"], classes: Se
 
 @contextmanager
 def _any_script() -> Iterator[None]:
-    """Silence matplotlib about scripts that it cannot draw well; a box stands for a character its font does not have."""
+    """Silence matplotlib about scripts it cannot draw well; a box stands for a character that its font lacks."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support .* natively")
