@@ -26,7 +26,7 @@ from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.config.overrides import as_texts
 from cifar_lightning.config.schema import CONF
 from cifar_lightning.errors import RunError, SweepError, UserError, one_line
-from cifar_lightning.report.console import fill_standard_descriptors, say, screens
+from cifar_lightning.report.console import say, screens
 from cifar_lightning.runs.signals import Stopped, signals
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,6 @@ def run(
         check_job: Called for each job of a sweep, before the first one runs, with its config and the folder that is for
             it; may refuse the sweep by raising ``SweepError``. A sweeper that optimises chooses its jobs on the way.
     """
-    fill_standard_descriptors()
     with screens():
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(_help(task, config_name))

@@ -36,7 +36,8 @@ NUM_SAMPLES = 32
 def evaluate(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, Any]:
     """Evaluate a checkpoint on a split and return what metrics.json holds.
 
-    Writes metrics.json, predictions.csv and pictures into ``output_dir``.
+    Writes metrics.json and predictions.csv into ``output_dir``, shows a table, and draws pictures. The latter are only
+    for show: one that fails is a warning.
 
     Args:
         cfg: As ``config.schema.compose(..., config_name="evaluate")`` or the command line makes it; it is not changed.

@@ -46,7 +46,8 @@ NUM_INIT_IMAGES = 5_000
 def train(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, Any]:
     """Train and test one classifier as configured; return what metrics.json holds.
 
-    The test metrics are those of the last weights: nothing is selected on the test split.
+    The test metrics are those of the last weights: nothing is selected on the test split. Pictures of the test are
+    drawn last, once the numbers are on the disk and shown. So no clock counts them, and one that fails is a warning.
 
     Args:
         cfg: As ``config.schema.compose`` or the command line makes it; it is not changed.

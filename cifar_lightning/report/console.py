@@ -17,9 +17,7 @@ from typing import Any
 
 from cifar_lightning.errors import printable
 
-_PLAIN = str.maketrans(
-    {**dict.fromkeys("┌┬┐├┼┤└┴┘╭╮╰╯━╸╺", "+"), "─": "-", "│": "|", "…": "...", "×": "x", "±": "+-", "✗": "x"}
-)
+_PLAIN = str.maketrans({**dict.fromkeys("┌┬┐├┼┤└┴┘", "+"), "─": "-", "│": "|", "…": "...", "±": "+-"})
 """What stands for the project's own signs where an encoding lacks them."""
 
 
@@ -103,9 +101,25 @@ def say(line: str, stream: str = "stdout") -> None:
         print(printable(line), file=getattr(sys, stream), flush=True)
 
 
+def _fill_standard_descriptors() -> None:
+    """Have the descriptors 0 to 2 lead nowhere where they are closed.
+
+    The next file to be opened would get such a number, and whatever writes to the standard output, such as a library in
+    C, would write into a checkpoint.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            with contextlib.suppress(OSError):
+                # It takes the lowest number that is free, which is this one; processes that are started have it too.
+                os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
 @contextmanager
 def screens() -> Iterator[None]:
     """Make standard output and error ``Screen``s for whoever writes to them, Lightning, Hydra and rich among them."""
+    _fill_standard_descriptors()
     out, err = (
         stream if isinstance(stream, Screen) else Screen(stream, name)
         for stream, name in ((sys.stdout, "stdout"), (sys.stderr, "stderr"))
@@ -116,19 +130,6 @@ def screens() -> Iterator[None]:
         finally:
             out.flush()
             err.flush()
-
-
-def fill_standard_descriptors() -> None:
-    """Have the descriptors 0 to 2 lead nowhere where they are closed.
-
-    The next file to be opened would get such a number, and whatever writes to the standard output, such as a library in
-    C, would write into a checkpoint.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
 
 
 class Lines(logging.Formatter):
@@ -160,13 +161,20 @@ class LogFile(logging.FileHandler):
         super().__init__(filename, **{"encoding": "utf-8", **options})
         self._has_failed = False
 
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:  # of opening the file
+            self.handleError(record)
+
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
         elif not self._has_failed:
             self._has_failed = True
-            _to_nowhere(self.stream)
+            if self.stream is not None:
+                _to_nowhere(self.stream)
             say(f"{self.baseFilename} cannot be written to ({error}): the run continues without it", "stderr")
 
 

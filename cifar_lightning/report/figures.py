@@ -203,10 +203,7 @@ def _draw_most_confused(axis: Axes, confusion: Int64[Tensor, "k k"], classes: Se
 
 @contextmanager
 def _any_script() -> Iterator[None]:
-    """Silence matplotlib about characters that its font does not have, for which it draws a box, and those it guesses.
-
-    Of some scripts it also says that it does not place them as it should.
-    """
+    """Silence matplotlib about scripts it cannot draw well; a box stands for a character that its font lacks."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support .* natively")

@@ -266,12 +266,20 @@ def test_a_run_with_a_closed_stream(command, monkeypatch, tmp_path, stream):
 def test_a_run_in_an_encoding_without_lines(command, monkeypatch, tmp_path):
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252"))
-    name = "猫 \x1b[31m"
-    outcome = command("train.py", *FAST, f"name='{name}'", f"output_dir={tmp_path / 'run'}", tiny=True)
+    name = "猫 \x1b[31m\udcff"
+    logged = ("logger=both", f"name='{name}'", f"output_dir={tmp_path / 'run'}")
+    outcome = command("train.py", *FAST, *logged, tiny=True)
     assert (outcome.code, outcome.err) == (0, "")
-    assert r"\u732b \x1b[31m on cifar10, seed 0" in written.getvalue().decode("cp1252")
-    assert r"猫 \x1b[31m on cifar10, seed 0" in (tmp_path / "run" / "train.log").read_text(encoding="utf-8")
+    assert r"\u732b \x1b[31m\udcff on cifar10, seed 0" in written.getvalue().decode("cp1252")
+    assert r"猫 \x1b[31m\udcff on cifar10, seed 0" in (tmp_path / "run" / "train.log").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["name"] == name
+
+
+def test_a_run_without_a_log_file(command, tmp_path):
+    outcome = command("train.py", *FAST, "hydra/job_logging=stdout", f"output_dir={tmp_path / 'run'}", tiny=True)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "epoch 1/1" in outcome.out
+    assert not (tmp_path / "run" / "train.log").exists()
 
 
 def test_error_lines_hold_no_control_characters(command):

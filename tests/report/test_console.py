@@ -114,6 +114,14 @@ def test_a_log_file_on_a_full_disk_is_told_once(capsys):
     assert said.count("\n") == 1
 
 
+def test_a_log_file_without_a_folder_is_told_once(capsys, tmp_path):
+    handler = LogFile(str(tmp_path / "nowhere" / "train.log"), delay=True)
+    for _ in range(3):
+        handler.handle(logging.makeLogRecord({"msg": "line"}))
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"\S+train\.log cannot be written to \(\[Errno 2\] .*\n", said)
+
+
 def test_a_log_file_is_in_utf_8(tmp_path, monkeypatch):
     monkeypatch.setattr("locale.getpreferredencoding", lambda *args: "ascii")
     handler = LogFile(str(tmp_path / "train.log"))
@@ -164,8 +172,8 @@ def test_streams_are_put_back(monkeypatch):
 
 @pytest.mark.skipif(os.name != "posix", reason="closes descriptors as a shell does")
 def test_no_file_takes_the_place_of_a_closed_stream(tmp_path):
-    code = "import sys; from cifar_lightning.report.console import fill_standard_descriptors\n"
-    code += "fill_standard_descriptors(); file = open(sys.argv[1], 'w'); print(file.fileno(), file=file)"
+    code = "import sys; from cifar_lightning.report.console import screens\n"
+    code += "with screens(): file = open(sys.argv[1], 'w'); print(file.fileno(), file=file)"
     line = ["sh", "-c", '"$0" -c "$1" "$2" <&- >&- 2>&-', sys.executable, code, str(tmp_path / "number")]
     subprocess.run(line, cwd=ROOT, check=True)
     assert int((tmp_path / "number").read_text()) > 2
