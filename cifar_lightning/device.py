@@ -59,9 +59,8 @@ def refuse_several_processes(environment: Mapping[str, str]) -> None:
     Raises:
         ValueError: If ``environment``, that of this process, says so.
     """
-    sizes = _SIZES
-    if environment.get("SLURM_JOB_NAME") in _INTERACTIVE_JOBS:
-        sizes = tuple(name for name in sizes if not name.startswith("SLURM_"))
+    is_interactive = environment.get("SLURM_JOB_NAME") in _INTERACTIVE_JOBS
+    sizes = [name for name in _SIZES if not (is_interactive and name.startswith("SLURM_"))]
     found = {name: environment[name] for name in _RANKS if environment.get(name, "0").strip() != "0"}
     found |= {name: environment[name] for name in sizes if environment.get(name, "1").strip() != "1"}
     if found:

@@ -58,7 +58,7 @@ def watched_jobs(watch: Callable[[DictConfig, int], None]) -> Iterator[None]:
         finally:
             del loader.load_sweep_config
 
-    Sweeper.validate_batch_is_legal = validate_watched  # type: ignore[method-assign]
+    Sweeper.validate_batch_is_legal = validate_watched  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
