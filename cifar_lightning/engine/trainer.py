@@ -131,7 +131,7 @@ def _check_arguments(section: Section) -> None:
         raise UserError("trainer.gradient_clip_algorithm clips nothing by itself: set trainer.gradient_clip_val too")
     for unit in ("epochs", "steps"):
         least, most = section[f"min_{unit}"] or 0, section[f"max_{unit}"]
-        if most not in (None, -1) and least > most:
+        if most is not None and 0 <= most < least:
             raise UserError(f"trainer.min_{unit} must be at most trainer.max_{unit}={most}, got {least}")
     for name in ("max_time", "val_check_interval"):
         if isinstance(section[name], Mapping) and not _is_time(section[name]):
