@@ -59,9 +59,8 @@ def refuse_several_processes(environment: Mapping[str, str]) -> None:
     Raises:
         ValueError: If ``environment``, that of this process, says so.
     """
-    sizes: tuple[str, ...] = _SIZES
-    if environment.get("SLURM_JOB_NAME") in _INTERACTIVE_JOBS:
-        sizes = tuple(name for name in sizes if not name.startswith("SLURM_"))
+    is_interactive = environment.get("SLURM_JOB_NAME") in _INTERACTIVE_JOBS
+    sizes = [name for name in _SIZES if not (is_interactive and name.startswith("SLURM_"))]
     found = {name: environment[name] for name in _RANKS if environment.get(name, "0").strip() != "0"}
     found |= {name: environment[name] for name in sizes if environment.get(name, "1").strip() != "1"}
     if found:
@@ -167,5 +166,5 @@ def _cpu_name() -> str:
 def _cpuinfo(key: str) -> str:
     """A value of the first CPU that Linux describes; empty where there is none."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")

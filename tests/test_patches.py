@@ -6,16 +6,22 @@ import re
 from contextlib import nullcontext
 from pathlib import Path
 
+import hydra
 import lightning as L
 import pytest
 import torch
 from conftest import ROOT, make_batches, make_classifier, make_trainer
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, RunMode
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from torch import nn
 
 from cifar_lightning import patches
+from cifar_lightning.config.schema import CONF
 from cifar_lightning.optim.builders import sgd
 
 PRIVATE = re.compile(
@@ -52,6 +58,32 @@ def test_hydras_parser_still_takes_a_flag_between_overrides_for_their_end(capsys
         get_args_parser().parse_args(arguments)
     assert capsys.readouterr().err.count("\n") > 1
     assert patches.hydra_flags().parse_intermixed_args(arguments).overrides == ["seed=7", "optimizer.lr=0.25"]
+
+
+class PlainSweeper(Sweeper):
+    """As much of one as composes its jobs."""
+
+    def setup(self, **objects):
+        raise NotImplementedError
+
+    def sweep(self, arguments):
+        raise NotImplementedError
+
+
+def test_hydra_still_composes_the_jobs_of_a_sweep_beforehand_and_shows_them_to_no_one():
+    overrides, shown = [["seed=3"], ["seed=5"]], []
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("train", [], run_mode=RunMode.MULTIRUN)
+        sweeper = PlainSweeper()
+        sweeper.hydra_context, sweeper.config = HydraContext(loader, Callbacks(master)), master
+        for _ in range(2):
+            sweeper.validate_batch_is_legal(overrides)
+            assert shown == []
+            with patches.watched_jobs(lambda config, number: shown.append((config.seed, number))):
+                sweeper.validate_batch_is_legal(overrides)
+            assert shown == [(3, 0), (5, 1)]
+            shown.clear()
 
 
 def test_lightning_still_notes_the_name_of_each_hook_through_the_module(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_lightning.cli.did_you_mean import explained
@@ -149,6 +149,8 @@ def _checked_jobs(check: CheckJob | None) -> Iterator[None]:
             folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir))
         except OmegaConfBaseException:  # a name that only the running job knows
             return
+        with open_dict(config):
+            del config["hydra"]  # Hydra drops this config afterwards, and the node is the larger part to go through
         check(config, folder)
 
     with watched_jobs(watch):

@@ -54,9 +54,8 @@ def content_fault(error: Exception, folders: Iterable[Path]) -> str | None:
         return f"{path} begins with a byte order mark, which hides its first line: save it as UTF-8 without one"
     loaded = yaml.safe_load(content)
     if loaded is not None and not isinstance(loaded, dict):
-        return (
-            f"{path} must hold keys and values, such as seed: 1, got a {'list' if isinstance(loaded, list) else 'text'}"
-        )
-    if not re.search(rb"^#\s*@package\s", content, re.MULTILINE) and f"Key '{group}' not in" in str(error):
+        kind = "list" if isinstance(loaded, list) else "value"
+        return f"{path} must hold keys and values, such as seed: 1, got a {kind}"
+    if not re.match(rb"\s*#\s*@package\s", content) and f"Key '{group}' not in" in str(error):
         return f"{path}: its first line must be: # @package _global_"
     return None

@@ -27,7 +27,7 @@ from cifar_lightning.config.resolve import AUTO, Facts, Section, Settings, settl
 from cifar_lightning.data import ImageDataModule, channel_statistics
 from cifar_lightning.device import forward_flops, sensible_threads
 from cifar_lightning.engine.compile import refuse_accumulation, with_compiled_update
-from cifar_lightning.engine.trainer import build_trainer, check_length, check_limits
+from cifar_lightning.engine.trainer import build_trainer, check_length, check_limits, refuse_half_precision_on_cpu
 from cifar_lightning.errors import SweepError, UserError, one_line
 from cifar_lightning.optim.early_ends import with_early_ends
 from cifar_lightning.optim.schedules import Schedule, constant
@@ -80,6 +80,7 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
     own: list[Callback] = [clock, curves, FiniteWatch(), *([Freezing()] if config.freeze else [])]
     if config.trainer["enable_progress_bar"] is not False:
         own.append(EpochProgress(curves))
+    refuse_half_precision_on_cpu(config.trainer)
     trainer = build_trainer(
         config.trainer, output_dir=config.output_dir, callbacks=[*own, *pieces.callbacks, saving], logger=pieces.loggers
     )
@@ -104,7 +105,8 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
     for shape in set(shapes) - {data.image_shape}:
         refusal = f"augment: model={name} cannot take the images of {{size}} that it makes in some epoch"
         flops_of(net, shape, refusal=refusal)
-    refuse_single_images(net, shapes, trainer, data, name)
+    num_images = len(data.index["train"])
+    refuse_single_images(net, shapes, trainer, num_images=num_images, batch_size=data.batch_size, name=name)
     classifier = _build_classifier(settings, net, optimizer, schedule)
     with blame("freeze"):
         first_optimizer = optimizer(classifier.net)
@@ -197,7 +199,7 @@ def flops_of(net: nn.Module, shape: torch.Size, *, refusal: str) -> int:
 
 
 def refuse_single_images(
-    net: nn.Module, shapes: Sequence[torch.Size], trainer: L.Trainer, data: ImageDataModule, name: str
+    net: nn.Module, shapes: Sequence[torch.Size], trainer: L.Trainer, *, num_images: int, batch_size: int, name: str
 ) -> None:
     """Refuse, before a long run, a batch of one image that the network cannot train on, as batch norm may not.
 
@@ -207,15 +209,14 @@ def refuse_single_images(
         net: The network, on the CPU.
         shapes: Of the images (C, H, W), by epoch.
         trainer: Whose limits say whether the last batch of an epoch is used.
-        data: Whose last batch may have one image.
+        num_images: Training images.
+        batch_size: Images per batch.
         name: Of the network, for the message.
 
     Raises:
         UserError: If there will be such a batch.
     """
-    num_images, batch_size = len(data.index["train"]), data.batch_size
-    num_batches = len(data.train_batches())
-    limit = trainer.limit_train_batches
+    num_batches, limit = -(-num_images // batch_size), trainer.limit_train_batches
     used = min(num_batches, limit) if isinstance(limit, int) else int(num_batches * limit)
     if trainer.max_steps != -1:
         used = min(used, trainer.max_steps * trainer.accumulate_grad_batches)

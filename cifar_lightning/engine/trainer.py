@@ -6,10 +6,12 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.profilers import (
     AdvancedProfiler,
@@ -22,7 +24,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cifar_lightning.checkpoint.write import DurableIO
 from cifar_lightning.config.build import blame, build_partial
-from cifar_lightning.config.resolve import AUTO, Section
+from cifar_lightning.config.resolve import AUTO, Section, as_plain
 from cifar_lightning.data import ImageDataModule
 from cifar_lightning.device import fast_precision, refuse_several_processes
 from cifar_lightning.errors import UserError, one_line
@@ -44,8 +46,12 @@ _WITHOUT_EFFECT: dict[str, tuple[tuple[Any, ...], str]] = {
     "sync_batchnorm": ((False,), f"{_ONE_DEVICE}, so that there is nothing to synchronize"),
     "use_distributed_sampler": ((True,), f"{_ONE_DEVICE}, so that no sampler is replaced"),
     "limit_predict_batches": ((None,), "nothing is predicted"),
+    "enable_autolog_hparams": ((True,), "the project itself logs the hyper-parameters; logger=none logs nothing"),
 }
 """Arguments of the Trainer that would do nothing: the values that say so, and why others are refused."""
+
+_MINIMA = {"min_epochs": 0, "min_steps": 0, "num_sanity_val_steps": -1, "log_every_n_steps": 0, "gradient_clip_val": 0}
+"""Arguments that Lightning takes any number for."""
 
 
 class NoProfiler(PassThroughProfiler):
@@ -84,7 +90,7 @@ def build_trainer(section: Section, *, output_dir: str, **objects: Any) -> L.Tra
         if not re.search("accelerator|device|cuda|gpu", str(error), re.IGNORECASE):
             raise
         raise UserError(
-            f"trainer.accelerator={section['accelerator']} trainer.devices={section['devices']}: "
+            f"trainer.accelerator={section['accelerator']} trainer.devices={as_plain(section['devices'])}: "
             f"{one_line(error).removeprefix('trainer: ')} (trainer.accelerator=auto takes what this machine has)"
         ) from error
     if trainer.world_size > 1:
@@ -114,16 +120,51 @@ def _check_arguments(section: Section) -> None:
         if section[name] not in values:
             allowed = " or ".join("null" if value is None else str(value).lower() for value in values)
             raise UserError(f"trainer.{name} must be {allowed}, got {section[name]!r}: {reason}")
-    clip = section["gradient_clip_val"]
-    if clip is not None and clip <= 0:
-        raise UserError(f"trainer.gradient_clip_val must be above 0, or null for no clipping, got {clip}")
-    if clip is None and section["gradient_clip_algorithm"] is not None:
+    for name, minimum in _MINIMA.items():
+        if section[name] is not None and section[name] < minimum:
+            raise UserError(f"trainer.{name} must be at least {minimum} or null, got {section[name]}")
+    if section["val_check_interval"] == 0:
+        raise UserError(
+            "trainer.val_check_interval must be above 0, got 0; with trainer.limit_val_batches=0 none is done"
+        )
+    if section["gradient_clip_val"] is None and section["gradient_clip_algorithm"] is not None:
         raise UserError("trainer.gradient_clip_algorithm clips nothing by itself: set trainer.gradient_clip_val too")
+    for unit in ("epochs", "steps"):
+        least, most = section[f"min_{unit}"] or 0, section[f"max_{unit}"]
+        if most is not None and 0 <= most < least:
+            raise UserError(f"trainer.min_{unit} must be at most trainer.max_{unit}={most}, got {least}")
+    for name in ("max_time", "val_check_interval"):
+        if isinstance(section[name], Mapping) and not _is_time(section[name]):
+            raise UserError(
+                f"trainer.{name} must be a time above 0, as DD:HH:MM:SS or {{hours:1,minutes:30}}, got "
+                f"{as_plain(section[name])}"
+            )
 
 
 def precision_of(section: Section) -> str | int | None:
     """The precision of a ``trainer`` section; in place of auto the one that is fast on the accelerator."""
     return fast_precision(section["accelerator"]) if section["precision"] == AUTO else section["precision"]
+
+
+def _is_time(units: Mapping[str, Any]) -> bool:
+    try:
+        return timedelta(**units) > timedelta(0)
+    except (TypeError, OverflowError):
+        return False
+
+
+def refuse_half_precision_on_cpu(section: Section) -> None:
+    """Refuse to train in fp16 on a CPU: Lightning would take bfloat16 in place of it, after a warning.
+
+    Raises:
+        UserError: If a ``trainer`` section asks for that.
+    """
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    is_on_cpu = section["accelerator"] == "cpu" or (section["accelerator"] == "auto" and not has_gpu)
+    if is_on_cpu and str(section["precision"]) in ("16", "16-mixed"):
+        raise UserError(
+            f"trainer.precision={section['precision']} is for a GPU; on a CPU set bf16-mixed, 32-true or auto"
+        )
 
 
 def _plugins() -> list[Any]:
@@ -159,8 +200,10 @@ def check_limits(trainer: L.Trainer, data: ImageDataModule) -> None:
     for split, num in num_batches.items():
         limit = getattr(trainer, f"limit_{split}_batches")
         if isinstance(limit, float) and 0 < limit < 1 and int(num * limit) == 0:
-            raise UserError(f"trainer.limit_{split}_batches={limit} leaves none of the {num} batches")
-    interval = trainer.val_check_interval
+            overfits = trainer.overfit_batches and split != "test"  # type: ignore[attr-defined]
+            key = "overfit_batches" if overfits else f"limit_{split}_batches"
+            raise UserError(f"trainer.{key}={limit} leaves none of the {num} batches")
+    interval = getattr(trainer, "val_check_interval", None)  # which it has not where it counts time
     if isinstance(interval, int) and trainer.check_val_every_n_epoch and interval > num_batches["train"]:
         raise UserError(
             f"trainer.val_check_interval must be at most the {num_batches['train']} batches of an epoch, got "

@@ -53,7 +53,7 @@ def refuse_other_job(cfg: DictConfig, own: Path) -> None:
     """Refuse a job whose folder, or that of its sweep, holds something else.
 
     Args:
-        cfg: The job's config; ``output_dir``, ``resume`` and a ``hydra`` node in it do not count.
+        cfg: The job's config; ``output_dir`` and ``resume`` in it do not count.
         own: The folder that the job would be put into.
 
     Raises:
@@ -148,7 +148,7 @@ def _recorded(path: Path) -> str | None:
 
 def _identity(config: Any) -> str:
     """What a config asks for, wherever that is kept, with interpolations as they are written."""
-    return json.dumps(_in_order({**config, "hydra": None, "output_dir": None, "resume": None}))
+    return json.dumps(_in_order({**config, "output_dir": None, "resume": None}))
 
 
 def _in_order(value: Any) -> Any:

@@ -268,8 +268,8 @@ def test_compiled_network_is_asked_for_in_place(run, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "kind"), [("null", NoProfiler), ("simple", SimpleProfiler)])
-def test_no_profiler_runs_unless_asked_for(compose, name, kind):
-    trainer = build_trainer(resolve(compose(f"trainer.profiler={name}")).trainer, output_dir=".")
+def test_no_profiler_runs_unless_asked_for(compose, name, kind, tmp_path):
+    trainer = build_trainer(resolve(compose(f"trainer.profiler={name}")).trainer, output_dir=str(tmp_path))
     assert type(trainer.profiler) is kind
     with trainer.profiler.profile("outer"), trainer.profiler.profile("inner"):
         trainer.profiler.describe()
