@@ -33,12 +33,12 @@ UNKNOWN_FORMAT = "not an image of a known format"
 MAX_PIXELS = 250_000_000
 """Images of more pixels are refused: a file of a few kilobytes can hold an image that fills the memory.
 
-The largest photos of phones have 200 million pixels. Pillow holds 4 bytes per pixel, and 4 more for the result while it
-turns or converts an image. So a worker needs up to 2 GB, in the time that it takes such an image to be made smaller.
+The largest photos of phones have 200 million pixels. Until such an image is made smaller, a worker needs 4 bytes per
+pixel, 8 where it is turned or has transparency, 10 and 12 for 16-bit grey, 16 for a WebP that is turned: up to 4 GB.
 """
 
 MAX_PIXELS_WHOLE = 89_478_485
-"""JPEGs of more pixels are decoded at a half, a quarter or an eighth of their size. That spares most of the memory.
+"""JPEGs of more pixels are decoded at a half, a quarter or an eighth of their size, in a fraction of that memory.
 
 Pillow's own limit, up to which images are decoded whole: how a JPEG is decoded changes its pixels a little.
 """
@@ -126,7 +126,7 @@ def _decode_with_pillow(path: str, content: bytes, image_size: int) -> bytes:
             return _pixels(image, image_size)
     except Exception as error:
         try:  # whether its pixels are whole and only its metadata damaged, or larger than Pillow allows
-            with _open_without_metadata(path) as image:
+            with _open_without_metadata(path, content) as image:
                 return _pixels(image, image_size)
         except Exception:
             raise error from None
@@ -180,16 +180,25 @@ def _turned(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _open_without_metadata(path: str) -> Image.Image:
-    """Open a PNG, JPEG or TIFF as if it had no profile, texts and previews. It keeps its EXIF, for ``_turned``."""
+def _open_without_metadata(path: str, content: bytes) -> Image.Image:
+    """Open an image as if it had no profile, texts and previews. It keeps its EXIF, for ``_turned``.
+
+    Args:
+        path: The file.
+        content: Its first bytes.
+
+    Raises:
+        ValueError: If it is no PNG, JPEG or TIFF.
+    """
+    if content.startswith((b"II*", b"MM\0*")):
+        image: Image.Image = Image.open(path, formats=("TIFF",))
+        image.info.pop("xmp", None)
+        return image
+    if not content.startswith((b"\x89PNG", b"\xff\xd8\xff")):
+        raise ValueError("no metadata is known")
     with open(path, "rb") as file:
-        content = file.read()
-    if content.startswith((b"II", b"MM")):
-        tiff = Image.open(path, formats=("TIFF",))
-        tiff.info.pop("xmp", None)
-        return tiff
-    bare = _bare_png if content.startswith(b"\x89PNG") else _bare_jpeg
-    pixels, exif = bare(content)
+        whole = file.read()
+    pixels, exif = _bare_png(whole) if whole.startswith(b"\x89PNG") else _bare_jpeg(whole)
     image = Image.open(BytesIO(pixels), formats=("PNG", "JPEG"))
     if exif:
         image.info["exif"] = exif

@@ -174,7 +174,9 @@ def _receive(worker: "subprocess.Popen[bytes]", request: bytes, chunks: Sequence
         wanted = results.pixels_of(chunk)
         line = worker.stdout.readline() if worker.stdout.readinto(wanted) == len(wanted) else b""
         if not line:
-            raise WorkerLost(f"a process that decodes images ended with exit code {worker.wait()}")
+            code = worker.wait()
+            hint = "; the memory may be too small for the largest images" if code == -9 else ""
+            raise WorkerLost(f"a process that decodes images ended with exit code {code}{hint}")
         stamps, problems = json.loads(line)
         results.add(chunk, stamps, dict(problems))
 

@@ -77,9 +77,11 @@ def _find_in_class(class_folder: "os.DirEntry[str]", below_root: str, files: lis
     while todo:
         folder, path_of_folder, containing = todo.pop()
         for entry in _entries(folder, path_of_folder, problems):
-            if is_hidden(entry.name):
-                continue
             path = f"{path_of_folder}/{entry.name}"
+            if is_hidden(entry.name):
+                if entry.name.endswith(".icloud"):  # stands for a file: .0.png.icloud for 0.png
+                    problems[path] = "in iCloud and not on this disk: download it"
+                continue
             # Images first: a folder has many of them, and each check of each file can be noticed.
             if entry.name.lower().endswith(EXTENSIONS) and _is_file(entry):
                 files.append(path)

@@ -59,6 +59,13 @@ def test_a_class_may_be_named_almost_as_litter(name, root):
     assert name in ImageFolder(root).classes
 
 
+def test_an_image_that_is_left_in_the_cloud_is_missed(root):
+    (root / "train/cat/.2.png.icloud").touch()
+    reason = "train/cat/.2.png.icloud: in iCloud and not on this disk: download it"
+    with pytest.raises(ValueError, match=f"^1 path .*: {reason}$"):
+        ImageFolder(root)
+
+
 def test_what_else_is_in_the_root_is_said(root, caplog):
     (root / "README.md").touch()
     (root / "unlabelled").mkdir()
