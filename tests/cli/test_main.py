@@ -61,7 +61,6 @@ def test_help_lists_the_choices_without_importing_torch():
         (["hydra.run.dir=/dev/null/x"], "hydra.run.dir=/dev/null/x cannot be used: [Errno 20] Not a directory"),
         (["-m", "hydra.sweep.dir=/dev/null/x"], "hydra.sweep.dir=/dev/null/x cannot be used: [Errno 20] Not a"),
         (["-m", "seed=0,1", "output_dir=/dev/null/x"], "output_dir=/dev/null/x cannot be used: [Errno 20] Not a"),
-        (["hydra.job_logging.handlers.file.filename=/nowhere/x"], "filename=/nowhere/x cannot be used: [Errno 2] No"),
         (["hydra.output_subdir=.hydra"], "hydra.output_subdir=.hydra: leave it out; a run writes its own .hydra/"),
         (["--resolve"], "The --resolve flag can only be used in conjunction with"),
         (["--config-dir", "/nowhere"], "Additional config directory '/nowhere' not found"),
@@ -163,19 +162,14 @@ def test_a_folder_that_holds_a_run_is_left_as_it_is(command, tmp_path):
     assert before.items() <= contents().items()
 
 
-@pytest.mark.parametrize(("place", "key"), [("run/train.log", "output_dir={}/run"), ("sweep/0", "output_dir={}/sweep")])
-def test_what_is_in_the_way_is_told_with_the_key_that_helps(place, key, command, tmp_path):
-    if place.endswith(".log"):
-        (tmp_path / place).mkdir(parents=True)  # where the log file would be
-    else:
-        (tmp_path / place).parent.mkdir()
-        (tmp_path / place).write_text("a file in the place of the first job's folder")
-    override = key.format(tmp_path)
-    flags = ("-m", "seed=0,1") if "sweep" in place else ()
-    refusal = command("train.py", *FAST, *flags, override, tiny=True).refusal
+def test_what_is_in_the_way_is_told_with_the_key_that_helps(command, tmp_path):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "0").write_text("a file in the place of the first job's folder")
+    override = f"output_dir={tmp_path / 'sweep'}"
+    refusal = command("train.py", *FAST, "-m", "seed=0,1", override, tiny=True).refusal
     assert refusal.startswith(f"{override} cannot be used: ")
     assert refusal.endswith("name a folder that can be written with output_dir=")
-    assert (tmp_path / place).exists()
+    assert (tmp_path / "sweep" / "0").exists()
 
 
 def test_a_failure_while_running_exits_1_and_keeps_its_traceback_in_the_log(command, monkeypatch, tmp_path):
