@@ -1,6 +1,7 @@
 """Formats of image files: which are read, and what another file is, for error messages."""
 
 import os
+import warnings
 from contextlib import suppress
 
 from PIL import features
@@ -102,7 +103,14 @@ def _kind(start: bytes, text: bytes) -> str | None:
     return next(starts, None)
 
 
+def has_avif() -> bool:
+    """Whether this Pillow decodes AVIF."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow before 11.3 does not know the question
+        return bool(features.check("avif"))
+
+
 def _avif() -> str:
-    if features.check("avif"):
+    if has_avif():
         return "AVIF of a kind that Pillow does not decode, or damaged,"
     return "AVIF, for which this Pillow is too old (pip install -U pillow),"

@@ -12,7 +12,7 @@ from cifar_lightning.data import formats
 from cifar_lightning.data.folder import ImageFolder
 
 HELP = r"\. Images that are read are PNG, JPEG, WebP, AVIF, GIF, TIFF, BMP and PPM: convert others to one of these$"
-needs_avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+needs_avif = pytest.mark.skipif(not formats.has_avif(), reason="this Pillow has no AVIF")
 
 
 @pytest.fixture
