@@ -16,8 +16,8 @@ from cifar_lightning.data import layout, pixelcache
 from cifar_lightning.data.decode import UNKNOWN_FORMAT, file_stamp
 from cifar_lightning.data.decode_pool import Write, decode_many, write_nowhere
 from cifar_lightning.data.formats import HELP, NOT_READ, why_not_by_content
-from cifar_lightning.data.layout import listed, shown
 from cifar_lightning.data.scan import Problems, find_images
+from cifar_lightning.errors import listed, printable
 
 log = logging.getLogger(__name__)
 
@@ -94,12 +94,12 @@ def _checked_root(root: str | Path | None, split: str) -> Path:
     for needed in (folder, folder / split):
         if not os.path.isdir(needed):
             advice = "" if needed == folder else layout.hint(folder, split)
-            raise ValueError(_not_a_root(root, f"{shown(needed.absolute())} is not a folder{advice}"))
+            raise ValueError(_not_a_root(root, f"{printable(str(needed.absolute()))} is not a folder{advice}"))
     return folder
 
 
 def _not_a_root(root: str | Path | None, reason: str) -> str:
-    return f"root must be a folder of images, {layout.EXPECTED}, got {shown(str(root))}: {reason}"
+    return f"root must be a folder of images, {layout.EXPECTED}, got {printable(str(root))}: {reason}"
 
 
 def _class_names(root: Path, split: str) -> list[str]:
@@ -110,7 +110,7 @@ def _log_what_may_surprise(root: Path, classes: list[str]) -> None:
     splits = [name for name in ("train", layout.val_folder(root), "test") if name is not None]
     if names := layout.unused(root, splits):
         read = ", ".join(f"{name}/" for name in splits)
-        log.info("unused    %s in %s: images are read from %s", listed(names), shown(root), read)
+        log.info("unused    %s in %s: images are read from %s", listed(names), printable(str(root)), read)
     if names := layout.look_alikes(classes):
         log.info("classes   %s are told apart by upper and lower case, or by how an accent is stored", listed(names))
 
@@ -184,10 +184,10 @@ def _cache_key(files: list[str], stamps: Iterable[str], image_size: int) -> str:
 
 
 def _message(root: Path, problems: Problems) -> str:
-    reasons = [f"{shown(path)}: {shown(problems[path])}" for path in sorted(problems)[:NUM_PROBLEMS_SHOWN]]
+    reasons = [f"{printable(path)}: {printable(problems[path])}" for path in sorted(problems)[:NUM_PROBLEMS_SHOWN]]
     if len(problems) > len(reasons):
         reasons.append(f"and {len(problems) - len(reasons)} more")
     noun = "path" if len(problems) == 1 else "paths"
     advice = f". {HELP}" if any(NOT_READ in reason for reason in reasons) else ""
     listing = "; ".join(reasons)
-    return f"{len(problems)} {noun} in {shown(root)} cannot be used, remove or mend them: {listing}{advice}"
+    return f"{len(problems)} {noun} in {printable(str(root))} cannot be used, remove or mend them: {listing}{advice}"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cifar_lightning.data.formats import EXTENSIONS
 from cifar_lightning.data.litter import is_hidden, is_litter
+from cifar_lightning.errors import listed, printable
 
 VAL_NAMES = ("val", "valid", "validation", "dev")
 """Names of the folder of validation images. A data set has one of them, or none."""
@@ -19,15 +20,6 @@ EXPECTED = "train/<class>/* and test/<class>/* and optionally val/<class>/*"
 _NUM_SHOWN = 10
 _NUM_LOOKED_AT = 100
 """Entries of a folder that are looked at for a hint."""
-
-
-def shown(text: str | Path) -> str:
-    r"""A name or path in one line of printable characters, the others escaped.
-
-    >>> print(shown("two\nlines, not UTF-8: \udcff, and é"))
-    two\nlines, not UTF-8: \udcff, and é
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -57,13 +49,16 @@ def val_folder(root: Path) -> str | None:
     if len(found) > 1:
         names = listed([f"{name}/" for name in found])
         advice = "put their images together, or move the others away"
-        raise ValueError(f"root must have one folder of validation images, {shown(root)} has {names}: {advice}")
+        raise ValueError(
+            f"root must have one folder of validation images, {printable(str(root))} has {names}: {advice}"
+        )
     for name in VAL_NAMES:
         if (root / name).is_dir():  # also where the system takes Val for val
             return name
     if found:
         raise ValueError(
-            f"root must have its validation images in val/, {shown(root)} has {shown(found[0])}/: rename it"
+            f"root must have its validation images in val/, {printable(str(root))} has {printable(found[0])}/: "
+            "rename it"
         )
     return None
 
@@ -97,7 +92,7 @@ def nearest_class(name: str, classes: Iterable[str]) -> str:
         return ""
     is_same_text = unicodedata.normalize("NFC", meant) == unicodedata.normalize("NFC", name)
     how = ", with its accents stored in another form" if is_same_text else ""
-    return f", but {shown(meant)} is{how}: rename it"
+    return f", but {printable(meant)} is{how}: rename it"
 
 
 def hint(root: Path, split: str) -> str:
@@ -105,12 +100,12 @@ def hint(root: Path, split: str) -> str:
     inside = folders(root)
     for name in inside:
         if name.lower().startswith(split):
-            return f"; is it {shown(name)}/? rename it to {split}"
+            return f"; is it {printable(name)}/? rename it to {split}"
     if len(inside) == 1 and _is_root(root / inside[0]):
-        return f"; did you mean {shown(root / inside[0])}?"
+        return f"; did you mean {printable(str(root / inside[0]))}?"
     with_images = [name for name in islice(inside, _NUM_SHOWN) if _has_images(root / name)]
     if with_images and _is_root(root.absolute().parent):
-        return f"; did you mean {shown(root.absolute().parent)}?"
+        return f"; did you mean {printable(str(root.absolute().parent))}?"
     if with_images:
         return f"; {listed(with_images)} have images, but in no split: make train/ and test/, with a folder per class"
     if _has_images(root):
@@ -144,9 +139,3 @@ def _some_names(folder: Path) -> list[str]:
             return [entry.name for entry in islice(entries, _NUM_LOOKED_AT) if not is_hidden(entry.name)]
     except OSError:
         return []
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names in a list for a message: the first few of many, and how many there are."""
-    more = [f"{len(names) - _NUM_SHOWN:,} more"] if len(names) > _NUM_SHOWN else []
-    return ", ".join([*map(shown, names[:_NUM_SHOWN]), *more])

@@ -72,10 +72,12 @@ def test_an_image_size_out_of_range_is_refused(image_size, root):
 
 
 @pytest.mark.parametrize("missing", ["", "train", "test"])
-def test_root_must_have_both_splits(missing, root):
+def test_root_must_have_the_split_that_is_read(missing, root):
     shutil.rmtree(root / missing)
     with pytest.raises(ValueError, match=rf"^root must be .*train/<class>/.*{root / missing} is not a folder$"):
-        ImageFolder(root)
+        ImageFolder(root, train=missing != "test")
+    if missing:  # the other one is read
+        assert ImageFolder(root, train=missing == "test").classes == ["cat", "dog"]
 
 
 def test_a_root_without_classes_is_refused(tmp_path):

@@ -72,7 +72,7 @@ def test_a_split_of_a_similar_name_is_named(split, name, root):
     if (root / split).is_dir():
         pytest.skip("this file system does not tell upper case from lower")
     with pytest.raises(ValueError, match=rf"{root / split} is not a folder; is it {name}/\? rename it to {split}$"):
-        ImageFolder(root)
+        ImageFolder(root, train=split == "train")
 
 
 def test_a_root_one_folder_too_high_or_too_low(root):

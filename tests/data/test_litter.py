@@ -84,4 +84,4 @@ def test_many_unused_files_are_counted(root, caplog):
     with caplog.at_level(logging.INFO):
         ImageFolder(root)
     assert "unused    00.txt, 01.txt" in caplog.text
-    assert "09.txt, 3 more in" in caplog.text
+    assert "09.txt and 3 more in" in caplog.text
