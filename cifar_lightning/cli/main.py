@@ -72,7 +72,7 @@ def run(
 
     try:
         with signals:
-            _refuse_several_processes()
+            _refuse_surroundings()
             flags, overrides, config_dir = _split(sys.argv[1:])
             _refuse_overrides(overrides)
             if not {"--hydra-help", "--info", "-i", "--shell-completion", "-sc"} & set(flags):
@@ -99,7 +99,12 @@ def run(
     sys.exit(status)
 
 
-def _refuse_several_processes() -> None:
+def _refuse_surroundings() -> None:
+    """Refuse what the process was started in, where no run can be done there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:  # torch could not even be imported
+        raise UserError("the current folder has been deleted: go to one that exists, as with cd") from error
     from cifar_lightning.device import refuse_several_processes  # late, as it imports torch
 
     try:
