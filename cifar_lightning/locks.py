@@ -4,7 +4,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
@@ -37,11 +37,13 @@ def held(path: Path, *, waits: Callable[[str], None] | None = None) -> Iterator[
     lock: BaseFileLock = FileLock(path, fallback_to_soft=False)
     try:
         _acquire(lock, lambda: _owner(path), waits)
-        path.write_text(str(os.getpid()))
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
         lock = _acquired_without_locks(path.with_name(f"{path.name}.owner"), error, waits)
+    else:
+        with suppress(OSError):  # of a full disk: the lock holds without a name for its holder
+            path.write_text(str(os.getpid()))
     try:
         yield
     finally:

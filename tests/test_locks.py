@@ -88,6 +88,15 @@ def test_a_killed_process_holds_nothing(code, without_locks, tmp_path):
         pass
 
 
+def test_a_full_disk_takes_no_lock_away(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with held(tmp_path / ".lock"), pytest.raises(InUse, match="another process"), held(tmp_path / ".lock"):
+        pass
+
+
 def test_who_waits_is_told_for_whom(tmp_path):
     path = tmp_path / ".lock"
     command = [sys.executable, "-c", HOLD, str(path), "0"]

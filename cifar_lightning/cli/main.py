@@ -95,7 +95,7 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, check_job: CheckJob 
 
     try:
         with signals:
-            _refuse_several_processes()
+            _refuse_surroundings()
             flags, overrides, parsed = _split(sys.argv[1:])
             config_dir = parsed.config_dir
             _refuse_overrides(overrides)
@@ -127,7 +127,12 @@ def _folders(config_dir: str | None) -> list[Path]:
     return [Path(config_dir)] if config_dir else []
 
 
-def _refuse_several_processes() -> None:
+def _refuse_surroundings() -> None:
+    """Refuse what the process was started in, where no run can be done there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:  # torch could not even be imported
+        raise UserError("the current folder has been deleted: go to one that exists, as with cd") from error
     from cifar_lightning.device import refuse_several_processes  # late, as it imports torch
 
     try:

@@ -172,6 +172,30 @@ def test_what_is_in_the_way_is_told_with_the_key_that_helps(command, tmp_path):
     assert (tmp_path / "sweep" / "0").exists()
 
 
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_from_a_folder_that_has_been_deleted(script, command, monkeypatch, tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert command(script, "ckpt=x").refusal == "the current folder has been deleted: go to one that exists, as with cd"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("umask", [0o022, 0o777])
+def test_without_a_home_or_a_place_for_temporary_files(umask, tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), "experiment=smoke", "trainer.accelerator=cpu"]
+    command += ["trainer.limit_train_batches=2", f"output_dir={tmp_path / 'run'}"]
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"} | {"TMPDIR": "/nowhere"}
+    outcome = subprocess.run(command, cwd=tmp_path, env=environment, umask=umask, capture_output=True, text=True)
+    if umask == 0o022 or os.geteuid() == 0:  # whom no mode of a file stops
+        assert (outcome.returncode, outcome.stderr) == (0, "")
+        assert (tmp_path / "run" / "metrics.json").exists()
+    else:
+        assert outcome.returncode == 2
+        assert outcome.stderr.startswith(f"error: output_dir={tmp_path / 'run'} cannot be used: ")
+
+
 def test_a_failure_while_running_exits_1_and_keeps_its_traceback_in_the_log(command, monkeypatch, tmp_path):
     def breaks(*args: object) -> None:
         raise RuntimeError("out of luck")

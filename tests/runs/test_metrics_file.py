@@ -44,5 +44,7 @@ def test_what_is_written_is_found_again(tmp_path):
     path = write_metrics(tmp_path, {"test/acc": 0.5})
     assert path.read_text() == '{\n  "test/acc": 0.5\n}\n'
     assert finished_metrics(tmp_path) == {"test/acc": 0.5}
+    write_metrics(tmp_path, {"loss": float("nan"), "by": {"lr": [0.5, float("inf")]}})
+    assert finished_metrics(tmp_path) == {"loss": None, "by": {"lr": [0.5, None]}}
     path.write_text("[]")
     assert finished_metrics(tmp_path) is None
