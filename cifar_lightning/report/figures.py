@@ -71,24 +71,19 @@ def image_grid(
     figure = Figure(figsize=(width, height), dpi=100)
     if heading:
         figure.suptitle(heading, fontsize=11, y=1 - 0.06 / height, va="top")
-    # The sizes of the grid are known, and constrained layout would take more time than all other steps together.
-    figure.subplots_adjust(
-        left=gap / 2 / width,
-        right=1 - gap / 2 / width,
-        bottom=gap / 2 / height,
-        top=1 - (heading_height + title_height) / height,
-        wspace=gap / side,
-        hspace=title_height / side,
-    )
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axis in axes:
-        axis.set_axis_off()
+    # All images stand in one pair of axes, in inches from the upper left: axes for each image take four times as long.
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.set_axis_off()
     pixels = images.permute(0, 2, 3, 1).numpy()
-    for axis, picture, title, color in zip(axes[: len(pixels)], pixels, titles, colors, strict=True):
-        axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        lines = [_fit(line, _MAX_LINE) for line in title.split("\n")[:2]]
-        # With y given, matplotlib does not draw the ticks to find a place for the title.
-        axis.set_title("\n".join(lines), fontsize=8, color=color, parse_math=False, y=1.0)
+    for i, (picture, title, color) in enumerate(zip(pixels, titles, colors, strict=True)):
+        left = gap / 2 + i % columns * (side + gap)
+        top = heading_height + title_height + i // columns * (side + title_height)
+        extent = (left, left + side, top + side, top)
+        axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest", extent=extent, aspect="auto")
+        lines = "\n".join(_fit(line, _MAX_LINE) for line in title.split("\n")[:2])
+        above = {"ha": "center", "va": "baseline", "fontsize": 8, "color": color, "parse_math": False}
+        axis.text(left + side / 2, top - 6 / 72, lines, **above)  # 6 of 72 points to an inch
+    axis.set(xlim=(0, width), ylim=(height, 0))
     return figure
 
 
