@@ -237,21 +237,22 @@ def test_as_many_names_of_classes_as_data_may_have_are_written_and_read(contents
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("changed", "message"),
     [
         (
-            ("data.root='\\${oc.env:HOME}'",),
+            {"data": {"root": "${oc.env:HOME}"}},
             r"data\.root holds an interpolation, '\$\{oc.env:HOME\}'; no checkpoint can",
         ),
+        ({"name": "x" * 3_000_000}, r"the settings take 3,\d+,\d+ bytes, and 2,500,000 are allowed; no checkpoint can"),
         (
-            ("name=" + "x" * 3_000_000,),
-            r"the settings take 3,\d+,\d+ bytes, and 2,500,000 are allowed; no checkpoint can",
+            {"model": {"name": "x", "widths": [0] * 100_000}},
+            r"it holds more than 100,000 values, .*; no checkpoint can",
         ),
     ],
 )
-def test_settings_that_no_checkpoint_can_hold_are_refused_before_training(compose, overrides, message):
+def test_settings_that_no_checkpoint_can_hold_are_refused_before_training(compose, changed, message):
     facts = {"num_threads": 1, "classes": ("a",), "fingerprint": {}}
-    settings = replace(resolve(compose(*overrides)), **facts)
+    settings = replace(resolve(compose()), **facts, **changed)
     with pytest.raises(UserError, match=message):
         description(settings)
 

@@ -1,11 +1,13 @@
 import io
 import json
 import os
+import runpy
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
+from hydra.errors import ConfigCompositionException
 
 from cifar_lightning.config.schema import CONF
 
@@ -207,12 +209,12 @@ def test_a_failure_while_running_exits_1_and_keeps_its_traceback_in_the_log(comm
     assert "Traceback" in (tmp_path / "run" / "train.log").read_text()
 
 
-def test_full_error_shows_the_traceback():
-    environment = {**os.environ, "HYDRA_FULL_ERROR": "1"}
-    arguments = [sys.executable, "train.py", "optimizer.lrr=1"]
-    outcome = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert outcome.returncode == 1
-    assert "Traceback" in outcome.stderr
+def test_full_error_leaves_the_exception_to_python_which_shows_the_traceback(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), "optimizer.lrr=1"])
+    with pytest.raises(ConfigCompositionException, match=r"Could not override 'optimizer\.lrr'"):
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
 
 
 def test_a_sweep_continues_past_a_failing_job_and_names_it(command, tmp_path):

@@ -13,6 +13,8 @@ from PIL import Image
 
 from cifar_lightning.checkpoint.format import read
 from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.data import CIFAR10
+from cifar_lightning.data.download import Patience
 from cifar_lightning.device import threads
 
 
@@ -194,7 +196,8 @@ def test_evaluate_computes_on_the_checkpoints_threads(command, tmp_path, monkeyp
         assert torch.get_num_threads() == 2
 
 
-def test_evaluate_takes_a_class_given_again_and_no_class_from_the_file(command, tmp_path):
+def test_evaluate_takes_a_class_given_again_and_no_class_from_the_file(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(CIFAR10, "patience", Patience(attempts=1))  # there is no network
     folder = tmp_path / "run"
     assert command("train.py", *FAST, "callbacks=none", f"output_dir={folder}", tiny=True).code == 0
     stored = read(folder / "checkpoints" / "last.ckpt")["settings"]["data"]

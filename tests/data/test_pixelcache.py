@@ -181,6 +181,7 @@ sys.exit(max(os.waitpid(child, 0)[1] for child in children) != 0)
 """
 
 
+@pytest.mark.slow
 def test_several_processes_may_write_one_cache(root):
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", THREE_READERS, root]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -1,3 +1,4 @@
+import functools
 import gc
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -20,6 +21,9 @@ from cifar_lightning.models import build
 from cifar_lightning.optim.muon import Muon
 
 SPEEDRUN = ("experiment=speedrun", "model.widths=[8,8,8]", "trainer.max_epochs=3", "data.batch_size=25", "tta=1")
+
+
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
@@ -71,10 +75,10 @@ def small_speedrun(compose, tiny_root):
         (["freeze=[[patches.bias,0.3]]", "augment.early_sizes=[24,24]", "data.val_size=20"], 3 * 2 + 2 + 1),
         # Two epochs: 24x24 with it, 32x32 without.
         (["freeze=[[patches.bias,0.5]]", "trainer.max_epochs=null", "trainer.max_steps=6"], 2 * 2 + 1),
-        (["freeze=[[patches.bias,0.3]]", "trainer.limit_train_batches=2"], 2 * 2 + 1),
-        (["freeze=[]", "trainer.precision=bf16-true"], 2 * 2 + 1),
+        slow(["freeze=[[patches.bias,0.3]]", "trainer.limit_train_batches=2"], 2 * 2 + 1),
+        slow(["freeze=[]", "trainer.precision=bf16-true"], 2 * 2 + 1),
         # It ends within the second epoch, and is validated after that, too.
-        (["freeze=[]", "data.val_size=15", "trainer.max_epochs=null", "trainer.max_steps=3"], 2 * 2 + 1 + 1),
+        slow(["freeze=[]", "data.val_size=15", "trainer.max_epochs=null", "trainer.max_steps=3"], 2 * 2 + 1 + 1),
     ],
 )
 def test_nothing_is_compiled_after_the_clock_has_started(small_speedrun, graphs, monkeypatch, overrides, kinds):
@@ -99,6 +103,7 @@ def test_compiled_and_uncompiled_training_agree(small_speedrun, graphs, monkeypa
         assert compiled[name] == pytest.approx(plain[name], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_earlier_jobs_have_compiled_leaves_room_for_more(small_speedrun, graphs, tmp_path):
     found = []
     with torch._dynamo.config.patch(recompile_limit=2, accumulated_recompile_limit=2):

@@ -49,9 +49,11 @@ def event_files_sort_as_they_were_made(monkeypatch):
 
 
 def test_a_folder_in_use_is_refused_and_names_the_process(tmp_path):
-    code = "import sys; from pathlib import Path; from cifar_lightning.runs.folder import claimed\n"
-    code += "with claimed(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
-    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    (tmp_path / "run").mkdir()
+    # What claimed() holds; importing that takes seconds.
+    code = "import sys; from pathlib import Path; from cifar_lightning.locks import held\n"
+    code += "with held(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(tmp_path / "run" / LOCK)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
         with (
