@@ -1,6 +1,7 @@
 """Hydra's errors of composition, told in one line with the nearest valid name."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,16 @@ from cifar_lightning.config.schema import CONF, REFUSED_TRAINER_ARGUMENTS, compo
 from cifar_lightning.errors import UserError, nearest, one_line
 
 
-def explained(error: Exception, overrides: list[str], config_name: str, config_dir: str | None = None) -> Exception:
+def explained(error: Exception, overrides: list[str], config_name: str, config_dirs: Sequence[Path] = ()) -> Exception:
     """Hydra's errors of composition as a UserError that names the nearest valid key; others as they are.
 
     Args:
         error: What Hydra raised.
         overrides: Those of the command line.
         config_name: Name of the primary config.
-        config_dir: A folder of one's own whose files Hydra reads beside conf/, if there is one.
+        config_dirs: Folders of one's own whose files Hydra reads beside conf/.
     """
-    folders = [CONF, *([Path(config_dir)] if config_dir else [])]
+    folders = [CONF, *config_dirs]
     if isinstance(error, yaml.YAMLError):
         return UserError(syntax_fault(error))
     if isinstance(error, UnicodeDecodeError) and (fault := encoding_fault(folders)):

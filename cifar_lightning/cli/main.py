@@ -4,7 +4,6 @@
 ``HYDRA_FULL_ERROR=1`` shows the traceback as well.
 """
 
-import argparse
 import logging
 import os
 import sys
@@ -21,9 +20,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from cifar_lightning.cli.command_line import read_command_line, refuse_surroundings
 from cifar_lightning.cli.did_you_mean import explained
 from cifar_lightning.config.invocation import Invocation
-from cifar_lightning.config.overrides import as_texts
 from cifar_lightning.config.schema import CONF
 from cifar_lightning.errors import RunError, SweepError, UserError, one_line
 from cifar_lightning.report.console import say, screens
@@ -85,25 +84,22 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, check_job: CheckJob 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on, instead of printing them over several lines
     jobs: list[_Job] = []
     overrides: list[str] = []
-    config_dir: str | None = None
+    config_dirs: list[Path] = []
 
     def job(cfg: DictConfig) -> float | None:
         def own_prelude(of_job: list[str]) -> list[str]:
-            return prelude(of_job, _folders(config_dir))
+            return prelude(of_job, config_dirs)
 
         return _run_job(cfg, task=task, prelude=own_prelude, jobs=jobs, wants_traceback=wants_traceback)
 
     try:
         with signals:
-            _refuse_surroundings()
-            flags, overrides, parsed = _split(sys.argv[1:])
-            config_dir = parsed.config_dir
-            _refuse_overrides(overrides)
-            overrides = as_texts(overrides)
-            is_sweep = parsed.multirun or "hydra.mode=MULTIRUN" in overrides
-            if not is_sweep and not {"--hydra-help", "--info", "-i", "--shell-completion", "-sc"} & set(flags):
-                overrides = prelude(overrides, _folders(config_dir))
-            sys.argv[1:] = [*flags, *overrides]
+            refuse_surroundings()
+            typed = read_command_line(sys.argv[1:])
+            overrides, config_dirs = typed.overrides, typed.config_dirs
+            if typed.runs and not typed.is_sweep:
+                overrides = prelude(overrides, config_dirs)
+            sys.argv[1:] = [*typed.flags, *overrides]
             with _checked_jobs(check_job):
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         status = 0
@@ -116,29 +112,11 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, check_job: CheckJob 
         if wants_traceback:
             raise
         if not any(entry.failed for entry in jobs):
-            sys.exit(report(explained(error, overrides, config_name, config_dir)))
+            sys.exit(report(explained(error, overrides, config_name, config_dirs)))
         status = 1
     for entry in jobs:
         say(f"job {entry.number}  {entry.overrides}  {entry.outcome}", "stderr" if entry.failed else "stdout")
     sys.exit(status)
-
-
-def _folders(config_dir: str | None) -> list[Path]:
-    return [Path(config_dir)] if config_dir else []
-
-
-def _refuse_surroundings() -> None:
-    """Refuse what the process was started in, where no run can be done there."""
-    try:
-        os.getcwd()
-    except FileNotFoundError as error:  # torch could not even be imported
-        raise UserError("the current folder has been deleted: go to one that exists, as with cd") from error
-    from cifar_lightning.device import refuse_several_processes  # late, as it imports torch
-
-    try:
-        refuse_several_processes(os.environ)
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 @contextmanager
@@ -277,38 +255,3 @@ def _log_traceback(error: BaseException) -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
             handler.emit(record)
-
-
-def _split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespace]:
-    """Hydra's flags and the overrides, apart, and the flags as parsed.
-
-    Apart, since argparse takes a flag between two overrides for the end of them.
-
-    Raises:
-        UserError: If a flag is not Hydra's; by itself argparse would write its usage over several lines.
-    """
-    from cifar_lightning.patches import hydra_flags  # late, as it imports torch, and --help should answer at once
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(f"{message}; a key is set as key=value, and --help lists the keys")
-
-    parser = hydra_flags()
-    parser.error = refuse  # type: ignore[method-assign]
-    parsed = parser.parse_intermixed_args(arguments)
-    flags = [argument for argument in arguments if argument not in parsed.overrides]
-    return flags, parsed.overrides, parsed
-
-
-def _refuse_overrides(arguments: list[str]) -> None:
-    """Refuse what would slip past the checks of a run.
-
-    With ``+key=value`` and ``~key`` that is the schema: a misspelt key would be taken in silence.
-    """
-    for argument in arguments:
-        key = argument.lstrip("+~").partition("=")[0]
-        if argument.startswith("+") and not key.startswith("hydra"):
-            raise UserError(f"{argument}: no key can be added; write {argument.lstrip('+')} to set one that exists")
-        if argument.startswith("~") and not key.startswith("hydra"):
-            raise UserError(f"{argument}: no key can be removed; write {key}=null to go without")
-        if key == "hydra.output_subdir":  # Hydra would write over the record of a run that is there
-            raise UserError(f"{argument}: leave it out; a run writes its own .hydra/, once its folder is free for it")

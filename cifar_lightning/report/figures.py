@@ -81,8 +81,8 @@ def image_grid(
         extent = (left, left + side, top + side, top)
         axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest", extent=extent, aspect="auto")
         lines = "\n".join(_fit(line, _MAX_LINE) for line in title.split("\n")[:2])
-        above = {"ha": "center", "va": "baseline", "fontsize": 8, "color": color, "parse_math": False}
-        axis.text(left + side / 2, top - 6 / 72, lines, **above)  # 6 of 72 points to an inch
+        baseline = top - 6 / 72  # 6 of 72 points to an inch
+        axis.text(left + side / 2, baseline, lines, ha="center", fontsize=8, color=color, parse_math=False)
     axis.set(xlim=(0, width), ylim=(height, 0))
     return figure
 

@@ -1,0 +1,93 @@
+"""What is typed: Hydra's flags and the overrides apart, and what is refused before Hydra sees it."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from cifar_lightning.config.overrides import as_texts
+from cifar_lightning.errors import UserError
+
+_ONLY_TELLS = {"--hydra-help", "--info", "-i", "--shell-completion", "-sc"}
+"""Flags with which Hydra tells something and runs nothing."""
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """A command line, read.
+
+    Attributes:
+        flags: Hydra's own, as typed.
+        overrides: The rest, in which text stays text; see ``config.overrides.as_texts``.
+        config_dirs: The folder of ``--config-dir``, if one is given.
+        is_sweep: Whether several jobs are asked for.
+        runs: Whether a job is run at all.
+    """
+
+    flags: list[str]
+    overrides: list[str]
+    config_dirs: list[Path]
+    is_sweep: bool
+    runs: bool
+
+
+def read_command_line(arguments: Sequence[str]) -> CommandLine:
+    """Read a command line.
+
+    Flags and overrides are taken apart, since argparse takes a flag between two overrides for the end of them.
+
+    Raises:
+        UserError: If a flag is not Hydra's, by which argparse would write its usage over several lines; or an override
+            would slip past the checks of a run.
+    """
+    from cifar_lightning.patches import hydra_flags  # late, as it imports torch, and --help should answer at once
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; a key is set as key=value, and --help lists the keys")
+
+    parser = hydra_flags()
+    parser.error = refuse  # type: ignore[method-assign]
+    parsed = parser.parse_intermixed_args(arguments)
+    flags = [argument for argument in arguments if argument not in parsed.overrides]
+    _refuse_overrides(parsed.overrides)
+    return CommandLine(
+        flags=flags,
+        overrides=as_texts(parsed.overrides),
+        config_dirs=[Path(parsed.config_dir)] if parsed.config_dir else [],
+        is_sweep=parsed.multirun or "hydra.mode=MULTIRUN" in parsed.overrides,
+        runs=not _ONLY_TELLS & set(flags),
+    )
+
+
+def _refuse_overrides(overrides: list[str]) -> None:
+    """Refuse what would slip past the checks of a run.
+
+    With ``+key=value`` and ``~key`` that is the schema: a misspelt key would be taken in silence.
+    """
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if override.startswith("+") and not key.startswith("hydra"):
+            raise UserError(f"{override}: no key can be added; write {override.lstrip('+')} to set one that exists")
+        if override.startswith("~") and not key.startswith("hydra"):
+            raise UserError(f"{override}: no key can be removed; write {key}=null to go without")
+        if key == "hydra.output_subdir":  # Hydra would write over the record of a run that is there
+            raise UserError(f"{override}: leave it out; a run writes its own .hydra/, once its folder is free for it")
+
+
+def refuse_surroundings() -> None:
+    """Refuse what the process was started in, where no run can be done there.
+
+    Raises:
+        UserError: If the current folder is gone, or the environment says that this is one of several processes.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:  # torch could not even be imported
+        raise UserError("the current folder has been deleted: go to one that exists, as with cd") from error
+    from cifar_lightning.device import refuse_several_processes  # late, as it imports torch
+
+    try:
+        refuse_several_processes(os.environ)
+    except ValueError as error:
+        raise UserError(str(error)) from error
