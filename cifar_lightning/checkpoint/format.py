@@ -24,9 +24,9 @@ from cifar_lightning.device import MAX_THREADS
 from cifar_lightning.errors import UserError, one_line
 from cifar_lightning.typehints import fits, words
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
-READ_BY = {1: "cifar-lightning 0.1"}
+READ_BY = {1: "cifar-lightning 0.1", 2: "a state of cifar-lightning 0.2 before its release"}
 """Older formats, and what reads them."""
 
 

@@ -61,7 +61,7 @@ def check_archive(path: Path) -> None:
 def refuse_too_long(settings: dict[str, Any]) -> None:
     """Raise ValueError where a checkpoint with these settings would be refused for its length or depth."""
     _refuse_values(settings)
-    if (num_bytes := len(pickle.dumps(settings))) > MAX_SETTINGS_BYTES:
+    if (num_bytes := len(pickle.dumps(settings, protocol=2))) > MAX_SETTINGS_BYTES:
         raise ValueError(f"the settings take {num_bytes:,} bytes, and {MAX_SETTINGS_BYTES:,} are allowed")
 
 

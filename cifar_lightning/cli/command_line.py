@@ -46,6 +46,7 @@ def read_command_line(arguments: Sequence[str]) -> CommandLine:
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}; a key is set as key=value, and --help lists the keys")
 
+    arguments = [_from_home(argument) for argument in arguments]
     parser = hydra_flags()
     parser.error = refuse  # type: ignore[method-assign]
     parsed = parser.parse_intermixed_args(arguments)
@@ -58,6 +59,12 @@ def read_command_line(arguments: Sequence[str]) -> CommandLine:
         is_sweep=parsed.multirun or "hydra.mode=MULTIRUN" in parsed.overrides,
         runs=not _ONLY_TELLS & set(flags),
     )
+
+
+def _from_home(argument: str) -> str:
+    """``--config-dir=~/conf`` with the home folder; shells put it in only where the folder is an argument by itself."""
+    flag, equals, folder = argument.partition("=")
+    return f"{flag}={os.path.expanduser(folder)}" if equals and flag in ("--config-dir", "-cd") else argument
 
 
 def _refuse_overrides(overrides: list[str]) -> None:

@@ -70,7 +70,8 @@ def run(
         prelude: May put overrides before those of the command line; see ``cli.overrides_from_run``. In a sweep it does
             so for each job.
         check_job: Called for each job of a sweep, before the first one runs, with its config and the folder that is for
-            it; may refuse the sweep by raising ``SweepError``. A sweeper that optimises chooses its jobs on the way.
+            it; may refuse the sweep by raising ``SweepError``. With ``hydra.sweeper.max_batch_size`` that is before
+            the first job of each batch. A sweeper that optimises chooses its jobs on the way.
     """
     with screens():
         if {"--help", "-h"} & set(sys.argv[1:]):
@@ -180,7 +181,10 @@ def _placed(cfg: DictConfig, prelude: Callable[[list[str]], list[str]] | None) -
     folder = config.runtime.output_dir
     if prelude is not None and (overrides := prelude(list(config.overrides.task))) != list(config.overrides.task):
         own = {override.partition("=")[0] for override in overrides if override not in config.overrides.task}
-        cfg = hydra.compose(config.job.config_name, overrides)
+        try:
+            cfg = hydra.compose(config.job.config_name, overrides)
+        except Exception as error:
+            raise explained(error, overrides, str(config.job.config_name)) from error
         folder = cfg.output_dir if "output_dir" in own else folder
     cfg.output_dir = folder  # in the copy for this job alone
     return cfg

@@ -1,17 +1,15 @@
 """What ``ckpt=`` puts before the command line: the data, precision and threads of the checkpoint, and a folder."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import QuotedString
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning.checkpoint.format import read
-from cifar_lightning.config.overrides import argument, quoted
+from cifar_lightning.config.overrides import argument, quoted, values
 from cifar_lightning.config.schema import CONF
 from cifar_lightning.errors import UserError
 from cifar_lightning.runs.answers import asked_otherwise, evaluation_folder
@@ -32,13 +30,14 @@ def checkpoint_prelude(typed: list[str], config_dirs: Sequence[Path] = ()) -> li
         raise UserError(
             "ckpt=PATH is missing: the checkpoint to evaluate, such as logs/<name>/<time>/checkpoints/last.ckpt"
         )
-    ckpt = given["ckpt"].strip("'\"")
-    if not Path(ckpt).exists() and "," in ckpt and all(Path(part).exists() for part in ckpt.split(",")):
+    asked = values(typed)
+    ckpt = asked.get("ckpt", given["ckpt"])  # Hydra tells later of one that it cannot read
+    ckpt = ckpt if isinstance(ckpt, str) else given["ckpt"]
+    if not os.path.exists(ckpt) and "," in ckpt and all(map(os.path.exists, ckpt.split(","))):
         raise UserError(f"ckpt={ckpt} names several checkpoints: add -m to evaluate each of them")
     own = read(ckpt)["settings"]
     files = data_files(config_dirs)
     if "output_dir" not in given:
-        asked = _values(typed)
         if asked.get("data") == _group_of(own["data"], files):
             asked.pop("data", None)
         folder = evaluation_folder(ckpt, asked.get("split", "test"), asked_otherwise(asked, own))
@@ -72,19 +71,21 @@ def overrides_from(
             f"choice, such as data=folder, or the folder that holds {data.get('name')}.yaml in data/, as in "
             f"{argument('--config-dir', Path('FOLDER'))}"
         )
-    values: dict[str, Any] = {}
-    if group in files and (group == own or own is None):  # values of other data do not fit these
+    taken_over: dict[str, Any] = {}
+    typed_class = given.get("data.dataset._target_", "").rpartition(".")[2]
+    is_same = group == own or (own is None and typed_class != "" and typed_class == _class_of(data))
+    if group in files and is_same:  # values of other data do not fit these
         # Addresses to fetch from are not taken from a file. Which keys are the data set's options is said in conf/.
         taken = {key for key in _keys(files[group]) - {"urls", "options"} if not key.startswith("_")}
-        values = {f"data.{key}": value for key, value in data.items() if key in taken}
-    values |= {"trainer.precision": settings["trainer"].get("precision"), "compile": settings.get("compile", False)}
-    values["tta"] = settings.get("tta", 0)
+        taken_over = {f"data.{key}": value for key, value in data.items() if key in taken}
+    taken_over |= {"trainer.precision": settings["trainer"].get("precision"), "compile": settings.get("compile", False)}
+    taken_over["tta"] = settings.get("tta", 0)
     available = torch.get_num_threads()  # more would wait for each other
-    values["num_threads"] = min(settings.get("num_threads") or available, available)
+    taken_over["num_threads"] = min(settings.get("num_threads") or available, available)
     if settings["trainer"].get("accelerator") == "cpu":  # which every machine has; others are chosen anew
-        values["trainer.accelerator"] = "cpu"
+        taken_over["trainer.accelerator"] = "cpu"
     chosen = [] if "data" in given else [f"data={group}"]
-    plain = {key: value for key, value in values.items() if key not in given and not isinstance(value, dict)}
+    plain = {key: value for key, value in taken_over.items() if key not in given and not isinstance(value, dict)}
     return [*chosen, *(f"{key}={quoted(value)}" for key, value in plain.items())]
 
 
@@ -94,39 +95,41 @@ def data_files(config_dirs: Sequence[Path] = ()) -> dict[str, Path]:
 
 
 def _group_of(data: Mapping[str, Any], files: Mapping[str, Path]) -> str | None:
-    """The choice that data were configured by: the file of their name, else the one for the class of the data set."""
-    if (name := data.get("name")) in files:
-        return str(name)
+    """The choice that data were configured by: one for their class, by their name if there are several; else by name.
+
+    A name alone may be typed: ``data=folder data.name=pets``.
+    """
+    name, own = data.get("name"), _class_of(data)
+    choices = [choice for choice, file in files.items() if _target(file).rpartition(".")[2] == own]
+    if choices and name not in choices:
+        return choices[0]
+    return str(name) if name in files else None
+
+
+def _class_of(data: Mapping[str, Any]) -> str | None:
+    """The class of a data set, of which a checkpoint has the name alone."""
     dataset = data.get("dataset")
-    recorded = dataset.get("_target_") if isinstance(dataset, dict) else None
-    for choice, file in files.items():
-        target = OmegaConf.select(OmegaConf.load(file), "dataset._target_")
-        if target is not None and target.rpartition(".")[2] == recorded:
-            return choice
-    return None
+    return dataset.get("_target_") if isinstance(dataset, dict) else None
 
 
-def _values(typed: list[str]) -> dict[str, Any]:
-    """Plain values of the typed overrides by key; Hydra tells later of those that cannot be read."""
-    found: dict[str, Any] = {}
-    for text in typed:
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException:
-            continue
-        value = override.value()
-        found[override.key_or_group] = value.text if isinstance(value, QuotedString) else value
-    return found
+def _target(file: Path) -> str:
+    """The class that a choice's file, or one that it builds upon, names; empty where none does."""
+    nodes = [OmegaConf.load(path) for path in _with_parents(file)]
+    return next((target for node in nodes if (target := OmegaConf.select(node, "dataset._target_"))), "")
 
 
 def _keys(file: Path) -> set[str]:
     """Keys of a choice's file, those of the files that it builds upon among them."""
-    node = OmegaConf.to_container(OmegaConf.load(file))
-    if not isinstance(node, dict):
-        return set()
-    parents = [parent for parent in node.pop("defaults", []) if parent != "_self_"]
-    found = set(map(str, node))
-    for parent in parents:
+    nodes = [OmegaConf.to_container(OmegaConf.load(path)) for path in _with_parents(file)]
+    return {str(key) for node in nodes if isinstance(node, dict) for key in node} - {"defaults"}
+
+
+def _with_parents(file: Path) -> list[Path]:
+    """A choice's file, and those that it builds upon, which are beside it or in conf/."""
+    node = OmegaConf.load(file)
+    found = [file]
+    for parent in node.get("defaults", []) if isinstance(node, DictConfig) else []:
         beside = [folder / f"{parent}.yaml" for folder in (file.parent, CONF / "data")]
-        found |= next((_keys(path) for path in beside if path.exists()), set())
+        path = next((path for path in beside if parent != "_self_" and path.exists() and path != file), None)
+        found += _with_parents(path) if path else []
     return found

@@ -1,5 +1,6 @@
 """What ``resume=`` puts before the command line: the overrides that the run was started with."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from hydra.errors import HydraException
 
 from cifar_lightning.checkpoint.format import read_state
 from cifar_lightning.checkpoint.trust import read_text
-from cifar_lightning.config.overrides import quoted
+from cifar_lightning.config.overrides import quoted, values
 from cifar_lightning.config.schema import CONF
 from cifar_lightning.errors import UserError
 from cifar_lightning.runs.folder import LAST, OVERRIDES
@@ -23,9 +24,9 @@ def resume_prelude(typed: list[str]) -> list[str]:
     Raises:
         UserError: If the folder holds no run, or one whose overrides would have to be typed again.
     """
-    given = dict(override.partition("=")[::2] for override in typed)
-    resume = given.get("resume", "null").strip("'\"")
-    if resume in ("null", ""):
+    given = values(typed)
+    resume = given.get("resume")
+    if not isinstance(resume, str):
         return typed
     if resume == "auto" and "output_dir" not in given:
         raise UserError("resume=auto resumes the run in output_dir, if there is one: set output_dir=FOLDER too")
@@ -42,15 +43,16 @@ def overrides_to_resume(resume: str, typed: list[str]) -> list[str]:
     Raises:
         UserError: If the folder holds no run, or one whose overrides would have to be typed again.
     """
-    values = {_key(override): override.partition("=")[2] for override in typed}
-    output_dir = values.get("output_dir", "null").strip("'\"")
-    folder = Path(output_dir if resume == "auto" else resume)
-    if resume == "auto" and not (folder / LAST).exists():
+    given = values(typed)
+    output_dir = given.get("output_dir")
+    folder = Path(str(output_dir) if resume == "auto" else resume)
+    has_checkpoint = os.path.exists(folder / LAST)
+    if resume == "auto" and not has_checkpoint:
         return typed
-    if output_dir not in ("null", "") and Path(output_dir) != folder:
+    if output_dir is not None and Path(str(output_dir)) != folder:
         raise UserError(f"output_dir={output_dir}: a run is resumed in its own folder, {folder}; leave output_dir out")
     recorded = _recorded_overrides(folder, typed)
-    if "trainer.max_epochs" not in values and (folder / LAST).exists():  # an earlier resumption may have raised it
+    if "trainer.max_epochs" not in given and has_checkpoint:  # an earlier resumption may have raised it
         recorded.append(
             f"trainer.max_epochs={quoted(read_state(folder / LAST)['settings']['trainer'].get('max_epochs'))}"
         )

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from omegaconf import DictConfig
 
 from cifar_lightning.checkpoint.format import load_classifier
+from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.build import build
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
@@ -16,15 +18,15 @@ from cifar_lightning.data import ImageDataModule, spread
 from cifar_lightning.device import device_name, keeping_freed_memory, restored_backends, threads
 from cifar_lightning.engine.assembly import flops_of, read_data
 from cifar_lightning.engine.compile import compile_in_place, refuse_without_compiler
-from cifar_lightning.engine.trainer import build_trainer, precision_of
+from cifar_lightning.engine.trainer import build_trainer, check_limit, refusals
 from cifar_lightning.errors import UserError, listed
 from cifar_lightning.metrics import Evaluation
 from cifar_lightning.report.console import on_screen
-from cifar_lightning.report.figures import confusion_matrix, only_for_show, prediction_grid, save
+from cifar_lightning.report.figures import confusion_matrix, only_for_show, prediction_grid, to_png
 from cifar_lightning.report.tables import class_rows, log_table, relative, shown, write_predictions
-from cifar_lightning.runs.answers import asked_otherwise, evaluation_folder
-from cifar_lightning.runs.folder import refuse_used
-from cifar_lightning.runs.metrics_file import finished_metrics, provenance, write_metrics
+from cifar_lightning.runs.answers import ask, asked_otherwise, evaluation_folder, what_is_asked
+from cifar_lightning.runs.folder import claimed, refuse_used
+from cifar_lightning.runs.metrics_file import provenance, write_metrics
 from cifar_lightning.runs.resume import flattened
 
 log = logging.getLogger(__name__)
@@ -54,25 +56,37 @@ def evaluate(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str,
 def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, Any]:
     classifier, checkpoint = load_classifier(settings.ckpt)
     trained = checkpoint["settings"]
+    plain = as_plain(settings)
     if settings.output_dir is None:
-        otherwise = asked_otherwise(flattened(as_plain(settings)), trained)
-        folder = Path(evaluation_folder(settings.ckpt, settings.split, otherwise))
+        folder = Path(evaluation_folder(settings.ckpt, settings.split, asked_otherwise(flattened(plain), trained)))
     else:
         folder = Path(settings.output_dir)
     refuse_used(folder)
-    asked = {
-        "ckpt": str(Path(settings.ckpt).absolute()),
-        "split": settings.split,
-        "tta": settings.tta,
-        "precision": precision_of(settings.trainer),
-        "data": settings.data.get("name"),
-        "root": None if (root := settings.data.get("root")) is None else str(Path(root).absolute()),
-    }
-    _refuse_other_answer(folder, asked)
     trainer = build_trainer(settings.trainer, output_dir=str(folder), logger=False, callbacks=[])
     data: ImageDataModule = build(settings.data, "data")
     read_data(data, settings.data, stage="validate" if settings.split == "val" else "test")
     fingerprint = _check(settings, data, classifier, trained)
+    check_limit(trainer, settings.split, len(data.eval_batches(settings.split)))
+    question = {"ckpt": str(Path(settings.ckpt).absolute()), "split": settings.split, **what_is_asked(plain)}
+    with claimed(folder):
+        ask(folder, {**question, **{f"images.{name}": value for name, value in fingerprint.items()}})
+        return _answer(
+            settings, classifier, trainer, data, folder, invocation, trained=trained, fingerprint=fingerprint
+        )
+
+
+def _answer(
+    settings: EvaluateSettings,
+    classifier: ImageClassifier,
+    trainer: L.Trainer,
+    data: ImageDataModule,
+    folder: Path,
+    invocation: Invocation,
+    *,
+    trained: dict[str, Any],
+    fingerprint: dict[str, str],
+) -> dict[str, Any]:
+    """Evaluate, write the numbers, show them, then draw."""
     with threads(settings.num_threads), keeping_freed_memory(trainer.strategy.root_device):
         device = device_name(trainer.strategy.root_device)
         _announce(settings, data, trained, is_its_own=_is_data_of(trained, fingerprint, settings.split))
@@ -80,7 +94,7 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
         compile_in_place(classifier.net, settings.compile)
         classifier.tta = settings.tta
         run = trainer.validate if settings.split == "val" else trainer.test
-        with refuse_without_compiler(settings.compile):
+        with refusals(), refuse_without_compiler(settings.compile):
             run(classifier, data, verbose=False)
 
         figures, class_acc = _figures(classifier, data, settings.split)
@@ -94,7 +108,6 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
             "fingerprint": fingerprint,
             "device": device,
             "precision": str(trainer.precision),
-            "asked": asked,
             **provenance(invocation),
         }
         evaluation = classifier.evaluations[settings.split]
@@ -108,17 +121,6 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
             log.info("wrote     %s", relative(path))
         _draw(folder, evaluation, data, settings.split)
     return metrics
-
-
-def _refuse_other_answer(folder: Path, asked: dict[str, Any]) -> None:
-    """Refuse a folder that holds the answer to another question; the same question again replaces its answer."""
-    before = (finished_metrics(folder) or {}).get("asked", asked)
-    other = [key for key in asked if isinstance(before, dict) and before.get(key) != asked[key]]
-    if other:
-        raise UserError(
-            f"output_dir={folder} holds another evaluation, of "
-            f"{', '.join(f'{key}={before.get(key)}' for key in other)}: name another folder, so that neither is lost"
-        )
 
 
 def _announce(settings: EvaluateSettings, data: ImageDataModule, trained: dict[str, Any], *, is_its_own: bool) -> None:
@@ -195,5 +197,5 @@ def _draw(folder: Path, evaluation: Evaluation, data: ImageDataModule, split: st
     }
     for name, draw in pictures.items():
         with only_for_show(name):
-            save(draw(), folder / name)
+            write_durably(folder / name, to_png(draw()))
             log.info("wrote     %s", relative(folder / name))

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 
 from cifar_lightning.errors import UserError
 
-PATHS = ("output_dir", "resume", "ckpt", "data.root")
+PATHS = ("output_dir", "resume", "ckpt", "data.root", "hydra.run.dir", "hydra.sweep.dir")
 """Keys whose value is a path."""
 
 TEXTS = (*PATHS, "name", "split", "data.name", "data.note")
@@ -45,22 +46,26 @@ def as_texts(overrides: Iterable[str]) -> list[str]:
 
 
 def _as_text(override: str) -> str:
-    key, _, value = override.partition("=")
-    if key not in TEXTS or "=" not in override:
+    key, equals, value = override.partition("=")
+    if key not in TEXTS or not equals or (key == "data.note" and not value):
         return override
-    if key != "data.note" and value.strip() in ("", "''", '""'):
-        raise UserError(f"{key}= is empty: write {key}={'FOLDER' if key in PATHS else 'NAME'}, or leave it out")
-    if value[0] in "'\"":
-        inner = value[1:]
-        return override if not is_from_home(key, inner) else f"{key}={value[0]}{expanded(key, inner)}"
-    items = [value] if re.search(r"[\[\](){}'\"]", value) else value.split(",")  # a comma separates the jobs of a sweep
+    # A comma separates the jobs of a sweep; a value with brackets is one that Hydra computes.
+    items = [value] if re.search(r"[\[\](){}]", value) else _ITEM.findall(value) or [value]
     return f"{key}={','.join(_item_as_text(key, item.strip()) for item in items)}"
 
 
+_ITEM = re.compile(r"""(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,])+""")
+"""What stands between commas outside of quotes."""
+
+
 def _item_as_text(key: str, text: str) -> str:
-    if is_from_home(key, text):
-        return quoted(expanded(key, text))
-    return quoted(text) if _is_number_or_flag(f"{key}={text}") else text
+    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    inner = text[1:-1] if is_quoted else text
+    if not inner.strip() and key != "data.note":
+        raise UserError(f"{key}= is empty: write {key}={'FOLDER' if key in PATHS else 'NAME'}, or leave it out")
+    if is_from_home(key, inner):
+        return quoted(expanded(key, inner))
+    return quoted(text) if not is_quoted and _is_number_or_flag(f"{key}={text}") else text
 
 
 def is_from_home(key: str, text: str) -> bool:
@@ -87,3 +92,16 @@ def _is_number_or_flag(override: str) -> bool:
         return isinstance(OverridesParser.create().parse_override(override).value(), int | float)
     except HydraException:  # of which Hydra tells later
         return False
+
+
+def values(overrides: Iterable[str]) -> dict[str, Any]:
+    """Plain values of overrides by key, as Hydra reads them; without those of which it will tell that it cannot."""
+    found: dict[str, Any] = {}
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException:
+            continue
+        value = override.value()
+        found[override.key_or_group] = value.text if isinstance(value, QuotedString) else value
+    return found

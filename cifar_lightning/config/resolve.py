@@ -1,6 +1,7 @@
 """From a composed config to settings: resolved and checked once, then frozen."""
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from cifar_lightning.config.overrides import expanded
-from cifar_lightning.config.schema import run_folder
+from cifar_lightning.config.schema import CONF, run_folder
 from cifar_lightning.device import MAX_THREADS
 from cifar_lightning.errors import UserError, one_line
 from cifar_lightning.typehints import fits
@@ -212,6 +213,11 @@ def _check_shared(config: dict[str, Any]) -> None:
     if config["output_dir"] is not None:
         config["output_dir"] = expanded("output_dir", config["output_dir"])
     trainer = config["trainer"]
+    if missing := sorted(_trainer_keys() - trainer.keys()):
+        raise UserError(
+            f"trainer lacks {', '.join(missing)}: a file of one's own in trainer/ builds upon the project's with "
+            "defaults: [default, _self_]"
+        )
     for key in ("accumulate_grad_batches", "check_val_every_n_epoch"):
         if isinstance(trainer[key], int) and trainer[key] < 1:
             raise UserError(f"trainer.{key} must be at least 1, got {trainer[key]}")
@@ -220,6 +226,12 @@ def _check_shared(config: dict[str, Any]) -> None:
             "trainer.benchmark must be false where trainer.deterministic is set, got true: cuDNN would choose its "
             "algorithms by their time"
         )
+
+
+@functools.cache
+def _trainer_keys() -> set[str]:
+    """Keys of conf/trainer/default.yaml: the Trainer's arguments, on which the project relies."""
+    return {str(key) for key in OmegaConf.load(CONF / "trainer" / "default.yaml")}
 
 
 def _check_training(config: dict[str, Any]) -> None:

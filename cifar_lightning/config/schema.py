@@ -9,7 +9,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from cifar_lightning.config.overrides import as_texts
+from cifar_lightning.config.overrides import as_texts, expanded
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 """The folder of the choices."""
@@ -83,8 +83,9 @@ def run_folder(name: str) -> str:
 
 
 def _first(*values: Any) -> Any:
-    """The first value that is not null: ``${first:${output_dir},logs/default}``."""
-    return next((value for value in values if value is not None), None)
+    """The first folder that is not null, from the home folder where it says so: ``${first:${output_dir},logs}``."""
+    folder = next((value for value in values if value is not None), None)
+    return expanded("output_dir", folder) if isinstance(folder, str) else folder
 
 
 # At import, so that whoever composes a config with this package finds them there.

@@ -1,7 +1,6 @@
 """What a run is made of, from its settings: data, classifier, callbacks, Trainer; and whether they fit each other."""
 
 import copy
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,10 +227,11 @@ def refuse_single_images(
             for shape in set(shapes):
                 tried(torch.zeros(1, *shape, dtype=next(net.parameters()).dtype))
     except (RuntimeError, ValueError) as error:
-        fits = next(size for size in itertools.count(batch_size + 1) if num_images % size != 1)
+        fits = next((size for size in range(batch_size + 1, num_images + 1) if num_images % size != 1), None)
+        advice = f"with data.batch_size={fits} it has more" if fits else "it wants more training images"
         raise UserError(
             f"data.batch_size={batch_size}: of {num_images:,} training images the last batch has 1, and model={name} "
-            f"cannot train on one alone ({one_line(error)}); with data.batch_size={fits} it has more"
+            f"cannot train on one alone ({one_line(error)}); {advice}"
         ) from error
 
 

@@ -193,16 +193,23 @@ def check_length(trainer: L.Trainer, *, planned_by: str | None) -> None:
         )
 
 
+def check_limit(trainer: L.Trainer, split: str, num_batches: int, *, may_be_none: bool = False) -> None:
+    """Refuse a limit that leaves none of a split's batches, unless it is 0 and that is allowed."""
+    limit = getattr(trainer, f"limit_{split}_batches")
+    if (limit == 0 and not may_be_none) or (
+        isinstance(limit, float) and 0 < limit < 1 and int(num_batches * limit) == 0
+    ):
+        overfits = trainer.overfit_batches and split != "test"  # type: ignore[attr-defined]
+        key = "overfit_batches" if overfits else f"limit_{split}_batches"
+        raise UserError(f"trainer.{key}={limit} leaves none of the {num_batches} batches")
+
+
 def check_limits(trainer: L.Trainer, data: ImageDataModule) -> None:
     """Refuse, before a long run, what Lightning refuses only when it comes to it."""
     num_batches = {"train": len(data.train_batches()), "val": len(data.eval_batches("val"))}
     num_batches["test"] = len(data.eval_batches("test"))
     for split, num in num_batches.items():
-        limit = getattr(trainer, f"limit_{split}_batches")
-        if isinstance(limit, float) and 0 < limit < 1 and int(num * limit) == 0:
-            overfits = trainer.overfit_batches and split != "test"  # type: ignore[attr-defined]
-            key = "overfit_batches" if overfits else f"limit_{split}_batches"
-            raise UserError(f"trainer.{key}={limit} leaves none of the {num} batches")
+        check_limit(trainer, split, num, may_be_none=True)
     interval = getattr(trainer, "val_check_interval", None)  # which it has not where it counts time
     if isinstance(interval, int) and trainer.check_val_every_n_epoch and interval > num_batches["train"]:
         raise UserError(

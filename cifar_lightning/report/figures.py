@@ -7,7 +7,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -218,20 +217,12 @@ def only_for_show(name: str) -> Iterator[None]:
         log.warning("picture   %s cannot be drawn: %s: %s", name, type(error).__name__, one_line(error))
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG at 150 dpi.
-
-    Raises:
-        OSError: If it cannot be written; then there is no such file.
-    """
+def to_png(figure: Figure) -> bytes:
+    """Draw a figure as PNG at 150 dpi."""
     content = io.BytesIO()
     with _any_script():
         figure.savefig(content, format="png", dpi=150)
-    try:
-        path.write_bytes(content.getbuffer())
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
+    return content.getvalue()
 
 
 def to_pixels(figure: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:

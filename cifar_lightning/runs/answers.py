@@ -1,4 +1,4 @@
-"""Where the answer to a question about a checkpoint is kept: another question has another folder."""
+"""The answer to a question about a checkpoint: where it is kept. Another question has another folder."""
 
 import hashlib
 import json
@@ -7,11 +7,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cifar_lightning.checkpoint.trust import read_text
+from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.config.schema import run_folder
+from cifar_lightning.errors import UserError, listed
 from cifar_lightning.runs.resume import flattened
 
-NOT_ASKED = ("data.batch_size", "data.eval_batch_size", "data.urls", "data.options", "data.note", "data._target_")
+QUESTION = "question.json"
+"""File beside the numbers of an answer: what was asked, as plain values by dotted key."""
+
+_NOT_ASKED = ("data.batch_size", "data.eval_batch_size", "data.urls", "data.options", "data.note", "data._target_")
 """Keys below ``data`` that change no prediction."""
+
+_LIMITS = ("limit_test_batches", "limit_val_batches", "fast_dev_run", "overfit_batches")
+"""Arguments of the Trainer that decide how many images are evaluated. Those of the training run are not taken along."""
+
+
+def what_is_asked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of an evaluation's settings, by dotted key, that decides its answer."""
+    return {key: value for key, value in flattened(settings).items() if _matters(key)}
 
 
 def asked_otherwise(asked: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,13 +40,13 @@ def asked_otherwise(asked: Mapping[str, Any], own: Mapping[str, Any]) -> dict[st
 
 
 def _matters(key: str) -> bool:
-    is_of_data = key == "data" or (key.startswith("data.") and not key.startswith(NOT_ASKED))
-    return is_of_data or key in ("tta", "trainer.precision", "trainer.limit_test_batches", "trainer.limit_val_batches")
+    is_of_data = key == "data" or (key.startswith("data.") and not key.startswith(_NOT_ASKED))
+    return is_of_data or key in ("tta", "trainer.precision", *(f"trainer.{name}" for name in _LIMITS))
 
 
 def _same(key: str, value: Any, own: Any) -> bool:
-    if key.startswith("trainer.limit_"):  # a run's own limits are not taken along
-        return value is None
+    if key.removeprefix("trainer.") in _LIMITS:
+        return value is None or value is False or (key == "trainer.overfit_batches" and value == 0)
     if key == "trainer.precision":
         return str(value or "32-true") == str(own or "32-true")
     if key == "data.root" and isinstance(value, str) and isinstance(own, str):
@@ -64,3 +78,35 @@ def evaluation_folder(ckpt: str, split: str, otherwise: Mapping[str, Any]) -> st
     if rest:  # such as another root
         parts.append(hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()[:8])
     return str(path.parent.parent / "evaluate" / "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts))
+
+
+def _told(key: str, value: Any) -> str:
+    return f"other {key.removeprefix('images.')} images" if key.startswith("images.") else f"{key}={value}"
+
+
+def ask(folder: Path, question: Mapping[str, Any]) -> None:
+    """Note in a folder what is asked there; the same question again may replace its answer.
+
+    Args:
+        folder: Of the answer, held by this process.
+        question: Plain values by name.
+
+    Raises:
+        UserError: If the folder holds the answer to another question.
+        RunError: If the note cannot be written.
+    """
+    path = folder / QUESTION
+    question = json.loads(json.dumps(question, default=str))
+    if path.exists():
+        try:
+            before = json.loads(read_text(path))
+            keys = sorted(question.keys() | before.keys())
+            other = [_told(key, before.get(key)) for key in keys if before.get(key) != question.get(key)]
+        except (OSError, ValueError, RecursionError, AttributeError):
+            other = [f"{QUESTION} is damaged"]
+        if other:
+            raise UserError(
+                f"output_dir={folder} holds the answer to another question, {listed(other)}: name another folder, so "
+                "that neither is lost"
+            )
+    write_durably(path, (json.dumps(question, indent=2) + "\n").encode())

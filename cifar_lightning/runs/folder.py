@@ -59,7 +59,7 @@ def _refuse_foreign(folder: Path) -> None:
     found = next((folder / name for name in WRITTEN if (folder / name).exists()), None)
     if found is not None:
         raise UserError(
-            f"output_dir={folder} holds {found.relative_to(folder)}, which a run would write over and no run of this "
+            f"output_dir={folder} holds {found.relative_to(folder)}, which would be written over and no run of this "
             "project has written: name another folder"
         )
 

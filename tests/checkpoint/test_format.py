@@ -147,10 +147,10 @@ def test_names_that_no_file_can_have(tmp_path):
         (lambda c: [c], "it holds a list, not a dictionary"),
         (lambda c: c | {"settings": "x"}, "settings is no dict"),
         (lambda c: c | {"settings": {}}, r"settings\.name must be text, got None"),
-        (lambda c: c | {"format_version": 99}, "format 99, and this version of the project reads format 2: update"),
+        (lambda c: c | {"format_version": 99}, "format 99, and this version of the project reads format 3: update"),
         (
             lambda c: c | {"format_version": 1},
-            r"format 1, which cifar-lightning 0\.1 reads; this version reads format 2",
+            r"format 1, which cifar-lightning 0\.1 reads; this version reads format 3",
         ),
         (lambda c: c | {"settings": described() | {"classes": [1, 2]}}, r"settings\.classes must be a list, each item"),
         (lambda c: c | {"settings": described(x=torch.ones(2))}, r"settings\.model\.x is a Tensor"),
@@ -227,8 +227,7 @@ class Weights(Callback):
 
 
 def test_as_many_names_of_classes_as_data_may_have_are_written_and_read(contents, tmp_path):
-    names = [f"{number:07}${{oc.env:HOME}}" for number in range(MAX_NAME_BYTES // 20)]
-    names = [name[:20] for name in names][:MAX_CLASSES]
+    names = [f"{number:05}${{oc.env:HOME}}".ljust(MAX_NAME_BYTES // MAX_CLASSES) for number in range(MAX_CLASSES)]
     data = SimpleNamespace(data=np.zeros((1, 1, 1, 3), np.uint8), targets=[0], classes=names)
     assert to_arrays(data).classes == tuple(names)
     settings = {**contents["settings"], "classes": names, "name": "x" * 400_000}

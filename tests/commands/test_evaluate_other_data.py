@@ -80,7 +80,8 @@ def test_a_checkpoint_knows_its_data_from_others(trained, pets, command):
     assert command("train.py", f"resume={folder}", "trainer.max_epochs=3").code == 0
 
     draw(pets / "test" / "dog" / "1.png", 9)
-    outcome = command("evaluate.py", ckpt)
+    assert command("evaluate.py", ckpt).err.startswith(f"error: output_dir={folder}/evaluate/last holds the answer to")
+    outcome = command("evaluate.py", ckpt, f"output_dir={folder}/evaluate/anew")
     assert outcome.code == 0
     assert "note      these are not the test images that the run was started with" in outcome.out
     outcome = command("train.py", f"resume={folder}", "trainer.max_epochs=4")
@@ -106,11 +107,13 @@ def test_a_folder_with_test_images_alone_is_evaluated(trained, pets, command, tm
     dog = answer(evaluated)["test/class_acc"]["dog"]
 
     shutil.rmtree(alone / "test" / "cat")  # the classes that are there are found by their names
-    outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", f"data.root={alone}")
+    arguments = (f"ckpt={folder}/checkpoints/last.ckpt", f"data.root={alone}")
+    assert "holds the answer to another question, other test images: " in command("evaluate.py", *arguments).err
+    outcome = command("evaluate.py", *arguments, f"output_dir={tmp_path / 'two'}")
     assert outcome.code == 0, outcome.err
-    assert answer(evaluated)["num_test_images"] == 4
-    assert answer(evaluated)["test/class_acc"]["cat"] is None
-    assert answer(evaluated)["test/class_acc"]["dog"] == dog
+    found = answer(tmp_path / "two")
+    assert found["num_test_images"] == 4
+    assert (found["test/class_acc"]["cat"], found["test/class_acc"]["dog"]) == (None, dog)
 
 
 def test_validation_needs_no_test_images(trained, pets, command):
@@ -138,7 +141,9 @@ def test_another_question_keeps_the_first_answer(trained, command):
     assert "test/acc_tta" in answer(folder / "evaluate" / "last-tta1")
     outcome = command("evaluate.py", ckpt, f"output_dir={folder}/evaluate/last", "tta=1")
     assert outcome.code == 2
-    assert outcome.err.startswith(f"error: output_dir={folder}/evaluate/last holds another evaluation, of tta=0: name")
+    assert outcome.err.startswith(
+        f"error: output_dir={folder}/evaluate/last holds the answer to another question, tta=0"
+    )
     assert "test/acc_tta" not in answer(folder / "evaluate" / "last")
 
 
@@ -199,3 +204,37 @@ def test_a_missing_checkpoint_of_several_stops_no_other(command, tmp_path):
     assert outcome.code == 1
     assert f"there is no file {tmp_path}/none.ckpt" in outcome.err
     assert (folder / "evaluate" / "last" / "metrics.json").exists()
+
+
+def test_files_of_others_are_not_written_over(trained, command, tmp_path):
+    folder = trained()
+    paper = tmp_path / "paper"
+    paper.mkdir()
+    (paper / "metrics.json").write_text("mine")
+    outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", f"output_dir={paper}")
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"error: output_dir={paper} holds metrics.json, which would be written over")
+    assert (paper / "metrics.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("limit", ["0", "0.001"])
+def test_a_limit_that_leaves_nothing_is_refused(trained, command, limit):
+    folder = trained()
+    outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", f"trainer.limit_test_batches={limit}")
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"error: trainer.limit_test_batches={limit} leaves none of the 1 batches")
+
+
+def test_a_name_that_is_also_another_choice_misleads_nobody(trained, command):
+    folder = trained("data.name=synthetic")
+    outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt")
+    assert outcome.code == 0, outcome.err
+    assert answer(folder / "evaluate" / "last")["test/loss"] == answer(folder)["test/loss"]
+
+
+def test_a_value_that_does_not_fit_a_job_is_one_line(trained, command):
+    folder = trained()
+    outcome = command("evaluate.py", "-m", f"ckpt={folder}/checkpoints/last.ckpt", "tta=0,a")
+    assert outcome.code in (1, 2)
+    assert "tta" in outcome.err
+    assert "Traceback" not in outcome.err

@@ -35,9 +35,10 @@ def test_null_and_words_stay_what_they_are(compose):
 
 def test_each_job_of_a_sweep_keeps_its_text():
     assert as_texts(["name=1e3,b", "ckpt=~/a,b"]) == ["name='1e3',b", "ckpt='/home/me/a',b"]
+    assert as_texts(["name='b, c',1e3", "ckpt='~/a',\"~\""]) == ["name='b, c','1e3'", "ckpt='/home/me/a','/home/me'"]
 
 
-@pytest.mark.parametrize("typed", ["~/runs/a b", "~", "'~/runs/a'", '"~/runs/a"'])
+@pytest.mark.parametrize("typed", ["~/runs/a b", "~", "'~'", "'~/runs/a'", '"~/runs/a"'])
 @pytest.mark.parametrize("key", ["output_dir", "data.root"])
 def test_the_home_folder_is_put_in(compose, key, typed):
     value = OmegaConf.select(compose(f"{key}={typed}"), key)
@@ -65,11 +66,17 @@ def test_a_home_folder_that_nobody_has_is_refused(monkeypatch):
     assert os.path.expanduser("~nobody-here") == "~nobody-here"
 
 
-@pytest.mark.parametrize("override", ["output_dir=", "output_dir=''", 'name=""', "resume=", "ckpt= ", "data.root="])
+@pytest.mark.parametrize(
+    "override", ["output_dir=", "output_dir=''", 'name="  "', "resume=", "ckpt= ", "data.root=", "name=a,''"]
+)
 def test_an_empty_text_is_refused(override):
     key = override.partition("=")[0]
     with pytest.raises(UserError, match=rf"^{key}= is empty: write {key}="):
         as_texts([override])
+
+
+def test_an_empty_note_is_taken(compose):
+    assert compose("data=synthetic", "data.note=").data.note == ""
 
 
 @pytest.mark.parametrize("key", ["output_dir", "name"])

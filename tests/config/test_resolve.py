@@ -85,3 +85,10 @@ def test_a_run_that_is_resumed_from_python_is_resumed_in_its_own_folder(compose)
     assert resolve(compose("output_dir=null", "resume=logs/a/b")).output_dir == "logs/a/b"
     with pytest.raises(UserError, match=r"^resume=auto resumes the run in output_dir, .* set output_dir=FOLDER too$"):
         resolve(compose("output_dir=null", "resume=auto"))
+
+
+def test_a_trainer_file_of_ones_own_must_have_all_keys(compose):
+    cfg = compose()
+    cfg.trainer = {"_target_": "lightning.Trainer", "max_epochs": 1}
+    with pytest.raises(UserError, match=r"trainer lacks accelerator, .*: .* builds upon the project's with defaults:"):
+        resolve(cfg)

@@ -28,6 +28,7 @@ RIGHT = {
     "mirrored": {"data": of_form().data[:, :, ::-1]},
     "names as an array": {"classes": np.array(["cat", "dog", "goat"])},
     "names as a tuple": {"classes": ("cat", "dog", "goat")},
+    "names of NumPy": {"classes": list(np.unique(["cat", "dog", "goat"]))},
 }
 RIGHT["as lists"] = {"data": [list(image) for image in of_form().data]}
 
@@ -41,6 +42,7 @@ def test_what_stands_for_the_same_is_taken(changed):
     assert arrays.targets.tolist() == [0, 1, 2, 0, 1, 2]
     assert arrays.targets.dtype == torch.int64
     assert arrays.classes == ("cat", "dog", "goat")
+    assert {type(name) for name in arrays.classes} == {str}
 
 
 def test_grey_images_have_one_channel():
@@ -64,6 +66,7 @@ WRONG = {
     "one label too few": ({"targets": [0, 1, 2, 0, 1]}, "got 5 for 6 images"),
     "fractions": ({"targets": [0.0, 0.5, 1.0, 0.0, 1.0, 2.0]}, r"got float64 in \[0, 2\], such as"),
     "texts": ({"targets": ["cat"] * 6}, "such as .*cat"),
+    "targets of a graph": ({"targets": torch.zeros(6, requires_grad=True)}, "one per image: Can't call numpy"),
     "bool targets": ({"targets": [True, False] * 3}, "got bool"),
     "one-hot": ({"targets": np.eye(3, dtype=np.int64)[[0, 1, 2, 0, 1, 2]]}, r"argmax\(1\)"),
     "from 1": ({"targets": [1, 2, 3, 1, 2, 3]}, "got 1 to 3 for 3 classes; if they count from 1, subtract 1"),
@@ -73,7 +76,7 @@ WRONG = {
     "names in one text": ({"classes": "abc"}, "a list of names in classes, got 'abc'"),
     "names as a dictionary": ({"classes": {"cat": 0, "dog": 1, "goat": 2}}, "a list of names in classes, got {"),
     "a name twice": ({"classes": ["cat", "dog", "cat"]}, "each name once in classes, got more than once: cat"),
-    "no names": ({"classes": []}, "must have 1 to 50,000 names in classes, got 0"),
+    "no names": ({"classes": []}, "must have 1 to 10,000 names in classes, got 0"),
     "a name not in UTF-8": ({"classes": ["cat", "dog", "go\udcff"]}, r"UTF-8 can write, got 'go\\udcff'"),
     "names too long": ({"classes": ["a" * 400_000, "b" * 400_000, "c" * 400_000]}, "1,000,000 bytes .* got 1,200,000"),
 }

@@ -13,8 +13,8 @@ from cifar_lightning.report.figures import (
     image_grid,
     only_for_show,
     prediction_grid,
-    save,
     to_pixels,
+    to_png,
 )
 
 
@@ -37,14 +37,13 @@ def test_grid_shows_each_image_under_its_title(images):
     assert figure.get_suptitle() == "heading"
 
 
-def test_class_names_may_have_dollar_signs_and_any_script(images, tmp_path):
+def test_class_names_may_have_dollar_signs_and_any_script(images):
     names = ["a$b_$c", "猫"]
     targets, confidence = torch.tensor([0, 1]), torch.tensor([0.9, 0.4])
     grid = prediction_grid(images[:2], targets, targets, names, confidence=confidence)
     for figure in (grid, confusion_matrix(torch.eye(2, dtype=torch.int64), names)):
         assert to_pixels(figure).std() > 0
-        save(figure, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 1000
+        assert len(to_png(figure)) > 1000
 
 
 def test_grey_images(images):
@@ -195,14 +194,3 @@ def test_a_picture_that_fails_is_one_line(caplog):
     assert caplog.messages == ["picture   test.png cannot be drawn: MemoryError: so large"]
     with pytest.raises(KeyboardInterrupt), only_for_show("test.png"):
         raise KeyboardInterrupt
-
-
-def test_a_file_that_cannot_be_written_is_not_left_behind(images, tmp_path, monkeypatch):
-    def write_some(path, content) -> None:
-        path.touch()
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("pathlib.Path.write_bytes", write_some)
-    with pytest.raises(OSError, match="No space left"):
-        save(image_grid(images[:1], ["one"]), tmp_path / "figure.png")
-    assert not list(tmp_path.iterdir())

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from cifar_lightning.runs.answers import asked_otherwise, evaluation_folder
+from cifar_lightning.errors import UserError
+from cifar_lightning.runs.answers import ask, asked_otherwise, evaluation_folder
 
 OWN = {
     "tta": 2,
@@ -57,6 +58,37 @@ def test_another_question_has_another_folder_beside(split, otherwise, name):
     folder = evaluation_folder("logs/x/now/checkpoints/last.ckpt", split, otherwise)
     assert re.fullmatch(rf"logs/x/now/evaluate/{name}", folder)
     assert evaluation_folder("logs/x/now/checkpoints/last.ckpt", split, dict(reversed(otherwise.items()))) == folder
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"trainer.limit_test_batches": 1},
+        {"trainer.limit_val_batches": 0.5},
+        {"trainer.fast_dev_run": True},
+        {"trainer.overfit_batches": 1},
+        {"data.image_size": 64},
+    ],
+)
+def test_fewer_or_other_images_are_another_question(asked):
+    assert asked_otherwise(asked, OWN) == asked
+
+
+def test_the_trainers_defaults_are_no_question():
+    asked = {"trainer.limit_test_batches": None, "trainer.fast_dev_run": False, "trainer.overfit_batches": 0.0}
+    assert asked_otherwise(asked, OWN) == {}
+
+
+def test_a_folder_keeps_the_answer_to_one_question(tmp_path):
+    question = {"split": "test", "tta": 0, "data.root": None, "data.urls": ("a", "b")}
+    ask(tmp_path, question)
+    ask(tmp_path, question)  # again
+    with pytest.raises(UserError, match=r"holds the answer to another question, tta=0: name another folder"):
+        ask(tmp_path, {**question, "tta": 1})
+    (tmp_path / "question.json").write_text("[")
+    with pytest.raises(UserError, match=r"another question, question.json is damaged: name another folder"):
+        ask(tmp_path, question)
+    assert (tmp_path / "question.json").read_text() == "["
 
 
 def test_a_checkpoint_outside_a_run_gets_a_new_folder():
