@@ -111,7 +111,7 @@ def test_files_of_others_are_not_written_over(name, tmp_path):
     path.parent.mkdir(parents=True)
     path.write_text("of another program")
     for _ in range(2):
-        refusal = rf"output_dir=.*run holds {name}, which a run would write over"
+        refusal = rf"output_dir=.*run holds {name}, which would be written over"
         with pytest.raises(UserError, match=refusal), claimed(tmp_path / "run"):
             pass
     assert path.read_text() == "of another program"
