@@ -5,7 +5,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import torch
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.profilers import (
     AdvancedProfiler,
-    PassThroughProfiler,
     Profiler,
     PyTorchProfiler,
     SimpleProfiler,
@@ -32,8 +31,6 @@ from cifar_lightning.patches import end_epochs_once
 from cifar_lightning.report.tables import relative
 
 log = logging.getLogger(__name__)
-
-_NOTHING = nullcontext()
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 """What ``trainer.profiler`` takes besides null."""
@@ -52,16 +49,6 @@ _WITHOUT_EFFECT: dict[str, tuple[tuple[Any, ...], str]] = {
 
 _MINIMA = {"min_epochs": 0, "min_steps": 0, "num_sanity_val_steps": -1, "log_every_n_steps": 0, "gradient_clip_val": 0}
 """Arguments that Lightning takes any number for."""
-
-
-class NoProfiler(PassThroughProfiler):
-    """Stands in where ``trainer.profiler`` is null.
-
-    Lightning's own stand-in runs a generator around each of some forty hooks a step, 2 to 3 % of a tutorial step.
-    """
-
-    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        return _NOTHING
 
 
 def build_trainer(section: Section, *, output_dir: str, **objects: Any) -> L.Trainer:
@@ -99,10 +86,10 @@ def build_trainer(section: Section, *, output_dir: str, **objects: Any) -> L.Tra
     return trainer
 
 
-def _profiler(name: str | None, output_dir: str) -> Profiler:
+def _profiler(name: str | None, output_dir: str) -> Profiler | None:
     """A profiler that writes into the run's folder; Lightning's choice tells its logger only, which is not shown."""
     if name is None:
-        return NoProfiler()
+        return None
     if name not in PROFILERS:
         raise UserError(f"trainer.profiler must be one of {', '.join(PROFILERS)} or null, got {name!r}")
     folder = Path(output_dir, "profile")

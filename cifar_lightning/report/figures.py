@@ -70,7 +70,7 @@ def image_grid(
     figure = Figure(figsize=(width, height), dpi=100)
     if heading:
         figure.suptitle(heading, fontsize=11, y=1 - 0.06 / height, va="top")
-    # All images stand in one pair of axes, in inches from the upper left: axes for each image take four times as long.
+    # All images stand in one pair of axes, in inches from the upper left: axes for each image take 2.7 times as long.
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set_axis_off()
     pixels = images.permute(0, 2, 3, 1).numpy()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import BARE, FAST, TinyCIFAR10, of_checkpoint
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from lightning.pytorch.profilers import SimpleProfiler
+from lightning.pytorch.profilers import PassThroughProfiler, SimpleProfiler
 from lightning.pytorch.strategies import Strategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -25,7 +25,7 @@ from cifar_lightning.config.resolve import resolve
 from cifar_lightning.data import ImageDataModule, channel_statistics
 from cifar_lightning.data.arrays import to_arrays
 from cifar_lightning.device import forward_flops, threads
-from cifar_lightning.engine.trainer import NoProfiler, build_trainer
+from cifar_lightning.engine.trainer import build_trainer
 from cifar_lightning.errors import UserError
 from cifar_lightning.models.speedrun import whitening_filters
 from cifar_lightning.runs.metrics_file import write_metrics
@@ -267,7 +267,7 @@ def test_compiled_network_is_asked_for_in_place(run, monkeypatch):
     assert compiled == ["TutorialCNN"]
 
 
-@pytest.mark.parametrize(("name", "kind"), [("null", NoProfiler), ("simple", SimpleProfiler)])
+@pytest.mark.parametrize(("name", "kind"), [("null", PassThroughProfiler), ("simple", SimpleProfiler)])
 def test_no_profiler_runs_unless_asked_for(compose, name, kind, tmp_path):
     trainer = build_trainer(resolve(compose(f"trainer.profiler={name}")).trainer, output_dir=str(tmp_path))
     assert type(trainer.profiler) is kind
