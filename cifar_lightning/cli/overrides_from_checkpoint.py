@@ -12,11 +12,11 @@ from cifar_lightning.checkpoint.format import read
 from cifar_lightning.config.overrides import argument, quoted, values
 from cifar_lightning.config.schema import CONF
 from cifar_lightning.errors import UserError
-from cifar_lightning.runs.answers import asked_otherwise, evaluation_folder
+from cifar_lightning.runs.evaluations import changed, evaluation_folder
 
 
 def checkpoint_prelude(typed: list[str], config_dirs: Sequence[Path] = ()) -> list[str]:
-    """The checkpoint's own data, precision and threads, and the folder of the answer; then what is typed.
+    """The checkpoint's own data, precision and threads, and the folder of the evaluation; then what is typed.
 
     Args:
         typed: Overrides of the command line.
@@ -40,7 +40,7 @@ def checkpoint_prelude(typed: list[str], config_dirs: Sequence[Path] = ()) -> li
     if "output_dir" not in given:
         if asked.get("data") == _group_of(own["data"], files):
             asked.pop("data", None)
-        folder = evaluation_folder(ckpt, asked.get("split", "test"), asked_otherwise(asked, own))
+        folder = evaluation_folder(ckpt, asked.get("split", "test"), changed(asked, own))
         typed = [f"output_dir={quoted(folder)}", *typed]
     return [*overrides_from(ckpt, own, given, files), *typed]
 
@@ -50,8 +50,8 @@ def overrides_from(
 ) -> list[str]:
     """Overrides that give evaluate.py a checkpoint's data, precision, kernels, threads and test-time augmentation.
 
-    The data group's file is looked up by name; the checkpoint's plain values go on top of it. A class is never taken
-    from a file: one given on the command line in training is given again. What is typed wins.
+    The file of the data's choice is looked up; the checkpoint's plain values go on top of it. A class is never taken
+    from a checkpoint: one given on the command line in training is given again. What is typed wins.
 
     Args:
         path: Of the checkpoint, for messages.
@@ -71,21 +71,21 @@ def overrides_from(
             f"choice, such as data=folder, or the folder that holds {data.get('name')}.yaml in data/, as in "
             f"{argument('--config-dir', Path('FOLDER'))}"
         )
-    taken_over: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
     typed_class = given.get("data.dataset._target_", "").rpartition(".")[2]
     is_same = group == own or (own is None and typed_class != "" and typed_class == _class_of(data))
     if group in files and is_same:  # values of other data do not fit these
         # Addresses to fetch from are not taken from a file. Which keys are the data set's options is said in conf/.
-        taken = {key for key in _keys(files[group]) - {"urls", "options"} if not key.startswith("_")}
-        taken_over = {f"data.{key}": value for key, value in data.items() if key in taken}
-    taken_over |= {"trainer.precision": settings["trainer"].get("precision"), "compile": settings.get("compile", False)}
-    taken_over["tta"] = settings.get("tta", 0)
+        keys = {key for key in _keys(files[group]) - {"urls", "options"} if not key.startswith("_")}
+        kept = {f"data.{key}": value for key, value in data.items() if key in keys}
+    kept |= {"trainer.precision": settings["trainer"].get("precision"), "compile": settings.get("compile", False)}
+    kept["tta"] = settings.get("tta", 0)
     available = torch.get_num_threads()  # more would wait for each other
-    taken_over["num_threads"] = min(settings.get("num_threads") or available, available)
+    kept["num_threads"] = min(settings.get("num_threads") or available, available)
     if settings["trainer"].get("accelerator") == "cpu":  # which every machine has; others are chosen anew
-        taken_over["trainer.accelerator"] = "cpu"
+        kept["trainer.accelerator"] = "cpu"
     chosen = [] if "data" in given else [f"data={group}"]
-    plain = {key: value for key, value in taken_over.items() if key not in given and not isinstance(value, dict)}
+    plain = {key: value for key, value in kept.items() if key not in given and not isinstance(value, dict)}
     return [*chosen, *(f"{key}={quoted(value)}" for key, value in plain.items())]
 
 
@@ -126,10 +126,10 @@ def _keys(file: Path) -> set[str]:
 
 def _with_parents(file: Path) -> list[Path]:
     """A choice's file, and those that it builds upon, which are beside it or in conf/."""
-    node = OmegaConf.load(file)
     found = [file]
-    for parent in node.get("defaults", []) if isinstance(node, DictConfig) else []:
-        beside = [folder / f"{parent}.yaml" for folder in (file.parent, CONF / "data")]
-        path = next((path for path in beside if parent != "_self_" and path.exists() and path != file), None)
-        found += _with_parents(path) if path else []
+    for path in found:  # which grows meanwhile
+        node = OmegaConf.load(path)
+        for parent in node.get("defaults", []) if isinstance(node, DictConfig) else []:
+            beside = [folder / f"{parent}.yaml" for folder in (path.parent, CONF / "data")]
+            found += [place for place in beside if place.exists() and place not in found][:1]
     return found

@@ -23,8 +23,8 @@ from cifar_lightning.errors import UserError, listed
 from cifar_lightning.metrics import Evaluation
 from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.figures import confusion_matrix, only_for_show, prediction_grid, to_png
-from cifar_lightning.report.tables import class_rows, log_table, relative, shown, write_predictions
-from cifar_lightning.runs.answers import ask, asked_otherwise, evaluation_folder, what_is_asked
+from cifar_lightning.report.tables import class_rows, log_table, relative, shown, with_note, write_predictions
+from cifar_lightning.runs.evaluations import changed, deciding, evaluation_folder, record_settings
 from cifar_lightning.runs.folder import claimed, refuse_used
 from cifar_lightning.runs.metrics_file import provenance, write_metrics
 from cifar_lightning.runs.resume import flattened
@@ -55,51 +55,26 @@ def evaluate(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str,
 
 def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, Any]:
     classifier, checkpoint = load_classifier(settings.ckpt)
-    trained = checkpoint["settings"]
-    plain = as_plain(settings)
-    if settings.output_dir is None:
-        folder = Path(evaluation_folder(settings.ckpt, settings.split, asked_otherwise(flattened(plain), trained)))
-    else:
-        folder = Path(settings.output_dir)
+    trained, plain, split = checkpoint["settings"], as_plain(settings), settings.split
+    folder = Path(settings.output_dir or evaluation_folder(settings.ckpt, split, changed(flattened(plain), trained)))
     refuse_used(folder)
     trainer = build_trainer(settings.trainer, output_dir=str(folder), logger=False, callbacks=[])
     data: ImageDataModule = build(settings.data, "data")
-    read_data(data, settings.data, stage="validate" if settings.split == "val" else "test")
+    read_data(data, settings.data, stage="validate" if split == "val" else "test")
     fingerprint = _check(settings, data, classifier, trained)
-    check_limit(trainer, settings.split, len(data.eval_batches(settings.split)))
-    question = {"ckpt": str(Path(settings.ckpt).absolute()), "split": settings.split, **what_is_asked(plain)}
+    check_limit(trainer, split, len(data.eval_batches(split)))
+    images = {f"images.{name}": value for name, value in fingerprint.items()}
     with claimed(folder):
-        ask(folder, {**question, **{f"images.{name}": value for name, value in fingerprint.items()}})
-        return _answer(
-            settings, classifier, trainer, data, folder, invocation, trained=trained, fingerprint=fingerprint
+        record_settings(
+            folder, {"ckpt": str(Path(settings.ckpt).absolute()), "split": split, **deciding(plain), **images}
         )
-
-
-def _answer(
-    settings: EvaluateSettings,
-    classifier: ImageClassifier,
-    trainer: L.Trainer,
-    data: ImageDataModule,
-    folder: Path,
-    invocation: Invocation,
-    *,
-    trained: dict[str, Any],
-    fingerprint: dict[str, str],
-) -> dict[str, Any]:
-    """Evaluate, write the numbers, show them, then draw."""
-    with threads(settings.num_threads), keeping_freed_memory(trainer.strategy.root_device):
-        device = device_name(trainer.strategy.root_device)
-        _announce(settings, data, trained, is_its_own=_is_data_of(trained, fingerprint, settings.split))
-        log.info("device    %s, precision %s", device, trainer.precision)
-        compile_in_place(classifier.net, settings.compile)
-        classifier.tta = settings.tta
-        run = trainer.validate if settings.split == "val" else trainer.test
-        with refusals(), refuse_without_compiler(settings.compile):
-            run(classifier, data, verbose=False)
-
-        figures, class_acc = _figures(classifier, data, settings.split)
+        with threads(settings.num_threads), keeping_freed_memory(trainer.strategy.root_device):
+            device = device_name(trainer.strategy.root_device)
+            _announce(settings, data, trained, is_its_own=_is_data_of(trained, fingerprint, split))
+            log.info("device    %s, precision %s", device, trainer.precision)
+            _run(settings, trainer, classifier, data)
         metrics = {
-            **figures,
+            **_figures(classifier, data, split),
             "ckpt": settings.ckpt,
             "name": trained["name"],
             "seed": trained["seed"],
@@ -110,30 +85,40 @@ def _answer(
             "precision": str(trainer.precision),
             **provenance(invocation),
         }
-        evaluation = classifier.evaluations[settings.split]
-        numbers, predictions = write_metrics(folder, metrics), folder / "predictions.csv"
-        targets = data.targets(settings.split)[: evaluation.num_images]
-        write_predictions(predictions, evaluation, targets, data.classes)
-        rows = [(name, shown(name, value)) for name, value in classifier.scalars(settings.split).items()]
-        title = f"{trained['name']} on {_described(data)}: {evaluation.num_images:,} {settings.split} images"
-        log_table(title, [*rows, *class_rows(class_acc)])
-        for path in (numbers, predictions):
-            log.info("wrote     %s", relative(path))
-        _draw(folder, evaluation, data, settings.split)
+        _report(folder, metrics, classifier, data, split)
     return metrics
+
+
+def _run(settings: EvaluateSettings, trainer: L.Trainer, classifier: ImageClassifier, data: ImageDataModule) -> None:
+    compile_in_place(classifier.net, settings.compile)
+    classifier.tta = settings.tta
+    run = trainer.validate if settings.split == "val" else trainer.test
+    with refusals(), refuse_without_compiler(settings.compile):
+        run(classifier, data, verbose=False)
+
+
+def _report(
+    folder: Path, metrics: dict[str, Any], classifier: ImageClassifier, data: ImageDataModule, split: str
+) -> None:
+    """Write the numbers, show them, then draw."""
+    evaluation = classifier.evaluations[split]
+    numbers, predictions = write_metrics(folder, metrics), folder / "predictions.csv"
+    write_predictions(predictions, evaluation, data.targets(split)[: evaluation.num_images], data.classes)
+    rows = [(name, shown(name, value)) for name, value in classifier.scalars(split).items()]
+    title = f"{metrics['name']} on {with_note(data.name, data.note)}: {evaluation.num_images:,} {split} images"
+    log_table(title, [*rows, *class_rows(metrics[f"{split}/class_acc"])])
+    for path in (numbers, predictions):
+        log.info("wrote     %s", relative(path))
+    _draw(folder, evaluation, data, split)
 
 
 def _announce(settings: EvaluateSettings, data: ImageDataModule, trained: dict[str, Any], *, is_its_own: bool) -> None:
     """Say what is evaluated, and on what."""
     num_images = len(data.index[settings.split])
     log.info("model     %s, seed %s, from %s", trained["model"]["name"], trained["seed"], settings.ckpt)
-    log.info("data      %s: %s %s images", _described(data), f"{num_images:,}", settings.split)
+    log.info("data      %s: %s %s images", with_note(data.name, data.note), f"{num_images:,}", settings.split)
     if not is_its_own:
         log.info("note      these are not the %s images that the run was started with", settings.split)
-
-
-def _described(data: ImageDataModule) -> str:
-    return f"{data.name} ({data.note})" if data.note else f"{data.name}"
 
 
 def _check(
@@ -172,15 +157,13 @@ def _is_data_of(trained: dict[str, Any], fingerprint: dict[str, str], split: str
     return all(trained["fingerprint"].get(name) == fingerprint[name] for name in names)
 
 
-def _figures(classifier: ImageClassifier, data: ImageDataModule, split: str) -> tuple[dict[str, Any], dict[str, float]]:
+def _figures(classifier: ImageClassifier, data: ImageDataModule, split: str) -> dict[str, Any]:
     evaluation = classifier.evaluations[split]
-    class_acc = dict(zip(data.classes, evaluation.class_acc, strict=True))
-    figures = {
+    return {
         **classifier.scalars(split),
         f"num_{split}_images": evaluation.num_images,
-        f"{split}/class_acc": class_acc,
+        f"{split}/class_acc": dict(zip(data.classes, evaluation.class_acc, strict=True)),
     }
-    return figures, class_acc
 
 
 def _draw(folder: Path, evaluation: Evaluation, data: ImageDataModule, split: str) -> None:

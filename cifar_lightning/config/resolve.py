@@ -103,6 +103,7 @@ def resolve(cfg: DictConfig) -> Settings:
     config = plain(with_folder(cfg))
     _check_shared(config)
     _check_training(config)
+    _put_in_home(config)
     return Settings(**frozen(config))
 
 
@@ -133,7 +134,7 @@ def resolve_evaluation(cfg: DictConfig) -> EvaluateSettings:
     _check_shared(config)
     if config["split"] not in ("val", "test"):
         raise UserError(f"split must be val or test, got {config['split']}")
-    config["ckpt"] = expanded("ckpt", config["ckpt"])
+    _put_in_home(config)
     return EvaluateSettings(**frozen(config))
 
 
@@ -193,7 +194,7 @@ def as_plain(value: Any) -> Any:
 
 
 def _check_shared(config: dict[str, Any]) -> None:
-    """Check the keys that training and evaluation share, and expand the paths among them."""
+    """Check the keys that training and evaluation share."""
     for key in ("output_dir", "name"):
         if config.get(key) == "":
             raise UserError(f"{key} must not be empty: give it a value, or leave it out")
@@ -208,10 +209,6 @@ def _check_shared(config: dict[str, Any]) -> None:
     for key in ("data", "trainer"):
         if not isinstance(config[key], dict):
             raise UserError(f"{key} must be one of the choices in conf/{key}, got {config[key]!r}")
-    if isinstance(root := config["data"].get("root"), str):
-        config["data"]["root"] = expanded("data.root", root)
-    if config["output_dir"] is not None:
-        config["output_dir"] = expanded("output_dir", config["output_dir"])
     trainer = config["trainer"]
     if missing := sorted(_trainer_keys() - trainer.keys()):
         raise UserError(
@@ -226,6 +223,17 @@ def _check_shared(config: dict[str, Any]) -> None:
             "trainer.benchmark must be false where trainer.deterministic is set, got true: cuDNN would choose its "
             "algorithms by their time"
         )
+
+
+def _put_in_home(config: dict[str, Any]) -> None:
+    """Put the home folder in place of ``~`` in the paths of a config."""
+    for section, key, name in (
+        (config, "output_dir", "output_dir"),
+        (config, "ckpt", "ckpt"),
+        (config["data"], "root", "data.root"),
+    ):
+        if isinstance(path := section.get(key), str):
+            section[key] = expanded(name, path)
 
 
 @functools.cache

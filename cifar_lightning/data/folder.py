@@ -112,7 +112,7 @@ def _log_what_may_surprise(root: Path, classes: list[str]) -> None:
         read = ", ".join(f"{name}/" for name in splits)
         log.info("unused    %s in %s: images are read from %s", listed(names), printable(str(root)), read)
     if names := layout.look_alikes(classes):
-        log.info("classes   %s are told apart by upper and lower case, or by how an accent is stored", listed(names))
+        log.info("classes   %s differ in upper and lower case alone, or in how an accent is stored", listed(names))
 
 
 def _find_splits(root: Path, classes: list[str], problems: Problems, *, train: bool) -> dict[str, list[list[str]]]:

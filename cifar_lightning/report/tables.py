@@ -69,6 +69,11 @@ def relative(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
+def with_note(data: str | None, note: str) -> str:
+    """The name of a data set, with what a reader of its results must know."""
+    return f"{data} ({note})" if note else f"{data}"
+
+
 def shown(name: str, value: float) -> str:
     """A metric as people read it: accuracies in percent."""
     if name.removesuffix("_tta").endswith("acc"):
@@ -82,8 +87,8 @@ def announce(
     """Say, before training, what is about to be trained, on what and where."""
     sizes = ", ".join(f"{len(index):,} {split}" for split, index in data.index.items() if len(index))
     shape = "x".join(str(size) for size in data.image_shape)
-    note = f" ({data.note})" if data.note else ""
-    log.info("data      %s%s: %s images of %s, %d classes", data.name, note, sizes, shape, len(data.classes))
+    named = with_note(data.name, data.note)
+    log.info("data      %s: %s images of %s, %d classes", named, sizes, shape, len(data.classes))
     num_parameters = sum(parameter.numel() for parameter in classifier.net.parameters())
     size = f"{num_parameters:,} parameters, {flops / 1e6:,.1f} MFLOP an image"
     log.info("model     %s: %s", settings.model["name"], size)
@@ -110,8 +115,8 @@ def final_table(metrics: dict[str, Any], path: Path) -> None:
         if seconds is not None:
             rows.append((f"to val/acc {shown('acc', float(acc))}", f"{seconds:.1f} s"))
     rows.append(("training", f"{metrics['train_seconds']:.1f} s, {metrics['images_per_second']:,.0f} images/s"))
-    note = f" ({metrics['data_note']})" if metrics["data_note"] else ""
-    log_table(f"{metrics['name']} on {metrics['data']}{note}, seed {metrics['seed']}", rows)
+    data = with_note(metrics["data"], metrics["data_note"])
+    log_table(f"{metrics['name']} on {data}, seed {metrics['seed']}", rows)
     last = relative(path.parent / "checkpoints" / "last.ckpt")
     log.info("numbers   %s", relative(path))
     if last.exists():

@@ -41,7 +41,7 @@ def commit_of(root: Path) -> dict[str, Any]:
 
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> Path:
     """Write metrics.json into a folder, with null for what is not finite, as JSON has it; returns its path."""
-    path = folder / "metrics.json"
+    path = folder / METRICS
     write_durably(path, (json.dumps(_finite(metrics), indent=2, allow_nan=False) + "\n").encode())
     return path
 

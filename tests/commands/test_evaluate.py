@@ -247,7 +247,7 @@ def test_numbers_and_predictions_come_first_and_pictures_may_fail(command, tmp_p
     monkeypatch.setattr(f"{PLACE}.confusion_matrix", draw)
     outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", tiny=True)
     assert (outcome.code, outcome.err) == (0, "")
-    assert [name for name in seen if not name.startswith(".")] == ["metrics.json", "predictions.csv", "question.json"]
+    assert [name for name in seen if not name.startswith(".")] == ["metrics.json", "predictions.csv", "settings.json"]
     wrote = [line.rpartition("/")[2] for line in outcome.out.splitlines() if line.startswith(("wrote", "picture"))]
     assert wrote == [
         "metrics.json",

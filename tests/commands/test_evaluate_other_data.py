@@ -80,7 +80,9 @@ def test_a_checkpoint_knows_its_data_from_others(trained, pets, command):
     assert command("train.py", f"resume={folder}", "trainer.max_epochs=3").code == 0
 
     draw(pets / "test" / "dog" / "1.png", 9)
-    assert command("evaluate.py", ckpt).err.startswith(f"error: output_dir={folder}/evaluate/last holds the answer to")
+    assert command("evaluate.py", ckpt).err.startswith(
+        f"error: output_dir={folder}/evaluate/last holds an evaluation with other"
+    )
     outcome = command("evaluate.py", ckpt, f"output_dir={folder}/evaluate/anew")
     assert outcome.code == 0
     assert "note      these are not the test images that the run was started with" in outcome.out
@@ -108,7 +110,7 @@ def test_a_folder_with_test_images_alone_is_evaluated(trained, pets, command, tm
 
     shutil.rmtree(alone / "test" / "cat")  # the classes that are there are found by their names
     arguments = (f"ckpt={folder}/checkpoints/last.ckpt", f"data.root={alone}")
-    assert "holds the answer to another question, other test images: " in command("evaluate.py", *arguments).err
+    assert "holds an evaluation with other settings, other test images: " in command("evaluate.py", *arguments).err
     outcome = command("evaluate.py", *arguments, f"output_dir={tmp_path / 'two'}")
     assert outcome.code == 0, outcome.err
     found = answer(tmp_path / "two")
@@ -126,7 +128,7 @@ def test_validation_needs_no_test_images(trained, pets, command):
     assert answer(folder / "evaluate" / "last-val")["val/loss"] == before
 
 
-def test_another_question_keeps_the_first_answer(trained, command):
+def test_an_evaluation_with_other_settings_keeps_the_first(trained, command):
     folder = trained()
     ckpt = f"ckpt={folder}/checkpoints/last.ckpt"
     limited = ("tta=1", "trainer.limit_test_batches=1")
@@ -142,7 +144,7 @@ def test_another_question_keeps_the_first_answer(trained, command):
     outcome = command("evaluate.py", ckpt, f"output_dir={folder}/evaluate/last", "tta=1")
     assert outcome.code == 2
     assert outcome.err.startswith(
-        f"error: output_dir={folder}/evaluate/last holds the answer to another question, tta=0"
+        f"error: output_dir={folder}/evaluate/last holds an evaluation with other settings, tta=0"
     )
     assert "test/acc_tta" not in answer(folder / "evaluate" / "last")
 

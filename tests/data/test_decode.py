@@ -214,7 +214,7 @@ def test_a_jpeg_whose_metadata_pillow_does_not_read_is_read_without(tmp_path):
     resolution = ((0x011A, 2, 1, b"\0\0\0\0"), (0x0128, 3, 1, b"\0\2\0\0"))  # a text, empty
     content = write(tmp_path / "odd.jpg", image, exif=exif_block(*resolution), comment="x").read_bytes()
     (tmp_path / "odd.jpg").write_bytes(content[:2] + content[20:])  # without the JFIF header, where resolution also is
-    with pytest.raises(UnidentifiedImageError):
+    with pytest.raises(UnidentifiedImageError, match="cannot identify image file"):
         Image.open(tmp_path / "odd.jpg")
     np.testing.assert_array_equal(pixels(tmp_path / "odd.jpg"), upright)
 

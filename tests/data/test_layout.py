@@ -173,7 +173,7 @@ def test_classes_that_differ_in_case_alone_are_read_and_named(root, caplog):
         pytest.skip("this file system does not tell upper case from lower")
     with caplog.at_level(logging.INFO):
         assert ImageFolder(root).classes == ["Dog", "cat", "dog"]
-    assert re.fullmatch("classes   Dog, dog are told apart by upper and lower case, or .*", caplog.messages[0])
+    assert re.fullmatch("classes   Dog, dog differ in upper and lower case alone, or .*", caplog.messages[0])
 
 
 # Links, and what cannot be read

@@ -192,5 +192,5 @@ def test_a_picture_that_fails_is_one_line(caplog):
     with only_for_show("test.png"):
         raise MemoryError("so\nlarge")
     assert caplog.messages == ["picture   test.png cannot be drawn: MemoryError: so large"]
-    with pytest.raises(KeyboardInterrupt), only_for_show("test.png"):
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt, match="stop"), only_for_show("test.png"):
+        raise KeyboardInterrupt("stop")

@@ -1,4 +1,4 @@
-"""The answer to a question about a checkpoint: where it is kept. Another question has another folder."""
+"""The folder of an evaluation of a checkpoint: one with other settings has another folder."""
 
 import hashlib
 import json
@@ -11,36 +11,37 @@ from cifar_lightning.checkpoint.trust import read_text
 from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.config.schema import run_folder
 from cifar_lightning.errors import UserError, listed
+from cifar_lightning.runs.folder import METRICS
 from cifar_lightning.runs.resume import flattened
 
-QUESTION = "question.json"
-"""File beside the numbers of an answer: what was asked, as plain values by dotted key."""
+SETTINGS = "settings.json"
+"""File beside the numbers of an evaluation: the settings that decide them, as plain values by dotted key."""
 
-_NOT_ASKED = ("data.batch_size", "data.eval_batch_size", "data.urls", "data.options", "data.note", "data._target_")
+_WITHOUT_EFFECT = ("data.batch_size", "data.eval_batch_size", "data.urls", "data.options", "data.note", "data._target_")
 """Keys below ``data`` that change no prediction."""
 
 _LIMITS = ("limit_test_batches", "limit_val_batches", "fast_dev_run", "overfit_batches")
 """Arguments of the Trainer that decide how many images are evaluated. Those of the training run are not taken along."""
 
 
-def what_is_asked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of an evaluation's settings, by dotted key, that decides its answer."""
-    return {key: value for key, value in flattened(settings).items() if _matters(key)}
+def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of an evaluation's settings, by dotted key, that decide its numbers."""
+    return {key: value for key, value in flattened(settings).items() if _decides(key)}
 
 
-def asked_otherwise(asked: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """What an evaluation asks for that differs from the settings of the checkpoint, by dotted key.
+def changed(settings: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an evaluation that decide its numbers and differ from those of the checkpoint, by dotted key.
 
     Args:
-        asked: Values by dotted key; those that do not matter for the answer may be among them.
+        settings: Values by dotted key; others may be among them.
         own: The settings in the checkpoint.
     """
     flat = {"trainer.precision": None, "tta": 0, **flattened(own)}
-    return {key: value for key, value in asked.items() if _matters(key) and not _same(key, value, flat.get(key))}
+    return {key: value for key, value in settings.items() if _decides(key) and not _same(key, value, flat.get(key))}
 
 
-def _matters(key: str) -> bool:
-    is_of_data = key == "data" or (key.startswith("data.") and not key.startswith(_NOT_ASKED))
+def _decides(key: str) -> bool:
+    is_of_data = key == "data" or (key.startswith("data.") and not key.startswith(_WITHOUT_EFFECT))
     return is_of_data or key in ("tta", "trainer.precision", *(f"trainer.{name}" for name in _LIMITS))
 
 
@@ -56,18 +57,18 @@ def _same(key: str, value: Any, own: Any) -> bool:
     return value == own
 
 
-def evaluation_folder(ckpt: str, split: str, otherwise: Mapping[str, Any]) -> str:
+def evaluation_folder(ckpt: str, split: str, changes: Mapping[str, Any]) -> str:
     """Where evaluate.py writes: beside the checkpoints of a run's folder, else into a new folder under logs/.
 
     Args:
         ckpt: Path of the checkpoint.
         split: The split it is evaluated on.
-        otherwise: What is asked for otherwise than in training, see ``asked_otherwise``. Each has its part of the name.
+        changes: As ``changed`` gives them. Each has its part of the name.
     """
     path = Path(ckpt)
     if path.parent.name != "checkpoints":
         return run_folder("evaluate")
-    rest = dict(otherwise)
+    rest = dict(changes)
     parts = [path.stem, *([] if split == "test" else [split])]
     data = [str(rest.pop(key)) for key in ("data", "data.name") if key in rest]
     parts += data[-1:]
@@ -80,33 +81,33 @@ def evaluation_folder(ckpt: str, split: str, otherwise: Mapping[str, Any]) -> st
     return str(path.parent.parent / "evaluate" / "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts))
 
 
-def _told(key: str, value: Any) -> str:
-    return f"other {key.removeprefix('images.')} images" if key.startswith("images.") else f"{key}={value}"
-
-
-def ask(folder: Path, question: Mapping[str, Any]) -> None:
-    """Note in a folder what is asked there; the same question again may replace its answer.
+def record_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write into a folder with which settings a checkpoint is evaluated there. The same ones may be evaluated again.
 
     Args:
-        folder: Of the answer, held by this process.
-        question: Plain values by name.
+        folder: Of the evaluation, held by this process.
+        settings: Plain values by name; those called ``images.<split>`` are fingerprints.
 
     Raises:
-        UserError: If the folder holds the answer to another question.
-        RunError: If the note cannot be written.
+        UserError: If the folder holds the numbers of an evaluation with other settings.
+        RunError: If the file cannot be written.
     """
-    path = folder / QUESTION
-    question = json.loads(json.dumps(question, default=str))
-    if path.exists():
+    path = folder / SETTINGS
+    settings = json.loads(json.dumps(settings, default=str))
+    if path.exists() and (folder / METRICS).exists():
         try:
             before = json.loads(read_text(path))
-            keys = sorted(question.keys() | before.keys())
-            other = [_told(key, before.get(key)) for key in keys if before.get(key) != question.get(key)]
+            keys = sorted(settings.keys() | before.keys())
+            other = [_in_words(key, before.get(key)) for key in keys if before.get(key) != settings.get(key)]
         except (OSError, ValueError, RecursionError, AttributeError):
-            other = [f"{QUESTION} is damaged"]
+            other = [f"{SETTINGS} is damaged"]
         if other:
             raise UserError(
-                f"output_dir={folder} holds the answer to another question, {listed(other)}: name another folder, so "
-                "that neither is lost"
+                f"output_dir={folder} holds an evaluation with other settings, {listed(other)}: name another folder, "
+                "so that neither is lost"
             )
-    write_durably(path, (json.dumps(question, indent=2) + "\n").encode())
+    write_durably(path, (json.dumps(settings, indent=2) + "\n").encode())
+
+
+def _in_words(key: str, value: Any) -> str:
+    return f"other {key.removeprefix('images.')} images" if key.startswith("images.") else f"{key}={value}"

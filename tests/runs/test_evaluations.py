@@ -1,11 +1,11 @@
-"""Where the answer to a question about a checkpoint is kept."""
+"""The folder of an evaluation of a checkpoint."""
 
 import re
 
 import pytest
 
 from cifar_lightning.errors import UserError
-from cifar_lightning.runs.answers import ask, asked_otherwise, evaluation_folder
+from cifar_lightning.runs.evaluations import changed, evaluation_folder, record_settings
 
 OWN = {
     "tta": 2,
@@ -24,24 +24,24 @@ OWN = {
         {"trainer.accelerator": "cpu", "trainer.limit_test_batches": None, "split": "val"},
     ],
 )
-def test_the_same_question(asked):
-    assert asked_otherwise(asked, OWN) == {}
+def test_the_settings_of_the_checkpoint_are_no_change(asked):
+    assert changed(asked, OWN) == {}
 
 
 def test_the_same_root_by_another_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert asked_otherwise({"data.root": str(tmp_path / "pets")}, OWN) == {}
-    assert asked_otherwise({"data.root": str(tmp_path / "cats")}, OWN) == {"data.root": str(tmp_path / "cats")}
+    assert changed({"data.root": str(tmp_path / "pets")}, OWN) == {}
+    assert changed({"data.root": str(tmp_path / "cats")}, OWN) == {"data.root": str(tmp_path / "cats")}
 
 
 def test_no_precision_is_single_precision():
     own = {"trainer": {"precision": None}, "tta": 0}
-    assert asked_otherwise({"trainer.precision": "32-true"}, own) == {}
-    assert asked_otherwise({"trainer.precision": None}, {"trainer": {"precision": "32-true"}}) == {}
+    assert changed({"trainer.precision": "32-true"}, own) == {}
+    assert changed({"trainer.precision": None}, {"trainer": {"precision": "32-true"}}) == {}
 
 
 @pytest.mark.parametrize(
-    ("split", "otherwise", "name"),
+    ("split", "changes", "name"),
     [
         ("test", {}, "last"),
         ("val", {}, "last-val"),
@@ -54,10 +54,10 @@ def test_no_precision_is_single_precision():
         ("test", {"data": "folder", "data.root": "/other"}, r"last-folder-[0-9a-f]{8}"),
     ],
 )
-def test_another_question_has_another_folder_beside(split, otherwise, name):
-    folder = evaluation_folder("logs/x/now/checkpoints/last.ckpt", split, otherwise)
+def test_other_settings_have_another_folder_beside(split, changes, name):
+    folder = evaluation_folder("logs/x/now/checkpoints/last.ckpt", split, changes)
     assert re.fullmatch(rf"logs/x/now/evaluate/{name}", folder)
-    assert evaluation_folder("logs/x/now/checkpoints/last.ckpt", split, dict(reversed(otherwise.items()))) == folder
+    assert evaluation_folder("logs/x/now/checkpoints/last.ckpt", split, dict(reversed(changes.items()))) == folder
 
 
 @pytest.mark.parametrize(
@@ -70,25 +70,27 @@ def test_another_question_has_another_folder_beside(split, otherwise, name):
         {"data.image_size": 64},
     ],
 )
-def test_fewer_or_other_images_are_another_question(asked):
-    assert asked_otherwise(asked, OWN) == asked
+def test_fewer_or_other_images_are_a_change(asked):
+    assert changed(asked, OWN) == asked
 
 
-def test_the_trainers_defaults_are_no_question():
+def test_the_trainers_defaults_are_no_change():
     asked = {"trainer.limit_test_batches": None, "trainer.fast_dev_run": False, "trainer.overfit_batches": 0.0}
-    assert asked_otherwise(asked, OWN) == {}
+    assert changed(asked, OWN) == {}
 
 
-def test_a_folder_keeps_the_answer_to_one_question(tmp_path):
-    question = {"split": "test", "tta": 0, "data.root": None, "data.urls": ("a", "b")}
-    ask(tmp_path, question)
-    ask(tmp_path, question)  # again
-    with pytest.raises(UserError, match=r"holds the answer to another question, tta=0: name another folder"):
-        ask(tmp_path, {**question, "tta": 1})
-    (tmp_path / "question.json").write_text("[")
-    with pytest.raises(UserError, match=r"another question, question.json is damaged: name another folder"):
-        ask(tmp_path, question)
-    assert (tmp_path / "question.json").read_text() == "["
+def test_a_folder_keeps_one_evaluation(tmp_path):
+    settings = {"split": "test", "tta": 0, "data.root": None, "data.urls": ("a", "b"), "images.test": "0"}
+    record_settings(tmp_path, {**settings, "tta": 2})
+    record_settings(tmp_path, settings)  # there were no numbers
+    (tmp_path / "metrics.json").write_text("{}")
+    record_settings(tmp_path, settings)  # the same again
+    with pytest.raises(UserError, match=r"holds an evaluation with other settings, other test images, tta=0: name an"):
+        record_settings(tmp_path, {**settings, "tta": 1, "images.test": "1"})
+    (tmp_path / "settings.json").write_text("[")
+    with pytest.raises(UserError, match=r"other settings, settings.json is damaged: name another folder"):
+        record_settings(tmp_path, settings)
+    assert (tmp_path / "settings.json").read_text() == "["
 
 
 def test_a_checkpoint_outside_a_run_gets_a_new_folder():
