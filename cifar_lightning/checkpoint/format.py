@@ -24,9 +24,10 @@ from cifar_lightning.device import MAX_THREADS
 from cifar_lightning.errors import UserError, one_line
 from cifar_lightning.typehints import fits, words
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
-READ_BY = {1: "cifar-lightning 0.1", 2: "a state of cifar-lightning 0.2 before its release"}
+_UNRELEASED = "a state of cifar-lightning 0.2 before its release"
+READ_BY = {1: "cifar-lightning 0.1", 2: _UNRELEASED, 3: _UNRELEASED}
 """Older formats, and what reads them."""
 
 
@@ -114,13 +115,17 @@ SETTINGS = {
     "num_threads": int | None,
     "compile": bool | str,
     "classes": list[str],
+    "image_size": tuple[int, int],
     "fingerprint": dict[str, Any],
     "model": dict[str, Any],
     "normalize": dict[str, Any],
     "data": dict[str, Any],
     "trainer": dict[str, Any],
 }
-"""Settings that resuming and evaluating rely on, and their types."""
+"""Settings that resuming, evaluating and predicting rely on, and their types."""
+
+MAX_IMAGE_SIZE = 4096
+"""Largest height and width, in pixels: memory for images is allocated by what a file says."""
 
 
 def _check_version(path: Path, version: Any) -> None:
@@ -148,6 +153,8 @@ def _check_settings(settings: dict[str, Any]) -> None:
             raise ValueError(f"{key} must be {words(hint)}, got {settings.get(key)!r:.100}")
     if not 1 <= (settings["num_threads"] or 1) <= MAX_THREADS:
         raise ValueError(f"num_threads must be in [1, {MAX_THREADS}], got {settings['num_threads']}")
+    if not all(1 <= size <= MAX_IMAGE_SIZE for size in settings["image_size"]):
+        raise ValueError(f"image_size must be numbers in [1, {MAX_IMAGE_SIZE}], got {settings['image_size']}")
     for key, value in settings.items():
         if key != "classes":  # any text may be the name of a class
             _check_plain(value, str(key))

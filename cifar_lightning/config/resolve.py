@@ -29,7 +29,7 @@ COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What train.py does: the keys of conf/train.yaml; once the data are known, their classes and fingerprint, too.
+    """What train.py does: the keys of conf/train.yaml; once the data are known, their classes, image size and fingerprint, too.
 
     Sections are read-only; ``as_plain`` gives a copy of plain dictionaries and lists, which a checkpoint stores.
     """
@@ -54,6 +54,7 @@ class Settings:
     checkpoint: Section
     trainer: Section
     classes: tuple[str, ...] = ()
+    image_size: tuple[int, ...] = ()
     fingerprint: Mapping[str, str] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -79,6 +80,7 @@ class Facts:
         classes: Names of the classes.
         fingerprint: Texts that tell the images and their split from others; see ``ImageDataModule.fingerprint``.
         in_channels: Channels of the images.
+        image_size: Height and width of the images before augmentation, in pixels.
         mean: Mean of the training pixels per channel, in [0, 1]; None where it is not measured.
         std: Standard deviation likewise.
         precision: Lightning's name of the precision that the device computes in.
@@ -88,6 +90,7 @@ class Facts:
     classes: tuple[str, ...]
     fingerprint: dict[str, str]
     in_channels: int
+    image_size: tuple[int, int]
     mean: list[float] | None
     std: list[float] | None
     precision: str
@@ -145,6 +148,7 @@ def settle(config: Settings, facts: Facts) -> Settings:
     return dataclasses.replace(
         config,
         classes=facts.classes,
+        image_size=facts.image_size,
         fingerprint=frozen(facts.fingerprint),
         model=frozen({**config.model, "num_classes": len(facts.classes), "in_channels": facts.in_channels}),
         normalize=in_place_of_auto(config.normalize, measured),

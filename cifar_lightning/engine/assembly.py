@@ -164,6 +164,7 @@ def _facts(
         classes=tuple(data.classes),
         fingerprint=fingerprint,
         in_channels=data.image_shape[0],
+        image_size=(data.image_shape[1], data.image_shape[2]),
         mean=mean,
         std=std,
         precision=str(trainer.precision),

@@ -42,7 +42,7 @@ MAY_CHANGE = (
 )
 """Keys that may differ when a run is resumed: where and how it runs and what it shows, not what it computes."""
 
-DECIDED_BY_DATA = ("model.num_classes", "model.in_channels", "classes", "fingerprint")
+DECIDED_BY_DATA = ("model.num_classes", "model.in_channels", "classes", "image_size", "fingerprint")
 
 
 def checkpoint_to_resume(folder: Path, resume: str | None) -> dict[str, Any] | None:

@@ -33,6 +33,7 @@ def described(**model) -> dict:
         "num_threads": None,
         "compile": False,
         "classes": list(CLASSES),
+        "image_size": [32, 32],
         "fingerprint": {"train": "0" * 32, "test": "1" * 32, "val": "2" * 32},
         "model": {"name": "tutorial", "num_classes": 10, "in_channels": 3} | model,
         "normalize": {"mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 3.0]},
@@ -147,10 +148,10 @@ def test_names_that_no_file_can_have(tmp_path):
         (lambda c: [c], "it holds a list, not a dictionary"),
         (lambda c: c | {"settings": "x"}, "settings is no dict"),
         (lambda c: c | {"settings": {}}, r"settings\.name must be text, got None"),
-        (lambda c: c | {"format_version": 99}, "format 99, and this version of the project reads format 3: update"),
+        (lambda c: c | {"format_version": 99}, "format 99, and this version of the project reads format 4: update"),
         (
             lambda c: c | {"format_version": 1},
-            r"format 1, which cifar-lightning 0\.1 reads; this version reads format 3",
+            r"format 1, which cifar-lightning 0\.1 reads; this version reads format 4",
         ),
         (lambda c: c | {"settings": described() | {"classes": [1, 2]}}, r"settings\.classes must be a list, each item"),
         (lambda c: c | {"settings": described(x=torch.ones(2))}, r"settings\.model\.x is a Tensor"),
@@ -158,6 +159,14 @@ def test_names_that_no_file_can_have(tmp_path):
         (
             lambda c: c | {"settings": described() | {"num_threads": "four"}},
             r"settings\.num_threads must be a whole number or null, got 'four'",
+        ),
+        (
+            lambda c: c | {"settings": described() | {"image_size": [32]}},
+            r"settings\.image_size must be a list, each item a whole number, got \[32\]",
+        ),
+        (
+            lambda c: c | {"settings": described() | {"image_size": [32, 10**6]}},
+            r"settings\.image_size must be numbers in \[1, 4096\], got \[32, 1000000\]",
         ),
         (
             lambda c: c | {"settings": described(x=[{"y": "${oc.env:HOME}"}])},
@@ -250,7 +259,7 @@ def test_as_many_names_of_classes_as_data_may_have_are_written_and_read(contents
     ],
 )
 def test_settings_that_no_checkpoint_can_hold_are_refused_before_training(compose, changed, message):
-    facts = {"num_threads": 1, "classes": ("a",), "fingerprint": {}}
+    facts = {"num_threads": 1, "classes": ("a",), "image_size": (32, 32), "fingerprint": {}}
     settings = replace(resolve(compose()), **facts, **changed)
     with pytest.raises(UserError, match=message):
         description(settings)

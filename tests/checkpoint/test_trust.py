@@ -64,8 +64,9 @@ def deep_config(members, levels: int):
     nested = b"]" * levels + b"a" * (levels - 1)
     sections = dict.fromkeys(("fingerprint", "normalize", "data", "trainer"), b"}")
     numbers = dict.fromkeys(("seed", "tta", "num_threads"), b"K\x01")
-    settings = mapping(name=text("x"), compile=b"\x89", classes=b"]", model=mapping(x=nested), **numbers, **sections)
-    top = mapping(format_version=b"K\x03", state_dict=b"}", settings=settings)
+    lists = {"classes": b"]", "image_size": b"](K\x01K\x01e"}
+    settings = mapping(name=text("x"), compile=b"\x89", model=mapping(x=nested), **lists, **numbers, **sections)
+    top = mapping(format_version=b"K\x04", state_dict=b"}", settings=settings)
     return {name: b"\x80\x02" + top + b"." if name.endswith("data.pkl") else m for name, m in members.items()}
 
 
@@ -151,7 +152,7 @@ ZOO = {
     "a list": lambda c, s: saved([c]),
     "without weights": lambda c, s: saved({key: value for key, value in c.items() if key != "state_dict"}),
     "without a format": lambda c, s: saved({key: value for key, value in c.items() if key != "format_version"}),
-    "a newer format": lambda c, s: saved(c | {"format_version": 4}),
+    "a newer format": lambda c, s: saved(c | {"format_version": 5}),
     "a format in words": lambda c, s: saved(c | {"format_version": "one"}),
     "classes that are numbers": lambda c, s: saved(c | {"settings": c["settings"] | {"classes": list(range(10))}}),
     "too few classes": lambda c, s: saved(c | {"settings": c["settings"] | {"classes": ["cat", "dog"]}}),

@@ -10,6 +10,7 @@ FACTS = Facts(
     classes=("a", "b"),
     fingerprint={"train": "0", "test": "1", "val": "2"},
     in_channels=1,
+    image_size=(8, 9),
     mean=[0.25],
     std=[0.125],
     precision="bf16-mixed",
