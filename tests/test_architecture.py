@@ -25,6 +25,7 @@ LIBRARIES = {
     "classifier": PURE | {"lightning"},
     "config": GLUE,
     "checkpoint": GLUE,
+    "predictor": PURE | {"lightning", "PIL"},
     "report": GLUE,
     "runs": GLUE,
     "callbacks": GLUE,

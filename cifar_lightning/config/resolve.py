@@ -29,7 +29,8 @@ COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What train.py does: the keys of conf/train.yaml; once the data are known, their classes, image size and fingerprint, too.
+    """What train.py does: the keys of conf/train.yaml; once the data are known, also their classes and what else
+    is known of them.
 
     Sections are read-only; ``as_plain`` gives a copy of plain dictionaries and lists, which a checkpoint stores.
     """

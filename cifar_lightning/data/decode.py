@@ -64,7 +64,7 @@ def decode_files(paths: Sequence[str], image_size: int) -> tuple[bytes, list[str
     png_rows: dict[int, bytes] = {}  # of plain PNGs, by index
     problems: Problems = {}
     max_bytes = 4 * image_size * image_size + 1_000  # a plain PNG is never larger, even if it cannot be compressed
-    with _limited_to(MAX_PIXELS):
+    with limited_to(MAX_PIXELS):
         for index, path in enumerate(paths):
             try:
                 stamps[index], content = _stamp_and_start(path, max_bytes)
@@ -78,6 +78,24 @@ def decode_files(paths: Sequence[str], image_size: int) -> tuple[bytes, list[str
     for index, image in zip(png_rows, _undo_filters(list(png_rows.values()), image_size), strict=True):
         pixels[index] = image
     return b"".join(pixels), stamps, problems
+
+
+def decode_content(content: bytes, image_size: int) -> bytes:
+    """Decode one image file that is in memory; see ``decode_files``. To be called within ``limited_to``.
+
+    Args:
+        content: The bytes of the file.
+        image_size: Height and width of the result, in pixels.
+
+    Raises:
+        ValueError: If it cannot be decoded; says why.
+    """
+    if not content:
+        raise ValueError("empty")
+    try:
+        return _decode_with_pillow(content, content, image_size)
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise ValueError(_reason(error)) from error
 
 
 def file_stamp(path: str) -> str:
@@ -120,19 +138,33 @@ def _reason(error: Exception) -> str:
     return " ".join(words.split()) or type(error).__name__
 
 
-def _decode_with_pillow(path: str, content: bytes, image_size: int) -> bytes:
+Source = str | bytes
+"""A file's path, or all of its bytes."""
+
+
+def _decode_with_pillow(source: Source, content: bytes, image_size: int) -> bytes:
+    """Decode a file, of which ``content`` is the first bytes."""
     try:
-        with Image.open(path, formats=_formats(content)) as image:
-            return _pixels(image, image_size)
+        with Image.open(_readable(source), formats=_formats(content)) as image:
+            return pixels_of(image, image_size)
     except Exception as error:
         try:  # whether its pixels are whole and only its metadata damaged, or larger than Pillow allows
-            with _open_without_metadata(path, content) as image:
-                return _pixels(image, image_size)
+            with _open_without_metadata(source, content) as image:
+                return pixels_of(image, image_size)
         except Exception:
             raise error from None
 
 
-def _pixels(image: Image.Image, image_size: int) -> bytes:
+def _readable(source: Source) -> str | BytesIO:
+    return BytesIO(source) if isinstance(source, bytes) else source
+
+
+def pixels_of(image: Image.Image, image_size: int) -> bytes:
+    """RGB pixels of an image of Pillow, turned, converted, cropped and resized as ``decode_files`` says.
+
+    Raises:
+        ValueError: If its pixels have no known range.
+    """
     if image.width * image.height > MAX_PIXELS_WHOLE:
         image.draft(None, (2 * image_size, 2 * image_size))  # has an effect on JPEGs alone
     image.load()
@@ -180,24 +212,27 @@ def _turned(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _open_without_metadata(path: str, content: bytes) -> Image.Image:
+def _open_without_metadata(source: Source, content: bytes) -> Image.Image:
     """Open an image as if it had no profile, texts and previews. It keeps its EXIF, for ``_turned``.
 
     Args:
-        path: The file.
+        source: The file.
         content: Its first bytes.
 
     Raises:
         ValueError: If it is no PNG, JPEG or TIFF.
     """
     if content.startswith((b"II*", b"MM\0*")):
-        image: Image.Image = Image.open(path, formats=("TIFF",))
+        image: Image.Image = Image.open(_readable(source), formats=("TIFF",))
         image.info.pop("xmp", None)
         return image
     if not content.startswith((b"\x89PNG", b"\xff\xd8\xff")):
         raise ValueError("no metadata is known")
-    with open(path, "rb") as file:
-        whole = file.read()
+    if isinstance(source, bytes):
+        whole = source
+    else:
+        with open(source, "rb") as file:
+            whole = file.read()
     pixels, exif = _bare_png(whole) if whole.startswith(b"\x89PNG") else _bare_jpeg(whole)
     image = Image.open(BytesIO(pixels), formats=("PNG", "JPEG"))
     if exif:
@@ -290,7 +325,7 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 @contextmanager
-def _limited_to(max_pixels: int) -> Iterator[None]:
+def limited_to(max_pixels: int) -> Iterator[None]:
     """Set from how many pixels on Pillow raises, and silence its warnings."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = max_pixels

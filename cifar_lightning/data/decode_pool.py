@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from time import monotonic
 from typing import NamedTuple
 
@@ -39,7 +39,12 @@ def write_nowhere(pixels: memoryview, start: int) -> None:
 
 
 def decode_many(
-    paths: Sequence[str], pixels: memoryview, *, image_size: int, write: Write = write_nowhere
+    paths: Sequence[str],
+    pixels: memoryview,
+    *,
+    image_size: int,
+    write: Write = write_nowhere,
+    show: Callable[[int], None] | None = None,
 ) -> tuple[list[str], decode.Problems]:
     """Decode files into one buffer: a few one after the other, many in as many workers as there are cores.
 
@@ -48,6 +53,7 @@ def decode_many(
         pixels: Bytes that receive the pixels, ``3 * image_size**2`` of each file; see ``decode.decode_files``.
         image_size: Height and width, in pixels.
         write: Called with each part of the pixels as soon as it is decoded, from several threads.
+        show: Called now and then with the number of decoded files; None shows a progress bar of its own.
 
     Returns:
         The stamps of the files, and what is wrong with the files that cannot be decoded.
@@ -58,7 +64,7 @@ def decode_many(
     results = _Results(pixels, 3 * image_size * image_size, [""] * len(paths), {}, [], write)
     chunks = _chunks(len(paths), image_size)
     num_workers = min(num_cores(), len(chunks))
-    with delayed_progress("reading images", len(paths)) as show:
+    with delayed_progress("reading images", len(paths)) if show is None else nullcontext(show) as show:
         if num_workers > 1 and _are_worth_workers(paths):
             _decode_in_workers(paths, results, image_size, chunks, num_workers, show)
         else:

@@ -1,4 +1,4 @@
-"""Which images are in the folders of a split's classes, and what there cannot be used."""
+"""Which images are in a folder, such as those of a split's classes, and what there cannot be used."""
 
 import os
 from pathlib import Path
@@ -35,7 +35,7 @@ def find_images(root: Path, folder: str, classes: list[str], problems: Problems)
         elif fault := _fault_of_name(entry.name):
             problems[path] = fault
         else:
-            _find_in_class(entry, path, found[entry.name], problems)
+            find_in_folder(entry.path, path, found[entry.name], problems)
     return [sorted(files) for files in found.values()]
 
 
@@ -59,24 +59,31 @@ def _fault_of_name(name: str) -> str | None:
     return None if has_visible else "a class whose name has no visible character: rename it"
 
 
-def _find_in_class(class_folder: "os.DirEntry[str]", below_root: str, files: list[str], problems: Problems) -> None:
-    """Add the images of a class to ``files``, also those in nested folders."""
+def find_in_folder(folder: str, shown: str, files: list[str], problems: Problems) -> None:
+    """Add the images in a folder to ``files``, also those in nested folders, in no order.
+
+    Args:
+        folder: Path of the folder.
+        shown: What the paths of the images and of what cannot be used begin with, in place of ``folder``.
+        files: Receives the paths of the images.
+        problems: Receives what cannot be used.
+    """
     todo: list[tuple[str, str, tuple[str, ...]]] = []
 
-    def enter(entry: "os.DirEntry[str]", path: str, containing: tuple[str, ...]) -> None:
+    def enter(real: str, path: str, containing: tuple[str, ...]) -> None:
         """Note a folder as one to look into. ``containing`` has the real paths of those where links led away."""
-        if entry.is_symlink():
-            containing = (*containing, os.path.realpath(os.path.dirname(entry.path)))
-            target = os.path.realpath(entry.path)
+        if os.path.islink(real):
+            containing = (*containing, os.path.realpath(os.path.dirname(real)))
+            target = os.path.realpath(real)
             if any(Path(folder).is_relative_to(target) for folder in containing):
                 problems[path] = "a link to a folder that contains it"
                 return
-        todo.append((entry.path, path, containing))
+        todo.append((real, path, containing))
 
-    enter(class_folder, below_root, ())
+    enter(folder, shown, ())
     while todo:
-        folder, path_of_folder, containing = todo.pop()
-        for entry in _entries(folder, path_of_folder, problems):
+        inside, path_of_folder, containing = todo.pop()
+        for entry in _entries(inside, path_of_folder, problems):
             path = f"{path_of_folder}/{entry.name}"
             if is_hidden(entry.name):
                 if entry.name.endswith(".icloud"):  # stands for a file: .0.png.icloud for 0.png
@@ -88,7 +95,7 @@ def _find_in_class(class_folder: "os.DirEntry[str]", below_root: str, files: lis
             elif is_litter(entry.name):
                 continue
             elif is_folder(entry):
-                enter(entry, path, containing)
+                enter(entry.path, path, containing)
             else:
                 problems[path] = _why_no_file(entry) or why_not_by_name(entry.name)
 
