@@ -228,11 +228,11 @@ def _fabric(device: str, precision: str | None, *, own: str | None) -> Fabric:
     kind, _, number = device.partition(":")
     try:
         place: dict[str, Any] = {"accelerator": kind, "devices": [int(number)] if number else 1}
-        fabric = Fabric(**place, precision="32-true")
+        fabric = Fabric(**place)
         if precision is None and own is not None and _computes_in(own, fabric.device.type):
             precision = own
-        if precision not in (None, "32-true"):
-            fabric = Fabric(**place, precision=precision)
+        if precision is not None:
+            fabric = Fabric(**place | {"precision": precision})
     except (ValueError, RuntimeError, TypeError) as error:
         raise UserError(
             f"device={device} precision={precision}: {one_line(error)} (device=auto takes what this machine has)"

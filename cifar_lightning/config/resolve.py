@@ -29,8 +29,7 @@ COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What train.py does: the keys of conf/train.yaml; once the data are known, also their classes and what else
-    is known of them.
+    """What train.py does: the keys of conf/train.yaml; once the data are known, what settings say of them, too.
 
     Sections are read-only; ``as_plain`` gives a copy of plain dictionaries and lists, which a checkpoint stores.
     """

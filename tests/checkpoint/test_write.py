@@ -33,7 +33,8 @@ from cifar_lightning.checkpoint.write import DurableIO
 torch.set_num_threads(1)  # OpenMP's other threads would be missing in a child
 path, num_kills = sys.argv[1], int(sys.argv[2])
 settings = {"name": "x", "seed": 0, "tta": 0, "num_threads": None, "compile": False}
-settings |= {"classes": ["a", "b"], "image_size": [1, 1], "model": {"name": "tutorial"}, "normalize": {}, "data": {}, "trainer": {}, "fingerprint": {}}
+settings |= {"classes": ["a", "b"], "image_size": [1, 1], "model": {"name": "tutorial"}, "fingerprint": {}}
+settings |= {"normalize": {}, "data": {}, "trainer": {}}
 contents = {"format_version": FORMAT_VERSION, "settings": settings}
 contents |= {"global_step": 0, "state_dict": {"weight": torch.zeros(500_000)}}
 DurableIO().save_checkpoint(contents, path)
