@@ -23,7 +23,8 @@ from cifar_lightning.errors import UserError, listed
 from cifar_lightning.metrics import Evaluation
 from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.figures import confusion_matrix, only_for_show, prediction_grid, to_png
-from cifar_lightning.report.tables import class_rows, log_table, relative, shown, with_note, write_predictions
+from cifar_lightning.report.predictions import write_predictions
+from cifar_lightning.report.tables import class_rows, log_table, relative, shown, with_note
 from cifar_lightning.runs.evaluations import changed, deciding, evaluation_folder, record_settings
 from cifar_lightning.runs.folder import claimed, refuse_used
 from cifar_lightning.runs.metrics_file import provenance, write_metrics
@@ -103,7 +104,15 @@ def _report(
     """Write the numbers, show them, then draw."""
     evaluation = classifier.evaluations[split]
     numbers, predictions = write_metrics(folder, metrics), folder / "predictions.csv"
-    write_predictions(predictions, evaluation, data.targets(split)[: evaluation.num_images], data.classes)
+    num, files = evaluation.num_images, data.files(split)
+    write_predictions(
+        predictions,
+        evaluation,
+        data.targets(split)[:num],
+        data.classes,
+        augmented=classifier.augmented.get(split),
+        files=files and files[:num],
+    )
     rows = [(name, shown(name, value)) for name, value in classifier.scalars(split).items()]
     title = f"{metrics['name']} on {with_note(data.name, data.note)}: {evaluation.num_images:,} {split} images"
     log_table(title, [*rows, *class_rows(metrics[f"{split}/class_acc"])])

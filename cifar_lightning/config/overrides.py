@@ -1,5 +1,6 @@
 """Plain values, texts and paths as they are typed on the command line."""
 
+import os
 import re
 import shlex
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from hydra.errors import HydraException
 
 from cifar_lightning.errors import UserError
 
-PATHS = ("output_dir", "resume", "ckpt", "data.root", "hydra.run.dir", "hydra.sweep.dir")
+PATHS = ("output_dir", "resume", "ckpt", "images", "data.root", "hydra.run.dir", "hydra.sweep.dir")
 """Keys whose value is a path."""
 
 TEXTS = (*PATHS, "name", "split", "data.name", "data.note")
@@ -49,9 +50,18 @@ def _as_text(override: str) -> str:
     key, equals, value = override.partition("=")
     if key not in TEXTS or not equals or (key == "data.note" and not value):
         return override
+    if key in PATHS and _is_there(value):  # such as IMG (1).jpg, of which Hydra would take the brackets for a call
+        return f"{key}={quoted(value)}"
     # A comma separates the jobs of a sweep; a value with brackets is one that Hydra computes.
     items = [value] if re.search(r"[\[\](){}]", value) else _ITEM.findall(value) or [value]
     return f"{key}={','.join(_item_as_text(key, item.strip()) for item in items)}"
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return os.path.lexists(path)
+    except ValueError:  # of what no path can have
+        return False
 
 
 _ITEM = re.compile(r"""(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,])+""")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cifar_lightning.data.arrays import Arrays, Dataset, declared_options, fetch, to_arrays
 from cifar_lightning.data.batches import Augment, Batches
-from cifar_lightning.data.checks import checked_num_val
+from cifar_lightning.data.checks import checked_num_val, files_of
 from cifar_lightning.data.splits import stratified_split
 from cifar_lightning.errors import listed, nearest
 from cifar_lightning.typehints import fits, words
@@ -96,6 +96,7 @@ class ImageDataModule(L.LightningDataModule):
         self.index: dict[str, Tensor] = {}
         self._arrays: dict[bool, Arrays] = {}  # by whether they are the training images
         self._placed: dict[tuple[bool, torch.device], Arrays] = {}
+        self._files: dict[bool, list[str] | None] = {}
         self._num_val = 0  # validation images that the data set brings
 
     def prepare_data(self) -> None:
@@ -133,6 +134,7 @@ class ImageDataModule(L.LightningDataModule):
         self._unused = []
         dataset = fetch(self.dataset, root=self.root, train=train, **self.options)
         self._arrays[train] = to_arrays(dataset)
+        self._files[train] = files_of(dataset, len(self._arrays[train].targets))
         if train:
             self._num_val = checked_num_val(dataset, len(self._arrays[train].targets))
 
@@ -203,6 +205,11 @@ class ImageDataModule(L.LightningDataModule):
     def targets(self, split: str) -> Int64[Tensor, " n"]:
         """Targets of a split's images, in the order of ``eval_batches(split)``."""
         return self.arrays(split).targets[self.index[split]]
+
+    def files(self, split: str) -> list[str] | None:
+        """Paths of a split's images, in the order of ``eval_batches(split)``; None for data that are no files."""
+        files = self._files[split != "test"]
+        return None if files is None else [files[index] for index in self.index[split].tolist()]
 
     @property
     def has_val(self) -> bool:

@@ -33,7 +33,8 @@ class ImageFolder:
 
     It has torchvision's form: ``data`` uint8 (N, S, S, 3), ``targets`` and ``classes``, the sorted names of the folders
     in train/, or of test/ where there is no train/. Images are sorted by class, then by path. The images of val/, which
-    may also be called valid/, validation/ or dev/, follow those of train/, and ``num_val`` is their number.
+    may also be called valid/, validation/ or dev/, follow those of train/, and ``num_val`` is their number. ``files``
+    has the paths of the images below the root.
 
     Files with the extensions of ``formats.EXTENSIONS`` are read, also in nested folders, and turned as their EXIF says.
     An image that is not ``image_size`` x ``image_size`` is cropped to its largest centred square and resized with
@@ -75,6 +76,7 @@ class ImageFolder:
         problems: Problems = {}
         by_split = _find_splits(folder, self.classes, problems, train=train)
         files = _flat(by_split)
+        self.files = files
         self.num_val = sum(map(len, by_split.get("val", ())))
         self.targets: list[int] = [
             target for found in by_split.values() for target, members in enumerate(found) for _ in members

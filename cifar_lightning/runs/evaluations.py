@@ -81,12 +81,13 @@ def evaluation_folder(ckpt: str, split: str, changes: Mapping[str, Any]) -> str:
     return str(path.parent.parent / "evaluate" / "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts))
 
 
-def record_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+def record_settings(folder: Path, settings: Mapping[str, Any], *, result: str = METRICS) -> None:
     """Write into a folder with which settings a checkpoint is evaluated there. The same ones may be evaluated again.
 
     Args:
         folder: Of the evaluation, held by this process.
         settings: Plain values by name; those called ``images.<split>`` are fingerprints.
+        result: Name of the file that has the results.
 
     Raises:
         UserError: If the folder holds the numbers of an evaluation with other settings.
@@ -94,7 +95,7 @@ def record_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """
     path = folder / SETTINGS
     settings = json.loads(json.dumps(settings, default=str))
-    if path.exists() and (folder / METRICS).exists():
+    if path.exists() and (folder / result).exists():
         try:
             before = json.loads(read_text(path))
             keys = sorted(settings.keys() | before.keys())

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from cifar_lightning.checkpoint.write import sweep_temporary, write_durably
 from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.config.overrides import argument
+from cifar_lightning.config.schema import run_folder
 from cifar_lightning.errors import UserError, one_line
 from cifar_lightning.locks import InUse, held
 
@@ -22,6 +23,18 @@ LOCK = ".cifar-lightning.lock"
 
 WRITTEN = (CONFIG, OVERRIDES, HYDRA, METRICS, "metrics.csv")
 """Files of a run that have names which other programs use too."""
+
+
+def answers_folder(ckpt: str | Path, verb: str) -> str:
+    """A new folder for what a checkpoint answers: in the run's folder, if it stands in one, else under logs/.
+
+    Args:
+        ckpt: Path of the checkpoint.
+        verb: Such as ``predict``.
+    """
+    new = Path(run_folder(verb))
+    path = Path(ckpt)
+    return str(path.parent.parent / verb / new.name if path.parent.name == LAST.parent.name else new)
 
 
 @contextmanager

@@ -182,7 +182,7 @@ def test_several_checkpoints_are_evaluated_in_one_go(command, tmp_path):
     both = f"ckpt={','.join(str(folder / 'checkpoints' / 'last.ckpt') for folder in folders)}"
     outcome = command("evaluate.py", both, tiny=True)
     assert outcome.code == 2
-    assert outcome.err.endswith("names several checkpoints: add -m to evaluate each of them\n")
+    assert outcome.err.endswith("names several checkpoints: add -m to take each of them\n")
 
     outcome = command("evaluate.py", "-m", both, tiny=True)
     assert outcome.code == 0, outcome.err
