@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning.checkpoint.format import read
-from cifar_lightning.config.overrides import argument, quoted, values
+from cifar_lightning.config.overrides import quoted, values
 from cifar_lightning.config.schema import CONF
 from cifar_lightning.errors import UserError
 from cifar_lightning.runs.evaluations import changed, evaluation_folder
@@ -98,7 +98,7 @@ def overrides_from(
         raise UserError(
             f"{path} was trained on data={data.get('name')}, which is none of {', '.join(sorted(files))}: name its "
             f"choice, such as data=folder, or the folder that holds {data.get('name')}.yaml in data/, as in "
-            f"{argument('--config-dir', Path('FOLDER'))}"
+            "--config-dir=FOLDER"
         )
     kept: dict[str, Any] = {}
     typed_class = given.get("data.dataset._target_", "").rpartition(".")[2]

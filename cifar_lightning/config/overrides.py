@@ -25,14 +25,27 @@ def quoted(value: str | float | list[Any] | None) -> str:
     if isinstance(value, list):
         return "[" + ",".join(map(quoted, value)) + "]"
     if isinstance(value, str):
-        escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", r"\'"), value)
-        return f"'{escaped}'"
+        return _in_quotes("'", value)
     return "null" if value is None else str(value).lower()
 
 
+def _in_quotes(quote: str, text: str) -> str:
+    escaped = re.sub(rf"(\\*)({quote}|\Z)", lambda found: found[1] * 2 + found[2].replace(quote, f"\\{quote}"), text)
+    return f"{quote}{escaped}{quote}"
+
+
 def argument(key: str, path: Path) -> str:
-    """``key=path`` as it is typed: quoted for the shell and for Hydra, where the path wants it."""
-    return shlex.quote(f'{key}="{path}"') if re.search(r"[^\w./+-]", str(path)) else f"{key}={path}"
+    """``key=path`` as it is typed into a POSIX shell: quoted for it and for Hydra, where the path wants it.
+
+    There is no such form of a path with ``${``, whose value Hydra computes.
+    """
+    text = str(path)
+    if text.startswith("~") or text.lower() in ("auto", "null"):  # which would not be read as a path
+        text = f"./{text}"
+    if re.fullmatch(r"[\w./+-]+", text, re.ASCII):
+        return f"{key}={text}"
+    value = _in_quotes('"', text)  # as shells take single quotes for their own
+    return shlex.quote(f"{key}={value}")
 
 
 def as_texts(overrides: Iterable[str]) -> list[str]:
