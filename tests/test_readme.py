@@ -36,11 +36,20 @@ def test_the_first_screen_has_what_a_newcomer_looks_for():
         assert needed in first_screen
 
 
-@pytest.mark.parametrize("arguments", [c[c.index("train.py") + 1 :] for c in COMMANDS if "train.py" in c], ids=str)
-def test_commands_compose(arguments):
+@pytest.mark.parametrize(
+    ("entry", "arguments"),
+    [
+        (path.stem, c[c.index(path.name) + 1 :])
+        for path in sorted(ROOT.glob("*.py"))
+        for c in COMMANDS
+        if path.name in c
+    ],
+    ids=str,
+)
+def test_commands_compose(entry, arguments):
     first_values = [argument.partition(",")[0] for argument in arguments if not argument.startswith("-")]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("train", first_values)
+        cfg = hydra.compose(entry, first_values)
     for key, _, value in (argument.partition("=") for argument in first_values):
         if not (CONF / key).is_dir():  # a value, no choice of a file
             assert str(OmegaConf.select(cfg, key)) == value
