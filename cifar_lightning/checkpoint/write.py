@@ -22,10 +22,10 @@ from torch import Tensor
 from cifar_lightning.checkpoint.format import read
 from cifar_lightning.config.overrides import argument
 from cifar_lightning.errors import RunError, one_line
+from cifar_lightning.files import TEMPORARY
 
-_TEMPORARY = ".cifar-lightning.tmp"
-_IS_TEMPORARY = re.compile(rf"\..+\.[a-z0-9_]{{8}}{re.escape(_TEMPORARY)}")
-"""Names of files that are being written: mkstemp puts eight characters before the suffix, which says whose they are."""
+_IS_TEMPORARY = re.compile(rf"\..+\.[a-z0-9_]{{8}}{re.escape(TEMPORARY)}")
+"""Names of files that are being written: mkstemp puts eight characters before the suffix."""
 
 
 def write_durably(path: Path, content: bytes | memoryview) -> None:
@@ -55,7 +55,7 @@ def durable_file(path: Path, *, num_bytes: int | None = None) -> Iterator[Binary
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_TEMPORARY, dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
         with open(descriptor, "wb") as file:
             yield file
             file.flush()
