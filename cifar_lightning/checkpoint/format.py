@@ -106,6 +106,17 @@ def _check_contents(path: Path, checkpoint: Any) -> None:
     for name, value in checkpoint["state_dict"].items():
         if not (isinstance(name, str) and isinstance(value, torch.Tensor)):
             raise UserError(f"{foreign}: state_dict holds {name!r}, which is no tensor")
+    if (name := first_not_finite(checkpoint["state_dict"])) is not None:
+        raise UserError(f"{path}: {name} holds numbers that are not finite, which no run writes: take another file")
+
+
+def first_not_finite(weights: dict[str, torch.Tensor]) -> str | None:
+    """The name of the first tensor with a number that is not finite, if there is one; waits for the device once."""
+    floats = {name: value for name, value in weights.items() if value.is_floating_point()}
+    if not floats:
+        return None
+    are_finite = torch.stack([value.isfinite().all() for value in floats.values()]).tolist()
+    return next((name for name, is_finite in zip(floats, are_finite, strict=True) if not is_finite), None)
 
 
 SETTINGS = {

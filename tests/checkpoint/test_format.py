@@ -169,6 +169,10 @@ def test_names_that_no_file_can_have(tmp_path):
             r"settings\.image_size must be numbers in \[1, 4096\], got \[32, 1000000\]",
         ),
         (
+            lambda c: c | {"state_dict": c["state_dict"] | {"net.fc1.bias": torch.full((120,), torch.nan)}},
+            r"net\.fc1\.bias holds numbers that are not finite, which no run writes: take another file",
+        ),
+        (
             lambda c: c | {"settings": described(x=[{"y": "${oc.env:HOME}"}])},
             r"settings\.model\.x\.0\.y holds an interpolation",
         ),

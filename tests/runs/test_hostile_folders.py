@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import SMALL, TINY
 
-from cifar_lightning.errors import UserError
+from cifar_lightning.errors import RunError, UserError
+from cifar_lightning.predictor import load
 from cifar_lightning.runs.evaluations import evaluation_folder
 from cifar_lightning.runs.folder import CONTINUED, LOCK, answers_folder, claimed
 
@@ -105,3 +108,18 @@ def test_a_line_for_a_profile_is_written_nowhere(trained, command, outside):
     evaluated = command("evaluate.py", f"ckpt={trained}/checkpoints/last.ckpt", TINY)
     assert "evaluate.log is a link: there must be a plain" in evaluated.refusal
     assert outside.read_text() == "mine\n"
+
+
+def test_outputs_that_are_not_finite_are_no_result(trained, command, tmp_path):
+    path = trained / "checkpoints" / "last.ckpt"
+    contents = torch.load(path, weights_only=True)
+    for weights in contents["state_dict"].values():
+        weights.mul_(1e30)
+    torch.save(contents, tmp_path / "large.ckpt")
+    refusal = r"the network's outputs are not finite in precision 32-true"
+    outcome = command("evaluate.py", f"ckpt={tmp_path / 'large.ckpt'}", "output_dir=evaluated", TINY)
+    assert outcome.code == 1
+    assert re.fullmatch(rf"error: ckpt=.*large\.ckpt: {refusal}; try .*\n", outcome.err)
+    assert not (tmp_path / "evaluated" / "metrics.json").exists()
+    with pytest.raises(RunError, match=refusal):
+        load(tmp_path / "large.ckpt", accelerator="cpu").predict(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
