@@ -81,8 +81,8 @@ def _recorded_overrides(folder: Path, typed: list[str]) -> list[str]:
     for override in kept:
         if not _is_plain(override):
             raise UserError(
-                f"resume={folder}: it was started with {shortened(override, 200)}, which is not taken from a file; type it "
-                "again if you trust it"
+                f"resume={folder}: it was started with {shortened(override, 200)}, which is not taken from a file; "
+                "type it again if you trust it"
             )
     return kept
 

@@ -108,9 +108,8 @@ def _run(settings: EvaluateSettings, trainer: L.Trainer, classifier: ImageClassi
 def _report(
     folder: Path, metrics: dict[str, Any], classifier: ImageClassifier, data: ImageDataModule, split: str
 ) -> None:
-    """Write the numbers, show them, then draw."""
-    evaluation = classifier.evaluations[split]
-    numbers, predictions = write_metrics(folder, metrics), folder / "predictions.csv"
+    """Write the predictions, then the numbers, which say that all is there; show them, then draw."""
+    evaluation, predictions = classifier.evaluations[split], folder / "predictions.csv"
     num, files = evaluation.num_images, data.files(split)
     write_predictions(
         predictions,
@@ -120,6 +119,7 @@ def _report(
         augmented=classifier.augmented.get(split),
         files=files and files[:num],
     )
+    numbers = write_metrics(folder, metrics)
     rows = [(name, shown(name, value)) for name, value in classifier.scalars(split).items()]
     title = f"{metrics['name']} on {with_note(data.name, data.note)}: {evaluation.num_images:,} {split} images"
     log_table(title, [*rows, *class_rows(metrics[f"{split}/class_acc"])])

@@ -123,3 +123,18 @@ def test_outputs_that_are_not_finite_are_no_result(trained, command, tmp_path):
     assert not (tmp_path / "evaluated" / "metrics.json").exists()
     with pytest.raises(RunError, match=refusal):
         load(tmp_path / "large.ckpt", accelerator="cpu").predict(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+
+
+def test_an_evaluation_has_numbers_once_all_is_written(trained, command, monkeypatch):
+    """Where its predictions find no room, no new numbers stand beside the old ones."""
+    evaluated = trained / "evaluate" / "last"
+
+    def full(path, *args, **options):
+        raise RunError(f"{path} cannot be written: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cifar_lightning.commands.evaluate.write_predictions", full)
+        outcome = command("evaluate.py", f"ckpt={trained}/checkpoints/last.ckpt", TINY)
+    assert outcome.code == 1
+    assert outcome.err == f"error: {evaluated / 'predictions.csv'} cannot be written: No space left on device\n"
+    assert not (evaluated / "metrics.json").exists()
