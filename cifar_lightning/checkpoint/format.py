@@ -188,9 +188,18 @@ def read_state(path: Path) -> dict[str, Any]:
     """A checkpoint that training can be resumed from.
 
     Raises:
-        UserError: If the file is refused by ``read``, or holds weights alone.
+        UserError: If the file is refused by ``read``, or holds weights alone. It names best.ckpt, if that is there: a
+            run resumes from it as well.
     """
-    checkpoint = read(path)
+    best = path.with_name("best.ckpt")
+    try:
+        checkpoint = read(path)
+    except UserError as error:
+        if path == best or not best.is_file():
+            raise
+        raise UserError(
+            f"{error}; to resume from the best validation, rename {best.name} beside it to {path.name}"
+        ) from error
     expected = {"epoch": int, "global_step": int, "loops": dict, "callbacks": dict, "progress": dict}
     expected |= {"optimizer_states": list, "lr_schedulers": list, "pytorch-lightning_version": str}
     for key, kind in expected.items():
