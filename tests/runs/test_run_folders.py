@@ -1,5 +1,6 @@
 """Run folders: claimed, recorded, resumed; and sweeps that are run again."""
 
+import csv
 import json
 import os
 import re
@@ -16,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.summary.writer import event_file_writer
 
 from cifar_lightning.callbacks.saving import RunCheckpoints
 from cifar_lightning.checkpoint.format import described
@@ -37,12 +37,6 @@ from cifar_lightning.runs.sweep import folder_of_job, refuse_other_job
 def scalars(folder, tag):
     events = EventAccumulator(str(folder)).Reload()
     return [(event.step, event.value) for event in events.Scalars(tag)]
-
-
-@pytest.fixture(autouse=True)
-def event_files_sort_as_they_were_made(monkeypatch):
-    """TensorBoard's names end in a count over the process, and of one second "10" is read before "9"."""
-    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(10))
 
 
 # Folders
@@ -326,6 +320,24 @@ def test_curves_go_on_without_doubled_points(compose, tmp_path, monkeypatch):
     assert [row.split(",")[one[0].split(",").index("step")] for row in one] == [
         row.split(",")[other[0].split(",").index("step")] for row in other
     ]
+
+
+def test_curves_go_forward_though_the_clock_goes_back(compose, tmp_path, monkeypatch):
+    overrides = ("logger=both", "callbacks=none", "data.batch_size=10", "trainer.log_every_n_steps=1")
+    folder = tmp_path / "run"
+    train_until_killed(compose(*overrides), monkeypatch, step=8)
+    for path in folder.glob("events*"):
+        time, rest = path.name.removeprefix("events.out.tfevents.").split(".", 1)
+        path.rename(folder / f"events.out.tfevents.{int(time) + 9999}.{rest}")
+    rows = (folder / "metrics.csv").read_text().splitlines(keepends=True)
+    torn = rows[-1].replace(",8,", ",6,")[:-5]  # as of a point that is kept
+    (folder / "metrics.csv").write_text("".join([*rows, torn]), newline="")
+    for epochs in (2, 3):  # the second time within the same second
+        train(compose(*overrides, f"resume={folder}", f"trainer.max_epochs={epochs}"))
+    assert [step for step, _ in scalars(folder, "train/loss")] == list(range(1, 19))
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert [row["step"] for row in rows] == [str(step) for step in range(1, 19)]
 
 
 class Killed(BaseException):
