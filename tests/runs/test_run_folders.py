@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+import torch
 from conftest import CLASSES, SMALL, TINY, differences, last
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -167,6 +168,21 @@ def test_evaluate_in_a_folder_whose_name_wants_quotes(folder, command):
     assert outcome.code == 0, outcome.err
     evaluated, trained = (json.loads((folder / name / "metrics.json").read_text()) for name in ("evaluate/last", "."))
     assert evaluated["test/loss"] == trained["test/loss"]
+
+
+@pytest.mark.parametrize("before", [{"torch": "1.0\x1b", "lightning": "0.9"}, {}, None, "x"])
+def test_other_versions_are_named(before, folder, command):
+    path = folder / "checkpoints" / "last.ckpt"
+    contents = last(folder)
+    assert contents["versions"].keys() == {"cifar-lightning", "torch", "torchvision", "lightning"}
+    torch.save(contents | {"versions": before}, path)
+    outcome = command("train.py", f"resume='{folder}'", TINY, "trainer.max_epochs=3")
+    assert outcome.code == 0, outcome.err
+    named = re.search(
+        r"^versions  torch 1\.0\\x1b -> .*, lightning 0\.9 -> .*: from here on", outcome.out, re.MULTILINE
+    )
+    assert (named is not None) == (isinstance(before, dict) and "torch" in before)
+    assert ("versions" in outcome.out) == (named is not None)
 
 
 def test_a_raised_number_of_epochs_is_remembered(folder, command):
