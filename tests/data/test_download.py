@@ -513,6 +513,16 @@ def test_too_little_disk_space_is_noticed_before_the_download(tiny, server, tmp_
     assert server.requests == []
 
 
+def test_an_archive_is_not_unpacked_through_a_link(tiny, server, tmp_path):
+    folder, outside = tmp_path / "data", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    (folder / f".{tiny.archive.name}.unpacking").symlink_to(outside)
+    with pytest.raises(OSError, match="unpacking is a link: there must be a plain folder or none"):
+        tiny(folder, download=True, urls=[server.url("good")])
+    assert list(outside.iterdir()) == []
+
+
 def test_the_half_unpacked_files_of_a_killed_process_are_removed(tiny, server, tmp_path):
     tiny(tmp_path, download=True, urls=[server.url("good")])
     beside = tmp_path / f".{tiny.archive.name}.unpacking" / tiny.base_folder
