@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -70,8 +71,8 @@ def run(
         prelude: May put overrides before those of the command line; see ``cli.overrides_from_run``. In a sweep it does
             so for each job.
         check_job: Called for each job of a sweep, before the first one runs, with its config and the folder that is for
-            it; may refuse the sweep by raising ``SweepError``. With ``hydra.sweeper.max_batch_size`` that is before
-            the first job of each batch. A sweeper that optimises chooses its jobs on the way.
+            it; may refuse the sweep by raising ``SweepError``. A sweeper that optimises chooses its jobs on the
+            way.
     """
     with screens():
         if {"--help", "-h"} & set(sys.argv[1:]):
@@ -123,7 +124,12 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, check_job: CheckJob 
 @contextmanager
 def _checked_jobs(check: CheckJob | None) -> Iterator[None]:
     """Have ``check`` see each job of a sweep that goes through all values, before the first of them runs."""
-    from cifar_lightning.patches import watched_jobs  # late, as it imports torch
+    from cifar_lightning.patches import before_sweeps, watched_jobs  # late, as they import torch
+    from cifar_lightning.runs.folder import refuse_foreign_sweep
+
+    def prepare(sweeper: Sweeper) -> None:
+        assert sweeper.config is not None
+        refuse_foreign_sweep(Path(sweeper.config.hydra.sweep.dir))
 
     def watch(config: DictConfig, number: int) -> None:
         if check is None or _optimises(config.hydra):
@@ -137,7 +143,7 @@ def _checked_jobs(check: CheckJob | None) -> Iterator[None]:
             del config["hydra"]  # Hydra drops this config afterwards, and the node is the larger part to go through
         check(config, folder)
 
-    with watched_jobs(watch):
+    with before_sweeps(prepare), watched_jobs(watch):
         yield
 
 
