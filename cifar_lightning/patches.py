@@ -55,7 +55,9 @@ def before_sweeps(prepare: Callable[[Sweeper], None]) -> Iterator[None]:
 
 
 @contextmanager
-def watched_jobs(watch: Callable[[DictConfig, int], None]) -> Iterator[None]:
+def watched_jobs(
+    watch: Callable[[DictConfig, int], None], is_finished: Callable[[Sequence[str], int], bool]
+) -> Iterator[None]:
     """Show each job of a sweep, composed, with its number, before the first of them runs.
 
     Hydra 1.3 composes the jobs of a batch beforehand, to find errors early, and drops them. To compose them once more
@@ -63,6 +65,7 @@ def watched_jobs(watch: Callable[[DictConfig, int], None]) -> Iterator[None]:
 
     Args:
         watch: Called with a job's config, ``hydra`` in it, and its number; may raise, which ends the sweep.
+        is_finished: Takes a job's overrides and number; the job is neither composed nor shown if it is finished.
     """
     validate, numbers = Sweeper.validate_batch_is_legal, itertools.count()
 
@@ -74,9 +77,12 @@ def watched_jobs(watch: Callable[[DictConfig, int], None]) -> Iterator[None]:
         loader = sweeper.hydra_context.config_loader
         load = loader.load_sweep_config
 
-        def load_watched(*args: Any, **options: Any) -> DictConfig:
-            config = load(*args, **options)
-            watch(config, next(numbers))
+        def load_watched(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+            number = next(numbers)
+            if is_finished(sweep_overrides, number):
+                return master_config  # which is dropped like any other
+            config = load(master_config, sweep_overrides)
+            watch(config, number)
             return config
 
         loader.load_sweep_config = load_watched  # type: ignore[method-assign]

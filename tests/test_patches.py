@@ -85,9 +85,15 @@ def test_hydra_still_composes_the_jobs_of_a_sweep_beforehand_and_shows_them_to_n
         for _ in range(2):
             sweeper.validate_batch_is_legal(overrides)
             assert shown == []
-            with patches.watched_jobs(lambda config, number: shown.append((config.seed, number))):
+            with patches.watched_jobs(lambda config, number: shown.append((config.seed, number)), lambda *job: False):
                 sweeper.validate_batch_is_legal(overrides)
             assert shown == [(3, 0), (5, 1)]
+            shown.clear()
+            with patches.watched_jobs(
+                lambda config, number: shown.append(number), lambda job, number: job == ["seed=3"]
+            ):
+                sweeper.validate_batch_is_legal(overrides)
+            assert shown == [1]
             shown.clear()
 
 
@@ -124,7 +130,7 @@ def test_hydra_still_composes_a_batch_of_a_sweep_just_before_it_is_launched(basi
     with pytest.raises(Launched):
         basic_sweeper().sweep(["seed=3,5"])
     assert composed == [["seed=3"]]
-    watched = patches.watched_jobs(lambda config, number: shown.append((config.seed, number)))
+    watched = patches.watched_jobs(lambda config, number: shown.append((config.seed, number)), lambda *job: False)
     with watched, pytest.raises(Launched):
         basic_sweeper().sweep(["seed=3,5"])
     assert shown == [(3, 0), (5, 1)]
