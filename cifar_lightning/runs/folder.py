@@ -1,11 +1,13 @@
 """Run folders: who holds one, and the record of what was asked for in it."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from cifar_lightning.checkpoint.trust import read_text
 from cifar_lightning.checkpoint.write import sweep_temporary, write_durably
 from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.config.overrides import argument
@@ -71,10 +73,38 @@ def _refuse_foreign(folder: Path) -> None:
         return
     found = next((folder / name for name in WRITTEN if (folder / name).exists()), None)
     if found is not None:
-        raise UserError(
-            f"output_dir={folder} holds {found.relative_to(folder)}, which would be written over and no run of this "
-            "project has written: name another folder"
-        )
+        raise UserError(_foreign(folder, found))
+
+
+def _foreign(folder: Path, path: Path) -> str:
+    return (
+        f"output_dir={folder} holds {path.relative_to(folder)}, which would be written over and no run of this project "
+        "has written: name another folder"
+    )
+
+
+def refuse_foreign_sweep(folder: Path) -> None:
+    """Raise UserError if the folder of a sweep holds a multirun.yaml that no sweep of this project has written.
+
+    Hydra writes it before any job has a folder. This project's names its own classes; or it is empty, if Hydra was
+    stopped.
+    """
+    path = folder / "multirun.yaml"
+    try:
+        text = read_text(path) if os.path.lexists(path) else ""
+    except (OSError, ValueError):
+        text = "?"
+    is_ours = not text or "cifar_lightning." in text
+    if not is_ours and not any((folder / name / LOCK).exists() for name in names_in(folder)):
+        raise UserError(_foreign(folder, path))
+
+
+def names_in(folder: Path) -> list[str]:
+    """What a folder holds, in order; nothing if it cannot be read."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
 
 
 def refuse_used(folder: Path) -> None:

@@ -417,6 +417,21 @@ def train_until_killed(cfg, monkeypatch, *, step):
 # Sweeps
 
 
+@pytest.mark.parametrize("typed", ["hydra.sweep.dir", "output_dir"])
+@pytest.mark.parametrize("content", ["of: another program", "\0", None])
+def test_a_foreign_multirun_yaml_is_refused(command, tmp_path, typed, content):
+    path = tmp_path / "sweep" / "multirun.yaml"
+    path.parent.mkdir()
+    path.symlink_to(tmp_path / "nowhere") if content is None else path.write_text(content)
+    refusal = command("train.py", "-m", *SMALL, f"{typed}={path.parent}", tiny=True).refusal
+    assert refusal == (
+        f"output_dir={path.parent} holds multirun.yaml, which would be written over and no run of this project has "
+        "written: name another folder"
+    )
+    assert content is None or path.read_text() == content
+    assert [*path.parent.iterdir(), *tmp_path.glob("nowhere")] == [path]
+
+
 def test_a_sweep_that_is_run_again(command, tmp_path, monkeypatch):
     sweep = ("train.py", "-m", *SMALL, "data.val_size=20", f"output_dir={tmp_path / 'sweep'}")
     with monkeypatch.context() as patch:
