@@ -19,6 +19,7 @@ from cifar_lightning.callbacks.freezing import Freezing
 from cifar_lightning.callbacks.progress import EpochProgress
 from cifar_lightning.callbacks.saving import RunCheckpoints
 from cifar_lightning.checkpoint.format import check_state, description
+from cifar_lightning.checkpoint.pretrained import load_pretrained
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.build import blame, build_augment, build_pieces
 from cifar_lightning.config.invocation import Invocation
@@ -28,6 +29,7 @@ from cifar_lightning.device import forward_flops, sensible_threads
 from cifar_lightning.engine.compile import refuse_accumulation, with_compiled_update
 from cifar_lightning.engine.trainer import build_trainer, check_length, check_limits, refuse_half_precision_on_cpu
 from cifar_lightning.errors import SweepError, UserError, one_line
+from cifar_lightning.models.torchvision_zoo import TorchvisionNet
 from cifar_lightning.optim.early_ends import with_early_ends
 from cifar_lightning.optim.schedules import Schedule, constant
 from cifar_lightning.patches import clippable
@@ -173,8 +175,8 @@ def _facts(
 def _build_net(section: Section, data: ImageDataModule, *, pretrained: bool) -> nn.Module:
     with blame("model", section):
         net = models.build(**{**section, "num_classes": len(data.classes), "in_channels": data.image_shape[0]})
-        if pretrained and hasattr(net, "load_pretrained"):  # weights that would be replaced are not downloaded
-            net.load_pretrained()  # type: ignore[operator]
+        if pretrained and isinstance(net, TorchvisionNet) and net.pretrained:  # no weights that would be replaced
+            load_pretrained(net)
     return net
 
 

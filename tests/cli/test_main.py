@@ -38,7 +38,7 @@ def test_help_lists_the_choices_without_importing_torch():
         (["lr=0.1"], "lr=0.1: there is no key lr: did you mean optimizer.lr?"),
         (["optimiser.lr=0.1"], "optimiser.lr=0.1: there is no optimiser: did you mean optimizer?"),
         (["sed=3"], "sed=3: there is no key sed: did you mean seed?"),
-        (["model=resnet18_imagenet", "model.imagesize=64"], "did you mean model.image_size?"),
+        (["model=torchvision", "model.imagesize=64"], "did you mean model.image_size?"),
         (["experment=smoke"], "there is no key experment: did you mean experiment?"),
         (["model=resnt18"], "model=resnt18 is not one of its choices: did you mean resnet18?"),
         (["trainer.max_epoch=3"], "there is no key trainer.max_epoch: did you mean trainer.max_epochs?"),

@@ -25,6 +25,7 @@ from cifar_lightning.config.resolve import resolve
 from cifar_lightning.data import ImageDataModule, channel_statistics
 from cifar_lightning.data.arrays import to_arrays
 from cifar_lightning.device import forward_flops, threads
+from cifar_lightning.engine import assembly
 from cifar_lightning.engine.trainer import build_trainer
 from cifar_lightning.errors import UserError
 from cifar_lightning.models.speedrun import whitening_filters
@@ -199,14 +200,19 @@ def test_whitening_sees_images_from_all_over_the_training_split(run, monkeypatch
 
 def test_imagenet_weights_are_fetched_for_training_alone(run, monkeypatch):
     fetched = []
-    monkeypatch.setattr(models.NETWORKS["resnet18_imagenet"], "load_pretrained", lambda self: fetched.append(self))
-    small = ("model=resnet18_imagenet", "model.image_size=32", "trainer.max_steps=1", "trainer.limit_test_batches=1")
+    monkeypatch.setattr(assembly, "load_pretrained", fetched.append)
+    small = ("model=torchvision", "model.pretrained=true", "trainer.max_steps=1", "trainer.limit_test_batches=1")
     _, folder = run(*BARE, *small)
     assert len(fetched) == 1
     loaded, checkpoint = load_classifier(folder / "checkpoints" / "last.ckpt")
+    run(*BARE, "model=torchvision", *small[2:])
     assert len(fetched) == 1
     assert checkpoint["settings"]["normalize"]["mean"] == [0.485, 0.456, 0.406]
-    assert torch.equal(loaded.net.resnet.conv1.weight, fetched[0].resnet.conv1.weight)
+    assert checkpoint["settings"]["model"] == {
+        **{"name": "torchvision", "arch": "resnet18", "pretrained": True, "image_size": None, "stem": "imagenet"},
+        **{"num_classes": 10, "in_channels": 3},
+    }
+    assert torch.equal(loaded.net.net.conv1.weight, fetched[0].net.conv1.weight)
 
 
 def test_metrics_that_are_not_finite_are_null(tmp_path):
