@@ -24,7 +24,7 @@ from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.build import blame, build_augment, build_pieces
 from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.config.resolve import AUTO, Facts, Section, Settings, settle
-from cifar_lightning.data import ImageDataModule, channel_statistics
+from cifar_lightning.data import ImageDataModule, balanced_weights, channel_statistics
 from cifar_lightning.device import forward_flops, sensible_threads
 from cifar_lightning.engine.compile import refuse_accumulation, with_compiled_update
 from cifar_lightning.engine.trainer import build_trainer, check_length, check_limits, refuse_half_precision_on_cpu
@@ -108,7 +108,8 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
         flops_of(net, shape, refusal=refusal)
     num_images = len(data.index["train"])
     refuse_single_images(net, shapes, trainer, num_images=num_images, batch_size=data.batch_size, name=name)
-    classifier = _build_classifier(settings, net, optimizer, schedule)
+    weights = balanced_weights(data.targets("train"), len(data.classes)) if config.class_weights else None
+    classifier = _build_classifier(settings, net, optimizer, schedule, class_weights=weights)
     with blame("freeze"):
         first_optimizer = optimizer(classifier.net)
     classifier.description = description(settings)
@@ -252,7 +253,12 @@ def _image_shapes(settings: Settings, data: ImageDataModule) -> list[torch.Size]
 
 
 def _build_classifier(
-    settings: Settings, net: nn.Module, optimizer: MakeOptimizer, schedule: Schedule | None
+    settings: Settings,
+    net: nn.Module,
+    optimizer: MakeOptimizer,
+    schedule: Schedule | None,
+    *,
+    class_weights: list[float] | None,
 ) -> ImageClassifier:
     mean, std = settings.normalize["mean"], settings.normalize["std"]
     with blame("normalize", settings.normalize):
@@ -265,4 +271,5 @@ def _build_classifier(
             optimizer=optimizer,
             schedule=schedule,
             label_smoothing=settings.label_smoothing,
+            class_weights=class_weights,
         )

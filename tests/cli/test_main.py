@@ -83,6 +83,7 @@ def test_composition_errors_are_one_line_and_exit_2(command, arguments, message)
         (["optimizer.lr=nan"], "optimizer.lr must be a finite number, got nan"),
         (["schedule=cosine", "schedule.warmup_fraction=2"], "schedule.warmup_fraction must be in [0, 1), got 2"),
         (["seed=-1"], "seed: "),
+        (["class_weights=x"], "class_weights must be balanced or null, got x"),
         (["label_smoothing=2"], "label_smoothing must be in [0, 1], got 2.0"),
         (["normalize.std=[0.0]"], "normalize.std must be positive, got [0.0]"),
         (["normalize.mean=[0.5,0.5]"], "normalize.mean must have 1 or 3 numbers, got [0.5, 0.5]"),

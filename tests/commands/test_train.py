@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import BARE, FAST, TinyCIFAR10, of_checkpoint
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch.profilers import PassThroughProfiler, SimpleProfiler
@@ -50,7 +51,7 @@ def test_a_run_leaves_its_numbers_its_curves_and_its_checkpoints(run):
     logged = events(folder)
     assert len(list(folder.glob("events*"))) == 1
     tags = logged.Tags()
-    evaluated = {f"{split}/{name}" for split in ("val", "test") for name in ("acc", "loss", "ece")}
+    evaluated = {f"{split}/{name}" for split in ("val", "test") for name in ("acc", "balanced_acc", "loss", "ece")}
     assert set(tags["scalars"]) == {"train/loss", "train/acc", "lr", "images_per_second"} | evaluated
     assert [point.step for point in logged.Scalars("train/loss")] == [5, 10, 15, 20]
     assert [point.step for point in logged.Scalars("val/acc")][-1] == 20  # after all its steps
@@ -70,14 +71,15 @@ def test_hparams_have_session_start_and_end_and_no_experiment_summary(run):
 
 def test_train_metrics_of_the_epoch_are_means_over_its_images(run, monkeypatch):
     seen = []
-    original = nn.CrossEntropyLoss.forward
+    original = F.cross_entropy
 
-    def spy(self, logits, targets):
-        loss = original(self, logits, targets)
-        seen.append((loss.item(), int((logits.argmax(1) == targets).sum()), len(targets)))
+    def spy(logits, targets, weight=None, **options):
+        loss = original(logits, targets, weight, **options)
+        if logits.requires_grad:
+            seen.append((loss.item(), int((logits.argmax(1) == targets).sum()), len(targets)))
         return loss
 
-    monkeypatch.setattr(nn.CrossEntropyLoss, "forward", spy)
+    monkeypatch.setattr(F, "cross_entropy", spy)
     metrics, _ = run("data.batch_size=7", *BARE)
     last_epoch = seen[len(seen) // 2 :]
     assert [size for *_, size in last_epoch] == [7] * 8 + [4]
@@ -196,6 +198,20 @@ def test_whitening_sees_images_from_all_over_the_training_split(run, monkeypatch
     loaded, _ = load_classifier(folder / "checkpoints" / "last.ckpt")
     chosen = to_arrays(TinyCIFAR10(root=tiny_root)).images[[0, 15, 30, 45]]  # of a folder the first are of one class
     assert torch.equal(seen[0], loaded.normalized(chosen))
+
+
+def test_balanced_weights_of_the_training_split_reach_the_loss(run, monkeypatch):
+    seen, built = [], []
+    weights = [float(index) for index in range(10)]
+    make = assembly.ImageClassifier
+    monkeypatch.setattr(assembly, "balanced_weights", lambda *arguments: seen.append(arguments) or weights)
+    monkeypatch.setattr(
+        assembly, "ImageClassifier", lambda net, **options: built.append(options) or make(net, **options)
+    )
+    run(*BARE, "class_weights=balanced", "data.val_size=20", "trainer.max_epochs=1")
+    [(targets, num)] = seen
+    assert (len(targets), num) == (40, 10)
+    assert built[0]["class_weights"] == weights
 
 
 def test_imagenet_weights_are_fetched_for_training_alone(run, monkeypatch):
