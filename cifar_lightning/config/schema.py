@@ -26,6 +26,7 @@ class TrainSchema:
     num_threads: int | None = None
     compile: Any = False
     label_smoothing: float = 0.0
+    class_weights: str | None = None
     freeze: Any = MISSING
     tta: int = 0
     data: Any = MISSING

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import urlparse
 
 import requests
 import urllib3
@@ -30,24 +31,27 @@ ALLOWED_PREFIXES = ("https://",)
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to download: its size in bytes, its checksums in hexadecimal."""
+    """A file to download: its size in bytes, its checksums in hexadecimal.
+
+    Of the SHA-256 the first digits may be given alone, as the names of torchvision's weights have them, and no MD5.
+    """
 
     name: str
     size: int
-    md5: str
+    md5: str | None
     sha256: str
 
     def fault(self, path: Path) -> str | None:
         """What is wrong with a file on disk, in words; None if it is the expected file."""
         if (size := path.stat().st_size) != self.size:
             return f"{size:,} bytes instead of {self.size:,}"
-        sums = {"MD5": (hashlib.md5(usedforsecurity=False), self.md5), "SHA-256": (hashlib.sha256(), self.sha256)}
+        sums = {"MD5": (hashlib.md5(usedforsecurity=False), self.md5 or ""), "SHA-256": (hashlib.sha256(), self.sha256)}
         with path.open("rb") as file:
             while chunk := file.read(2**20):
                 for digest, _ in sums.values():
                     digest.update(chunk)
         for name, (digest, expected) in sums.items():
-            if (found := digest.hexdigest()) != expected:
+            if not (found := digest.hexdigest()).startswith(expected):
                 return f"{name} {found} instead of {expected}"
         return None
 
@@ -145,6 +149,29 @@ def download(file: RemoteFile, urls: Sequence[str], folder: Path, *, patience: P
             except (_UrlFailed, _TransferFailed, _RangeUnsupported) as error:
                 reasons[url] = str(error)
     raise DownloadError("; ".join(f"{url}: {reason}" for url, reason in reasons.items()) or "no address was given")
+
+
+def announced(url: str, *, sha256: str, patience: Patience = Patience()) -> RemoteFile:
+    """The file at an address, with the size that its server says.
+
+    Args:
+        url: The address, https.
+        sha256: Its SHA-256 in hexadecimal, or the first digits of it.
+        patience: How long to wait for the server.
+
+    Raises:
+        DownloadError: If the server does not say it.
+    """
+    name = Path(urlparse(url).path).name
+    timeout = (patience.connect_seconds, patience.stall_seconds)
+    try:
+        with _session() as session, session.head(url, allow_redirects=True, timeout=timeout) as response:
+            length = response.headers.get("Content-Length", "")
+            if response.status_code != 200 or not (length.isascii() and length.isdigit() and len(length) < 16):
+                raise DownloadError(f"{url}: the server answers {response.status_code} {response.reason} and no size")
+            return RemoteFile(name, int(length), None, sha256)
+    except (*_NETWORK_ERRORS, ValueError) as error:
+        raise DownloadError(f"{url}: {_translated(error, patience)}") from error
 
 
 @contextmanager
