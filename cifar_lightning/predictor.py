@@ -12,7 +12,7 @@ from lightning.fabric import Fabric
 from PIL import Image
 from torch import Tensor
 
-from cifar_lightning.checkpoint.format import load_classifier
+from cifar_lightning.checkpoint.load import load_classifier
 from cifar_lightning.data.decode import MAX_PIXELS, UNKNOWN_FORMAT, Problems, limited_to, pixels_of
 from cifar_lightning.data.decode_pool import decode_many
 from cifar_lightning.data.formats import why_not_by_content

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from cifar_lightning.checkpoint.format import read
+from cifar_lightning.checkpoint.load import read_settings
 from cifar_lightning.config.overrides import argument, quoted, values
 from cifar_lightning.config.schema import CONF
 from cifar_lightning.errors import UserError
@@ -35,7 +35,7 @@ def checkpoint_prelude(typed: list[str], config_dirs: Sequence[Path] = ()) -> li
     ckpt = ckpt if isinstance(ckpt, str) else given["ckpt"]
     if not os.path.exists(ckpt) and "," in ckpt and all(map(os.path.exists, ckpt.split(","))):
         raise UserError(f"ckpt={ckpt} names several checkpoints: add -m to evaluate each of them")
-    own = read(ckpt)["settings"]
+    own = read_settings(ckpt)
     files = data_files(config_dirs)
     if "output_dir" not in given:
         if asked.get("data") == _group_of(own["data"], files):

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 from omegaconf import DictConfig
 
-from cifar_lightning.checkpoint.format import load_classifier
+from cifar_lightning.checkpoint.load import load_classifier
 from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.build import build
