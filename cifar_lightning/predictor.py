@@ -12,6 +12,7 @@ from lightning.fabric import Fabric
 from PIL import Image
 from torch import Tensor
 
+from cifar_lightning.checkpoint.exported import ExportedClassifier
 from cifar_lightning.checkpoint.load import load_classifier
 from cifar_lightning.data.decode import MAX_PIXELS, UNKNOWN_FORMAT, Problems, limited_to, pixels_of
 from cifar_lightning.data.decode_pool import decode_many
@@ -19,9 +20,6 @@ from cifar_lightning.data.formats import why_not_by_content
 from cifar_lightning.device import multiplies_bf16
 from cifar_lightning.errors import UserError, listed, one_line
 from cifar_lightning.tta import augmented_logits
-
-Picture = str | Path | Image.Image | UInt8[Tensor, "c h w"]
-"""What can be asked about: a path of a file, an image of Pillow, or pixels of the checkpoint's image size."""
 
 _MAX_BATCH = 500
 _PIXELS_PER_BATCH = 2_000_000
@@ -58,7 +56,7 @@ class Predictor:
         precision: Lightning's name of the precision that it computes in.
     """
 
-    def __init__(self, ckpt: str | Path, *, device: str = "auto", precision: str | None = None) -> None:
+    def __init__(self, ckpt: str | Path, *, accelerator: str = "auto", precision: str | None = None) -> None:
         self._classifier, checkpoint = load_classifier(ckpt)
         self.settings: dict[str, Any] = checkpoint["settings"]
         self.classes: tuple[str, ...] = tuple(self.settings["classes"])
@@ -66,8 +64,13 @@ class Predictor:
         self.image_size: tuple[int, int] = (height, width)
         self.num_channels: int = self.settings["model"]["in_channels"]
         self.tta: int = self.settings["tta"]
-        fabric = _fabric(device, precision, own=self.settings["trainer"].get("precision"))
+        exported = self._classifier if isinstance(self._classifier, ExportedClassifier) else None
+        if exported is not None and exported.is_onnx and accelerator == "auto":
+            accelerator = "cpu"
+        fabric = _fabric(accelerator, precision, own=self.settings["trainer"].get("precision"))
         self.device, self.precision = fabric.device, str(fabric.strategy.precision.precision)
+        if exported is not None:
+            exported.check_use(precision=self.precision, compile=False, device_type=self.device.type)
         self._classify = fabric.setup_module(self._classifier, move_to_device=True)
 
     @property
@@ -76,7 +79,7 @@ class Predictor:
         height, width = self.image_size
         return max(1, min(_MAX_BATCH, _PIXELS_PER_BATCH // (height * width)))
 
-    def predict(self, pictures: Sequence[Picture], *, topk: int = 1, tta: int | None = None) -> list[Prediction]:
+    def predict(self, pictures: Sequence[Any] | Tensor, *, topk: int = 1, tta: int | None = None) -> list[Prediction]:
         """Classify pictures.
 
         Files and images of Pillow are read as ``data=folder`` reads them: turned as their EXIF says, cropped to the
@@ -96,7 +99,7 @@ class Predictor:
             raise ValueError(f"pictures must be a list, got one path: write [{str(pictures)!r}]")
         return self.top(self.probs(self.pixels(pictures), tta=tta), topk=topk)
 
-    def pixels(self, pictures: Sequence[Picture]) -> UInt8[Tensor, "n c h w"]:
+    def pixels(self, pictures: Sequence[Any] | Tensor) -> UInt8[Tensor, "n c h w"]:
         """Pictures as the network gets them; see ``predict``.
 
         Raises:
@@ -108,13 +111,13 @@ class Predictor:
         found = [self._pixels_of(picture) for picture in pictures]
         return torch.stack(found) if found else torch.empty((0, *self._shape), dtype=torch.uint8)
 
-    def _pixels_of(self, picture: Picture) -> UInt8[Tensor, "c h w"]:
+    def _pixels_of(self, picture: Any) -> UInt8[Tensor, "c h w"]:
         if isinstance(picture, str | Path):
             return self._pixels_of_files([str(picture)])[0]
         if isinstance(picture, Image.Image):
             with limited_to(MAX_PIXELS):
-                pixels = pixels_of(picture, self.side)
-            return self.from_rgb(np.frombuffer(bytearray(pixels), np.uint8))[0]
+                pixels = bytearray(pixels_of(picture, self.side))
+            return self.from_rgb(np.frombuffer(pixels, np.uint8).reshape(1, self.side, self.side, 3))[0]
         if not isinstance(picture, Tensor):
             raise ValueError(
                 f"a picture must be a path, an image of Pillow or a uint8 tensor, got a {type(picture).__name__}"
@@ -137,16 +140,18 @@ class Predictor:
         return (self.num_channels, *self.image_size)
 
     def read(
-        self, paths: Sequence[str], *, show: Callable[[int], None] | None = None
+        self, paths: Sequence[str], *, side: int | None = None, show: Callable[[int], None] | None = None
     ) -> tuple[UInt8[Tensor, "n c h w"], Problems]:
         """Pixels of image files, black where a file cannot be decoded, and what is wrong with such files, by index.
 
         Args:
             paths: The files.
+            side: Height and width of the images, in pixels; None for those that the network gets.
             show: Called now and then with the number of files that are decoded; None shows a progress bar.
         """
-        buffer = np.empty((len(paths), self.side, self.side, 3), np.uint8)
-        _, problems = decode_many(paths, buffer.reshape(-1).data, image_size=self.side, show=show)
+        side = side or self.side
+        buffer = np.empty((len(paths), side, side, 3), np.uint8)
+        _, problems = decode_many(paths, buffer.reshape(-1).data, image_size=side, show=show)
         for index, reason in problems.items():
             problems[index] = why_not_by_content(paths[index]) if reason == UNKNOWN_FORMAT else reason
         return self.from_rgb(buffer), problems
@@ -166,9 +171,9 @@ class Predictor:
             )
         return height
 
-    def from_rgb(self, pixels: UInt8[np.ndarray, "..."]) -> UInt8[Tensor, "n c h w"]:
-        """RGB pixels of squares as the images that the network gets: in colour, or grey as Pillow makes it."""
-        images = torch.from_numpy(pixels).reshape(-1, self.side, self.side, 3).permute(0, 3, 1, 2)
+    def from_rgb(self, pixels: UInt8[np.ndarray, "n s s 3"]) -> UInt8[Tensor, "n c h w"]:
+        """RGB pixels as the images that the network gets: in colour, or grey as Pillow makes it."""
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         if self.num_channels == 3:
             return images.contiguous()
         weights = torch.tensor([19595, 38470, 7471], dtype=torch.int32).reshape(1, 3, 1, 1)
@@ -208,24 +213,25 @@ class Predictor:
         return predictions
 
 
-def load(ckpt: str | Path, *, device: str = "auto", precision: str | None = None) -> Predictor:
+def load(ckpt: str | Path, *, accelerator: str = "auto", precision: str | None = None) -> Predictor:
     """A checkpoint, ready to classify pictures.
 
     Args:
-        ckpt: Path of a checkpoint of this project.
-        device: ``cpu``, ``gpu``, ``cuda:1``, ``mps``, ...; ``auto`` takes the best that this machine has.
+        ckpt: Path of a checkpoint of this project, or of an .onnx or .pt2 file that export.py wrote.
+        accelerator: Lightning's own words, such as ``cpu``, ``gpu`` or ``mps``; ``auto`` takes the best that this
+            machine has, ``gpu:1`` a certain one.
         precision: Lightning's name of the precision to compute in. None takes the one that the checkpoint was trained
             in where the device computes in it natively, else float32.
 
     Raises:
         UserError: If the file is no checkpoint of this project, or this machine has no such device or precision.
     """
-    return Predictor(ckpt, device=device, precision=precision)
+    return Predictor(ckpt, accelerator=accelerator, precision=precision)
 
 
-def _fabric(device: str, precision: str | None, *, own: str | None) -> Fabric:
+def _fabric(accelerator: str, precision: str | None, *, own: str | None) -> Fabric:
     """Lightning's placement of a network on a device, in a precision."""
-    kind, _, number = device.partition(":")
+    kind, _, number = accelerator.partition(":")
     try:
         place: dict[str, Any] = {"accelerator": kind, "devices": [int(number)] if number else 1}
         fabric = Fabric(**place)
@@ -235,7 +241,8 @@ def _fabric(device: str, precision: str | None, *, own: str | None) -> Fabric:
             fabric = Fabric(**place | {"precision": precision})
     except (ValueError, RuntimeError, TypeError) as error:
         raise UserError(
-            f"device={device} precision={precision}: {one_line(error)} (device=auto takes what this machine has)"
+            f"accelerator={accelerator} precision={precision or 'null'}: {one_line(error)} (accelerator=auto takes "
+            "what this machine has)"
         ) from error
     return fabric
 

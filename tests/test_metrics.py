@@ -1,4 +1,3 @@
-import csv
 import math
 
 import pytest
@@ -6,7 +5,6 @@ import torch
 from torch import nn
 
 from cifar_lightning.metrics import RunningMetrics, evaluate
-from cifar_lightning.report.tables import write_predictions
 from cifar_lightning.tta import augmented_logits
 
 
@@ -89,18 +87,6 @@ def test_bad_input(logits):
         evaluate(logits, torch.tensor([0, 1, 2, -1]))
     with pytest.raises(ValueError, match="there must be at least 1 image to evaluate, got 0"):
         evaluate(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
-
-
-def test_predictions_file_has_a_line_per_image(logits, tmp_path):
-    targets = torch.tensor([0, 1, 1, 0])
-    write_predictions(tmp_path / "p.csv", evaluate(logits, targets), targets, ["cat", "big, dog", "ship"])
-    with (tmp_path / "p.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["index"] for row in rows] == ["0", "1", "2", "3"]
-    assert [row["target"] for row in rows] == ["cat", "big, dog", "big, dog", "cat"]
-    assert [row["pred"] for row in rows] == ["cat", "big, dog", "cat", "ship"]
-    assert [row["correct"] for row in rows] == ["1", "1", "0", "0"]
-    assert {row["confidence"] for row in rows} == {"0.500000"}
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])

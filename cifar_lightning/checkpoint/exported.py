@@ -57,11 +57,11 @@ class ExportedClassifier(ImageClassifier):
                 elsewhere than on the CPU.
         """
         if str(precision or "32-true") not in ("32-true", "32"):
-            raise UserError(f"an exported file computes in float32: use trainer.precision=32-true, got {precision}")
+            raise UserError(f"an exported file computes in float32, precision 32-true, got {precision}")
         if compile:
-            raise UserError(f"an exported file is not compiled: use compile=false, got {compile}")
+            raise UserError(f"an exported file is not compiled: compile must be false, got {compile}")
         if self.is_onnx and device_type != "cpu":
-            raise UserError(f"onnxruntime computes an .onnx file on the CPU here, got {device_type}; a .pt2 file uses it")
+            raise UserError(f"an .onnx file is computed on the CPU, got {device_type}: a .pt2 file uses it")
 
     def check_images(self, shape: tuple[int, ...]) -> None:
         """Refuse images of another shape than the program is made for.

@@ -96,7 +96,9 @@ def _check_contents(path: Path, checkpoint: Any) -> None:
     check_description(path, checkpoint, also=("state_dict",))
     for name, value in checkpoint["state_dict"].items():
         if not (isinstance(name, str) and isinstance(value, torch.Tensor)):
-            raise UserError(f"{path} is not a checkpoint of this project: state_dict holds {name!r}, which is no tensor")
+            raise UserError(
+                f"{path} is not a checkpoint of this project: state_dict holds {name!r}, which is no tensor"
+            )
 
 
 def check_description(path: Path, found: Any, *, also: tuple[str, ...] = ()) -> None:

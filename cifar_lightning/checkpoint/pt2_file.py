@@ -40,7 +40,10 @@ _TYPES = {7: torch.float32, 5: torch.int64}
 
 _MEMBERS = ("archive_format", "archive_version", "byteorder", ".data/version", ".data/serialization_id")
 _GRAPH, _WEIGHTS = "models/model.json", "data/weights/"
-_WEIGHTS_CONFIG, _CONSTANTS_CONFIG = f"{_WEIGHTS}model_weights_config.json", "data/constants/model_constants_config.json"
+_WEIGHTS_CONFIG, _CONSTANTS_CONFIG = (
+    f"{_WEIGHTS}model_weights_config.json",
+    "data/constants/model_constants_config.json",
+)
 _SAMPLES, _EXTRA = "data/sample_inputs/model.pt", "extra/"
 
 _MAX_MEMBERS, _MAX_JSON_BYTES, _MAX_NUMBER = 10_000, 20_000_000, 65_536
@@ -73,8 +76,8 @@ class Pt2Program(nn.Module):
         weights: Tensors by name.
 
     Raises:
-        ValueError, LookupError, TypeError, AttributeError: If the graph holds anything but ``OPERATORS`` over the images
-            and the weights.
+        ValueError, LookupError, TypeError, AttributeError: If the graph holds anything but ``OPERATORS`` over the
+            images and the weights.
     """
 
     def __init__(self, graph: dict[str, Any], weights: dict[str, Tensor]) -> None:

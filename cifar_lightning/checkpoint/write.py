@@ -8,10 +8,11 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
@@ -30,28 +31,73 @@ _IS_TEMPORARY = re.compile(rf"\..+\.[a-z0-9_]{{8}}{re.escape(_TEMPORARY)}")
 def write_durably(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that its name stands for the old content or the new one, whole, whatever happens meanwhile.
 
-    Written beside its place (another folder may be on another device, where moving is copying), brought to the disk,
-    then renamed.
-
     Raises:
         RunError: If it cannot be written; the file is then what it was.
+    """
+    with durable_file(path, num_bytes=len(content)) as file:
+        file.write(content)
+
+
+@contextmanager
+def durable_file(path: Path, *, num_bytes: int | None = None) -> Iterator[BinaryIO]:
+    """A file to write into that takes its name once it is whole, so that the name stands for the old or the new one.
+
+    Written beside its place (another folder may be on another device, where moving is copying), brought to the disk,
+    then renamed. Where the writing raises, the file is removed.
+
+    Args:
+        path: Its name.
+        num_bytes: How many bytes it will have, where that is known.
+
+    Raises:
+        RunError: If it cannot be written.
     """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_TEMPORARY, dir=path.parent)
         with open(descriptor, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp's are for the owner alone
         os.replace(temporary, path)
+        temporary = None
         _sync_folder(path.parent)
     except OSError as error:
+        raise RunError(_cannot_write(path, num_bytes, error)) from error
+    finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-        raise RunError(_cannot_write(path, len(content), error)) from error
+
+
+@contextmanager
+def durable_files(folder: Path) -> Iterator[Path]:
+    """A folder to write files into, each of which then takes its place in ``folder``.
+
+    They may be opened and checked meanwhile. Where that raises, they are removed, and ``folder`` is what it was.
+
+    Raises:
+        RunError: If they cannot be written.
+    """
+    temporary = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=_TEMPORARY, dir=folder))
+        yield temporary
+        for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+            place = folder / file.relative_to(temporary)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, place)
+            _sync_folder(place.parent)
+    except OSError as error:
+        raise RunError(_cannot_write(folder, None, error)) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _umask() -> int:
@@ -77,14 +123,12 @@ def _sync_folder(folder: Path) -> None:
             raise
 
 
-def _cannot_write(path: Path, num_bytes: int, error: OSError) -> str:
+def _cannot_write(path: Path, num_bytes: int | None, error: OSError) -> str:
     kept = "; the one before it is whole" if path.exists() else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         free = shutil.disk_usage(path.parent).free
-        return (
-            f"{path} cannot be written: {os.strerror(error.errno)}; it needs {num_bytes:,} bytes, {free:,} are free"
-            f"{kept}. Make room first"
-        )
+        needed = "" if num_bytes is None else f"it needs {num_bytes:,} bytes, "
+        return f"{path} cannot be written: {os.strerror(error.errno)}; {needed}{free:,} are free{kept}. Make room first"
     return f"{path} cannot be written: {one_line(error)}{kept}"
 
 
@@ -92,7 +136,9 @@ def sweep_temporary(folder: Path) -> None:
     """Remove what interrupted saves of this project have left in a folder that no other run writes into."""
     with contextlib.suppress(OSError):  # of a folder that is not there yet, or cannot be written: the run will say so
         for found in os.scandir(folder):
-            if _IS_TEMPORARY.fullmatch(found.name) and found.is_file(follow_symlinks=False):
+            if _IS_TEMPORARY.fullmatch(found.name) and found.is_dir(follow_symlinks=False):
+                shutil.rmtree(found.path, ignore_errors=True)
+            elif _IS_TEMPORARY.fullmatch(found.name) and found.is_file(follow_symlinks=False):
                 os.unlink(found.path)
 
 

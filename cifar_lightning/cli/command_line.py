@@ -3,14 +3,12 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
 from cifar_lightning.config.overrides import as_texts
 from cifar_lightning.errors import UserError
-
-_ONLY_TELLS = {"--hydra-help", "--info", "-i", "--shell-completion", "-sc"}
-"""Flags with which Hydra tells something and runs nothing."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class CommandLine:
         overrides: The rest, in which text stays text; see ``config.overrides.as_texts``.
         config_dirs: The folder of ``--config-dir``, if one is given.
         is_sweep: Whether several jobs are asked for.
-        runs: Whether a job is run at all.
+        runs: Whether a job is run at all, or Hydra only tells something.
     """
 
     flags: list[str]
@@ -46,7 +44,7 @@ def read_command_line(arguments: Sequence[str]) -> CommandLine:
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}; a key is set as key=value, and --help lists the keys")
 
-    arguments = [_from_home(argument) for argument in arguments]
+    arguments = _with_info_of_all([_from_home(argument) for argument in arguments])
     parser = hydra_flags()
     parser.error = refuse  # type: ignore[method-assign]
     parsed = parser.parse_intermixed_args(arguments)
@@ -57,7 +55,7 @@ def read_command_line(arguments: Sequence[str]) -> CommandLine:
         overrides=as_texts(parsed.overrides),
         config_dirs=[Path(parsed.config_dir)] if parsed.config_dir else [],
         is_sweep=parsed.multirun or "hydra.mode=MULTIRUN" in parsed.overrides,
-        runs=not _ONLY_TELLS & set(flags),
+        runs=not (parsed.hydra_help or parsed.info or parsed.shell_completion),
     )
 
 
@@ -65,6 +63,14 @@ def _from_home(argument: str) -> str:
     """``--config-dir=~/conf`` with the home folder; shells put it in only where the folder is an argument by itself."""
     flag, equals, folder = argument.partition("=")
     return f"{flag}={os.path.expanduser(folder)}" if equals and flag in ("--config-dir", "-cd") else argument
+
+
+def _with_info_of_all(arguments: list[str]) -> list[str]:
+    """Arguments in which ``--info`` before an override is ``--info=all``; argparse takes the override for its value."""
+    return [
+        "--info=all" if argument in ("--info", "-i") and "=" in following else argument
+        for argument, following in pairwise([*arguments, ""])
+    ]
 
 
 def _refuse_overrides(overrides: list[str]) -> None:

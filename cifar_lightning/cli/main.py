@@ -100,7 +100,7 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, check_job: CheckJob 
             overrides, config_dirs = typed.overrides, typed.config_dirs
             if typed.runs and not typed.is_sweep:
                 overrides = prelude(overrides, config_dirs)
-            sys.argv[1:] = [*typed.flags, *overrides]
+            sys.argv[1:] = [*overrides, *typed.flags]  # --info would take an override after it for its value
             with _checked_jobs(check_job):
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         status = 0

@@ -9,10 +9,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning.checkpoint.load import read_settings
-from cifar_lightning.config.overrides import argument, quoted, values
+from cifar_lightning.config.overrides import quoted, values
 from cifar_lightning.config.schema import CONF
 from cifar_lightning.errors import UserError
 from cifar_lightning.runs.evaluations import changed, evaluation_folder
+from cifar_lightning.runs.folder import answers_folder
 
 
 def checkpoint_prelude(typed: list[str], config_dirs: Sequence[Path] = ()) -> list[str]:
@@ -25,16 +26,8 @@ def checkpoint_prelude(typed: list[str], config_dirs: Sequence[Path] = ()) -> li
     Raises:
         UserError: If ``ckpt=`` is missing, or names no checkpoint of this project.
     """
-    given = dict(override.partition("=")[::2] for override in typed)
-    if "ckpt" not in given:
-        raise UserError(
-            "ckpt=PATH is missing: the checkpoint to evaluate, such as logs/<name>/<time>/checkpoints/last.ckpt"
-        )
-    asked = values(typed)
-    ckpt = asked.get("ckpt", given["ckpt"])  # Hydra tells later of one that it cannot read
-    ckpt = ckpt if isinstance(ckpt, str) else given["ckpt"]
-    if not os.path.exists(ckpt) and "," in ckpt and all(map(os.path.exists, ckpt.split(","))):
-        raise UserError(f"ckpt={ckpt} names several checkpoints: add -m to evaluate each of them")
+    given, asked = _given(typed), values(typed)
+    ckpt = typed_checkpoint(typed)
     own = read_settings(ckpt)
     files = data_files(config_dirs)
     if "output_dir" not in given:
@@ -43,6 +36,43 @@ def checkpoint_prelude(typed: list[str], config_dirs: Sequence[Path] = ()) -> li
         folder = evaluation_folder(ckpt, asked.get("split", "test"), changed(asked, own))
         typed = [f"output_dir={quoted(folder)}", *typed]
     return [*overrides_from(ckpt, own, given, files), *typed]
+
+
+def folder_prelude(typed: list[str], *, verb: str, is_timed: bool = True) -> list[str]:
+    """The folder for what a checkpoint answers; then what is typed.
+
+    Args:
+        typed: Overrides of the command line.
+        verb: What is done with the checkpoint, such as ``predict``.
+        is_timed: Whether each time has a folder of its own; see ``answers_folder``.
+
+    Raises:
+        UserError: If ``ckpt=`` is missing or names no file.
+    """
+    ckpt = typed_checkpoint(typed)
+    if "output_dir" in _given(typed):
+        return typed
+    return [f"output_dir={quoted(answers_folder(ckpt, verb, is_timed=is_timed))}", *typed]
+
+
+def typed_checkpoint(typed: Sequence[str]) -> str:
+    """The path of the checkpoint that is typed.
+
+    Raises:
+        UserError: If there is none, or there are several.
+    """
+    given = _given(typed)
+    if "ckpt" not in given:
+        raise UserError("ckpt=PATH is missing: a checkpoint, such as ckpt=logs/<name>/<time>/checkpoints/last.ckpt")
+    ckpt = values(typed).get("ckpt", given["ckpt"])  # Hydra tells later of one that it cannot read
+    ckpt = ckpt if isinstance(ckpt, str) else given["ckpt"]
+    if not os.path.exists(ckpt) and "," in ckpt and all(map(os.path.exists, ckpt.split(","))):
+        raise UserError(f"ckpt={ckpt} names several checkpoints: add -m to take each of them")
+    return ckpt
+
+
+def _given(typed: Sequence[str]) -> dict[str, str]:
+    return dict(override.partition("=")[::2] for override in typed)
 
 
 def overrides_from(
@@ -69,7 +99,7 @@ def overrides_from(
         raise UserError(
             f"{path} was trained on data={data.get('name')}, which is none of {', '.join(sorted(files))}: name its "
             f"choice, such as data=folder, or the folder that holds {data.get('name')}.yaml in data/, as in "
-            f"{argument('--config-dir', Path('FOLDER'))}"
+            "--config-dir=FOLDER"
         )
     kept: dict[str, Any] = {}
     typed_class = given.get("data.dataset._target_", "").rpartition(".")[2]

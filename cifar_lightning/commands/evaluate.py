@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 from omegaconf import DictConfig
 
+from cifar_lightning.checkpoint.exported import ExportedClassifier
 from cifar_lightning.checkpoint.load import load_classifier
 from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.classifier import ImageClassifier
@@ -23,7 +24,8 @@ from cifar_lightning.errors import UserError, listed
 from cifar_lightning.metrics import Evaluation
 from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.figures import confusion_matrix, only_for_show, prediction_grid, to_png
-from cifar_lightning.report.tables import class_rows, log_table, relative, shown, with_note, write_predictions
+from cifar_lightning.report.predictions import write_predictions
+from cifar_lightning.report.tables import class_rows, log_table, relative, shown, with_note
 from cifar_lightning.runs.evaluations import changed, deciding, evaluation_folder, record_settings
 from cifar_lightning.runs.folder import claimed, refuse_used
 from cifar_lightning.runs.metrics_file import provenance, write_metrics
@@ -36,7 +38,7 @@ NUM_SAMPLES = 32
 
 
 def evaluate(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, Any]:
-    """Evaluate a checkpoint on a split and return what metrics.json holds.
+    """Evaluate a checkpoint, or a file exported from one, on a split and return what metrics.json holds.
 
     Writes metrics.json and predictions.csv into ``output_dir``, shows a table, and draws pictures. The latter are only
     for show: one that fails is a warning.
@@ -59,6 +61,9 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
     folder = Path(settings.output_dir or evaluation_folder(settings.ckpt, split, changed(flattened(plain), trained)))
     refuse_used(folder)
     trainer = build_trainer(settings.trainer, output_dir=str(folder), logger=False, callbacks=[])
+    if isinstance(classifier, ExportedClassifier):
+        device_type = trainer.strategy.root_device.type
+        classifier.check_use(precision=trainer.precision, compile=settings.compile, device_type=device_type)
     data: ImageDataModule = build(settings.data, "data")
     read_data(data, settings.data, stage="validate" if split == "val" else "test")
     fingerprint = _check(settings, data, classifier, trained)
@@ -103,7 +108,15 @@ def _report(
     """Write the numbers, show them, then draw."""
     evaluation = classifier.evaluations[split]
     numbers, predictions = write_metrics(folder, metrics), folder / "predictions.csv"
-    write_predictions(predictions, evaluation, data.targets(split)[: evaluation.num_images], data.classes)
+    num, files = evaluation.num_images, data.files(split)
+    write_predictions(
+        predictions,
+        evaluation,
+        data.targets(split)[:num],
+        data.classes,
+        augmented=classifier.augmented.get(split),
+        files=files and files[:num],
+    )
     rows = [(name, shown(name, value)) for name, value in classifier.scalars(split).items()]
     title = f"{metrics['name']} on {with_note(data.name, data.note)}: {evaluation.num_images:,} {split} images"
     log_table(title, [*rows, *class_rows(metrics[f"{split}/class_acc"])])
@@ -146,6 +159,9 @@ def _check(
             "started with, so it may have been trained on some of them; bring data.root, data.val_size and "
             "data.split_seed back to what they were, or use split=test"
         )
+    if isinstance(classifier, ExportedClassifier):
+        classifier.check_images(data.image_shape)
+        return fingerprint
     refusal = f"the checkpoint's model={trained['model']['name']} cannot take images of {{size}}"
     flops_of(classifier.net, data.image_shape, refusal=refusal)
     return fingerprint

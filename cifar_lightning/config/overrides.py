@@ -1,5 +1,6 @@
 """Plain values, texts and paths as they are typed on the command line."""
 
+import os
 import re
 import shlex
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from hydra.errors import HydraException
 
 from cifar_lightning.errors import UserError
 
-PATHS = ("output_dir", "resume", "ckpt", "data.root", "hydra.run.dir", "hydra.sweep.dir")
+PATHS = ("output_dir", "resume", "ckpt", "images", "data.root", "hydra.run.dir", "hydra.sweep.dir")
 """Keys whose value is a path."""
 
 TEXTS = (*PATHS, "name", "split", "data.name", "data.note")
@@ -24,14 +25,27 @@ def quoted(value: str | float | list[Any] | None) -> str:
     if isinstance(value, list):
         return "[" + ",".join(map(quoted, value)) + "]"
     if isinstance(value, str):
-        escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", r"\'"), value)
-        return f"'{escaped}'"
+        return _in_quotes("'", value)
     return "null" if value is None else str(value).lower()
 
 
+def _in_quotes(quote: str, text: str) -> str:
+    escaped = re.sub(rf"(\\*)({quote}|\Z)", lambda found: found[1] * 2 + found[2].replace(quote, f"\\{quote}"), text)
+    return f"{quote}{escaped}{quote}"
+
+
 def argument(key: str, path: Path) -> str:
-    """``key=path`` as it is typed: quoted for the shell and for Hydra, where the path wants it."""
-    return shlex.quote(f'{key}="{path}"') if re.search(r"[^\w./+-]", str(path)) else f"{key}={path}"
+    """``key=path`` as it is typed into a POSIX shell: quoted for it and for Hydra, where the path wants it.
+
+    There is no such form of a path with ``${``, whose value Hydra computes.
+    """
+    text = str(path)
+    if text.startswith("~") or text.lower() in ("auto", "null"):  # which would not be read as a path
+        text = f"./{text}"
+    if re.fullmatch(r"[\w./+-]+", text, re.ASCII):
+        return f"{key}={text}"
+    value = _in_quotes('"', text)  # as shells take single quotes for their own
+    return shlex.quote(f"{key}={value}")
 
 
 def as_texts(overrides: Iterable[str]) -> list[str]:
@@ -49,9 +63,18 @@ def _as_text(override: str) -> str:
     key, equals, value = override.partition("=")
     if key not in TEXTS or not equals or (key == "data.note" and not value):
         return override
+    if key in PATHS and _is_there(value):  # such as IMG (1).jpg, of which Hydra would take the brackets for a call
+        return f"{key}={quoted(value)}"
     # A comma separates the jobs of a sweep; a value with brackets is one that Hydra computes.
     items = [value] if re.search(r"[\[\](){}]", value) else _ITEM.findall(value) or [value]
     return f"{key}={','.join(_item_as_text(key, item.strip()) for item in items)}"
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return os.path.lexists(path)
+    except ValueError:  # of what no path can have
+        return False
 
 
 _ITEM = re.compile(r"""(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,])+""")

@@ -54,6 +54,30 @@ class EvaluateSchema:
     trainer: Any = MISSING
 
 
+@dataclass
+class PredictSchema:
+    """Keys of conf/predict.yaml."""
+
+    ckpt: str = MISSING
+    images: Any = MISSING
+    output_dir: str | None = None
+    topk: int = 1
+    tta: int | None = None
+    accelerator: str = "auto"
+    precision: str | None = None
+    save_probs: bool = False
+    show: bool = False
+
+
+@dataclass
+class ExportSchema:
+    """Keys of conf/export.yaml."""
+
+    ckpt: str = MISSING
+    format: str = "onnx"
+    output_dir: str | None = None
+
+
 REFUSED_TRAINER_ARGUMENTS = {
     "logger": "choose with logger=",
     "callbacks": "choose with callbacks=",
@@ -71,7 +95,7 @@ def compose(*overrides: str, config_name: str = "train") -> DictConfig:
 
     Args:
         overrides: What would be typed, such as ``experiment=speedrun``.
-        config_name: Name of the entry: ``train`` or ``evaluate``.
+        config_name: Name of the entry, such as ``train`` or ``evaluate``.
     """
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose(config_name, as_texts(overrides))
@@ -91,4 +115,6 @@ def _first(*values: Any) -> Any:
 # At import, so that whoever composes a config with this package finds them there.
 ConfigStore.instance().store(name="train_schema", node=TrainSchema)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateSchema)
+ConfigStore.instance().store(name="predict_schema", node=PredictSchema)
+ConfigStore.instance().store(name="export_schema", node=ExportSchema)
 OmegaConf.register_new_resolver("first", _first, replace=True)

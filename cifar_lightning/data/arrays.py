@@ -21,15 +21,25 @@ Dataset = Callable[..., Any]
 It is called as ``dataset(root=..., train=..., download=..., **its own options)`` and gives an object of torchvision's
 form, with ``data``, ``targets`` and ``classes``. A class that has options declares them in the attribute ``options``,
 which maps the name of each to its type: ``{"image_size": int}``. A data set that brings validation images has the
-attribute ``num_val``: they are the last so many of its training images.
+attribute ``num_val``: they are the last so many of its training images. A class that holds its training images and its
+test images against each other has the attribute ``takes_pair``: it gets ``pair=True`` where both are read.
 """
 
 
 def declared_options(dataset: Dataset) -> Mapping[str, Any]:
     """Names and types of the options that a data set's class declares; empty for torchvision's own classes."""
+    return getattr(_class_of(dataset), "options", {})
+
+
+def takes_pair(dataset: Dataset) -> bool:
+    """Whether a data set's class is told that its training images and its test images are both read."""
+    return bool(getattr(_class_of(dataset), "takes_pair", False))
+
+
+def _class_of(dataset: Dataset) -> Dataset:
     while isinstance(dataset, partial):
         dataset = dataset.func
-    return getattr(dataset, "options", {})
+    return dataset
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from cifar_lightning.errors import listed, one_line
+from cifar_lightning.typehints import fits
 
 MAX_CLASSES, MAX_NAME_BYTES = 10_000, 1_000_000
 """Most classes, whose confusion matrix takes 0.8 GB; and most bytes of all their names, which a checkpoint holds."""
@@ -48,6 +49,12 @@ def checked_num_val(dataset: Any, num_images: int) -> int:
     if type(num_val) is not int or not 0 <= num_val < num_images:
         raise _refused(dataset, f"must have a whole number in [0, {num_images}) in num_val, got {num_val!r:.40}")
     return num_val
+
+
+def files_of(dataset: Any, num_images: int) -> list[str] | None:
+    """The paths of a data set's images, by its attribute ``files``; None where that is not a text for each image."""
+    files = getattr(dataset, "files", ())
+    return list(files) if fits(files, list[str]) and len(files) == num_images else None
 
 
 def _refused(dataset: Any, fault: str) -> ValueError:

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from cifar_lightning.data.arrays import Arrays, Dataset, declared_options, fetch, to_arrays
+from cifar_lightning.data.arrays import Arrays, Dataset, declared_options, fetch, takes_pair, to_arrays
 from cifar_lightning.data.batches import Augment, Batches
-from cifar_lightning.data.checks import checked_num_val
+from cifar_lightning.data.checks import checked_num_val, files_of
 from cifar_lightning.data.splits import stratified_split
 from cifar_lightning.errors import listed, nearest
 from cifar_lightning.typehints import fits, words
@@ -96,6 +96,7 @@ class ImageDataModule(L.LightningDataModule):
         self.index: dict[str, Tensor] = {}
         self._arrays: dict[bool, Arrays] = {}  # by whether they are the training images
         self._placed: dict[tuple[bool, torch.device], Arrays] = {}
+        self._files: dict[bool, list[str] | None] = {}
         self._num_val = 0  # validation images that the data set brings
 
     def prepare_data(self) -> None:
@@ -115,10 +116,11 @@ class ImageDataModule(L.LightningDataModule):
                 not below the number of training images, or is given although the data set brings validation images.
             OSError: If the data are absent and cannot be downloaded.
         """
+        # The test images first, which are fewer: what is wrong with them is said soon.
         needed = {"test": (False,), "validate": (True,)}.get(stage or "", (False, True))
         for train in needed:
             if train not in self._arrays:
-                self._read(train=train)
+                self._read(train=train, pair=len(needed) == 2)
         self._check_pair()
         if True in needed and "train" not in self.index:
             self.index["train"], self.index["val"] = self._split()
@@ -127,12 +129,14 @@ class ImageDataModule(L.LightningDataModule):
         if stage not in ("test", "validate") and self.batch_size > (num := len(self.index["train"])):
             raise ValueError(f"batch_size must be at most the {num} training images, got {self.batch_size}")
 
-    def _read(self, *, train: bool) -> None:
+    def _read(self, *, train: bool, pair: bool = False) -> None:
         for name in self._unused:
             log.info("unused    data.%s: the data set's class has no such option", name)
         self._unused = []
-        dataset = fetch(self.dataset, root=self.root, train=train, **self.options)
+        both = {"pair": True} if pair and takes_pair(self.dataset) else {}
+        dataset = fetch(self.dataset, root=self.root, train=train, **self.options, **both)
         self._arrays[train] = to_arrays(dataset)
+        self._files[train] = files_of(dataset, len(self._arrays[train].targets))
         if train:
             self._num_val = checked_num_val(dataset, len(self._arrays[train].targets))
 
@@ -203,6 +207,11 @@ class ImageDataModule(L.LightningDataModule):
     def targets(self, split: str) -> Int64[Tensor, " n"]:
         """Targets of a split's images, in the order of ``eval_batches(split)``."""
         return self.arrays(split).targets[self.index[split]]
+
+    def files(self, split: str) -> list[str] | None:
+        """Paths of a split's images, in the order of ``eval_batches(split)``; None for data that are no files."""
+        files = self._files[split != "test"]
+        return None if files is None else [files[index] for index in self.index[split].tolist()]
 
     @property
     def has_val(self) -> bool:

@@ -32,8 +32,9 @@ class ImageFolder:
     """Images in folders: ``root/train/<class>/*``, ``root/test/<class>/*`` and optionally ``root/val/<class>/*``.
 
     It has torchvision's form: ``data`` uint8 (N, S, S, 3), ``targets`` and ``classes``, the sorted names of the folders
-    in train/, or of test/ where there is no train/. Images are sorted by class, then by path. The images of val/, which
-    may also be called valid/, validation/ or dev/, follow those of train/, and ``num_val`` is their number.
+    in train/ or test/. Images are sorted by class, then by path. The images of val/, which may also be called valid/,
+    validation/ or dev/, follow those of train/, and ``num_val`` is their number. ``files`` has the paths of the images
+    below the root.
 
     Files with the extensions of ``formats.EXTENSIONS`` are read, also in nested folders, and turned as their EXIF says.
     An image that is not ``image_size`` x ``image_size`` is cropped to its largest centred square and resized with
@@ -48,26 +49,34 @@ class ImageFolder:
         train: Whether to read the images of train/ and val/, or those of test/.
         download: Not used.
         image_size: Height and width of the images, in pixels, in [1, 1024].
+        pair: Whether the other ones are read too, as training does. The classes are then those of train/, and test/
+            must have the same. By itself, test/ names its own classes.
 
     Raises:
         ValueError: If ``root`` is not such a folder, or ``image_size`` is out of its range. If classes have no images,
             or names that UTF-8 cannot hold, or are not in train/, or files are damaged or are not images: one message
-            lists them.
+            lists them, those of train/ and of test/ for a pair.
         WorkerLost: If a process that decodes images is ended from outside.
     """
 
     options: ClassVar[dict[str, Any]] = {"image_size": int}
+    takes_pair: ClassVar[bool] = True
 
     def __init__(
-        self, root: str | Path | None, train: bool = True, download: bool = False, *, image_size: int = 32
+        self,
+        root: str | Path | None,
+        train: bool = True,
+        download: bool = False,
+        *,
+        image_size: int = 32,
+        pair: bool = False,
     ) -> None:
         if not 1 <= image_size <= MAX_IMAGE_SIZE:
             raise ValueError(f"image_size must be in [1, {MAX_IMAGE_SIZE}], got {image_size}")
-        split = "train" if train else "test"
-        folder = _checked_root(root, split)
-        # The test images are read without training images, too: the classes of a checkpoint are then asked for.
-        named_by = "train" if (folder / "train").is_dir() else split
-        self.classes = _class_names(folder, named_by)
+        split, other = ("train", "test") if train else ("test", "train")
+        folder = _checked_root(root, [split, other] if pair else [split])
+        named_by = "train" if pair else split
+        self.classes = layout.folders(folder / named_by)
         if not self.classes:
             raise ValueError(_not_a_root(root, layout.why_no_class(folder, named_by)))
         if train:
@@ -75,35 +84,32 @@ class ImageFolder:
         problems: Problems = {}
         by_split = _find_splits(folder, self.classes, problems, train=train)
         files = _flat(by_split)
+        self.files = files
         self.num_val = sum(map(len, by_split.get("val", ())))
         self.targets: list[int] = [
             target for found in by_split.values() for target, members in enumerate(found) for _ in members
         ]
         self.data = _pixels(folder, split, files, image_size, problems)
-        if problems:  # look for those of the other splits too, so that the user can mend all at once
-            if (folder / ("test" if train else "train")).is_dir():
+        if problems:
+            if pair:  # look for those of the other splits too, so that the user can mend all at once
                 others = _flat(_find_splits(folder, self.classes, problems, train=not train))
                 _decode(folder, others, image_size, problems)
             raise ValueError(_message(folder, problems))
 
 
-def _checked_root(root: str | Path | None, split: str) -> Path:
+def _checked_root(root: str | Path | None, splits: Iterable[str]) -> Path:
     if root is None:
         raise ValueError(_not_a_root(root, "none is given"))
     folder = Path(os.path.expanduser(root))
-    for needed in (folder, folder / split):
+    for needed in (folder, *(folder / split for split in splits)):
         if not os.path.isdir(needed):
-            advice = "" if needed == folder else layout.hint(folder, split)
+            advice = "" if needed == folder else layout.hint(folder, needed.name)
             raise ValueError(_not_a_root(root, f"{printable(str(needed.absolute()))} is not a folder{advice}"))
     return folder
 
 
 def _not_a_root(root: str | Path | None, reason: str) -> str:
     return f"root must be a folder of images, {layout.EXPECTED}, got {printable(str(root))}: {reason}"
-
-
-def _class_names(root: Path, split: str) -> list[str]:
-    return layout.folders(root / split)
 
 
 def _log_what_may_surprise(root: Path, classes: list[str]) -> None:

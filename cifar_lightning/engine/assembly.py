@@ -127,8 +127,6 @@ def read_data(data: ImageDataModule, section: Section, *, stage: str | None = No
         UserError: If they cannot be had, or the config does not fit them.
     """
     with blame("data", section):
-        if stage is None:
-            data.prepare_data()  # reads the test images first, which are fewer
         data.setup(stage)
 
 

@@ -35,9 +35,7 @@ FORMATS = {
         ".onnx", onnx.files, onnx.opened, onnx.usage, ("onnx", "onnxscript", "onnxruntime"), is_read_again=True
     ),
     "torch_export": Format(".pt2", torch_export.files, torch_export.opened, torch_export.usage, is_read_again=True),
-    "safetensors": Format(
-        "-safetensors", safetensors.files, safetensors.opened, safetensors.usage, ("safetensors",)
-    ),
+    "safetensors": Format("-safetensors", safetensors.files, safetensors.opened, safetensors.usage, ("safetensors",)),
     "state_dict": Format(".pth", state_dict.files, state_dict.opened, state_dict.usage),
 }
 """To add a format, write it in a file of this folder and add it here."""

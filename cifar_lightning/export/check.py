@@ -15,8 +15,8 @@ from cifar_lightning.export.source import Source
 NUM_IMAGES = 256
 """Images that are compared; fewer where they are so large that they would take more memory than ``_MAX_BYTES``."""
 
-RELATIVE_TOLERANCE = 1e-4
-"""Largest difference of logits that is allowed, as a share of the largest logit, or of 1 where that is less."""
+RELATIVE_TOLERANCE, LEAST_TOLERANCE = 1e-4, 1e-5
+"""Largest difference of logits that is allowed: this share of the largest logit, and no less than the second."""
 
 _FIRST_BATCHES = (1, 7)
 _MAX_BYTES, _PIXELS_PER_BATCH = 200_000_000, 2_000_000
@@ -83,7 +83,7 @@ def compare(source: Source, classify: Classify) -> Comparison:
         raise RunError(f"the exported file cannot be run: {' '.join(str(error).split()):.300}") from error
     if found.shape != expected.shape:
         raise RunError(f"the exported file gives logits of {tuple(found.shape)}, not {tuple(expected.shape)}")
-    tolerance = RELATIVE_TOLERANCE * max(1.0, expected.abs().max().item())
+    tolerance = max(LEAST_TOLERANCE, RELATIVE_TOLERANCE * expected.abs().max().item())
     best = expected.topk(2, dim=1).values
     is_tie = best[:, 0] - best[:, 1] < tolerance
     return Comparison(

@@ -26,15 +26,13 @@ def model_card(source: Source, usage: str) -> str:
     settings, metrics = source.settings, known_metrics(source.path)
     channels, height, width = source.image_shape
     head = yaml.safe_dump(_front_matter(settings, metrics), sort_keys=False, allow_unicode=False, width=1_000_000)
-    recipe = {key: value for key, value in settings.items() if key not in (*_LOCAL, "classes", "fingerprint")}
-    recipe["data"] = {key: value for key, value in settings["data"].items() if key != "root"}
     return f"""---
 {head}---
 
 # {_inline(settings["name"])}
 
-The network `{settings["model"]["name"]}` of cifar-lightning, trained on {_inline(data_name(settings))}, seed
-{settings["seed"]}. {_accuracy(metrics)}
+The network `{settings["model"]["name"]}` of cifar-lightning, trained on
+{_inline(data_name(settings))} with seed {settings["seed"]}. {_accuracy(metrics)}
 
 It takes images of {channels} x {height} x {width}: {RESIZE}. It needs them normalised, as below.
 
@@ -55,7 +53,7 @@ timm reads config.json, but cannot build this network by its name. The project t
 ## Recipe
 
 ```json
-{json.dumps(recipe, indent=1)}
+{json.dumps(_recipe(settings), indent=1)}
 ```
 """
 
@@ -72,6 +70,16 @@ def _front_matter(settings: dict[str, Any], metrics: dict[str, Any]) -> dict[str
         result = {"task": {"type": "image-classification"}, "dataset": data, "metrics": values}
         front["model-index"] = [{"name": printable(settings["name"]), "results": [result]}]
     return front
+
+
+def _recipe(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that another run would need to come to the same weights; no paths of this machine."""
+    recipe = {key: value for key, value in settings.items() if key not in (*_LOCAL, "classes", "fingerprint")}
+    recipe["data"] = {key: value for key, value in settings["data"].items() if key != "root"}
+    return {
+        key: {name: part for name, part in value.items() if part is not None} if isinstance(value, dict) else value
+        for key, value in recipe.items()
+    }
 
 
 def known_metrics(path: Path) -> dict[str, Any]:

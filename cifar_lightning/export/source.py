@@ -121,5 +121,6 @@ def _normalization(classifier: ImageClassifier, settings: dict[str, Any]) -> tup
     mean = -classifier.shift.double().flatten() * std
     asked = [torch.tensor(settings["normalize"][key], dtype=torch.float64) for key in ("mean", "std")]
     if all(torch.allclose(one, other, rtol=1e-6, atol=1e-7) for one, other in zip(asked, (mean, std), strict=True)):
-        mean, std = (value.expand(len(std)) for value in asked)
-    return mean.tolist(), std.tolist()
+        mean, std = asked
+    num_channels = settings["model"]["in_channels"]
+    return mean.expand(num_channels).tolist(), std.expand(num_channels).tolist()

@@ -1,28 +1,24 @@
-"""Tables: what a run says on the console, and predictions.csv."""
+"""Tables: what a run says on the console."""
 
-import csv
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
-from jaxtyping import Int64
+from rich.box import SQUARE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor
 
-from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.overrides import argument
 from cifar_lightning.config.resolve import Section, Settings
 from cifar_lightning.data import ImageDataModule
 from cifar_lightning.device import device_name
 from cifar_lightning.errors import printable, shortened
-from cifar_lightning.metrics import Evaluation
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +30,23 @@ _MAX_NAME = 60
 """Most characters of a name in a table."""
 
 
-def log_table(title: str, rows: Iterable[tuple[str, str]]) -> None:
-    """Write a table of names and values to console and log file."""
-    table = Table(show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for name, value in rows:  # as Text, in which no [brackets] are markup and no :words: are emoji
-        table.add_row(Text(shortened(printable(name), _MAX_NAME)), Text(value))
+Justify = Literal["left", "right"]
+_NAMES_AND_VALUES: dict[str, Justify] = {"name": "left", "value": "right"}
+
+
+def log_table(title: str, rows: Iterable[Sequence[str]], *, columns: Mapping[str, Justify] | None = None) -> None:
+    """Write a table to console and log file.
+
+    Args:
+        title: Stands above it.
+        rows: The texts of each row.
+        columns: Headings, and to which side a column's texts stand; None for names and values without headings.
+    """
+    table = Table(show_header=columns is not None, box=SQUARE)
+    for heading, side in (columns or _NAMES_AND_VALUES).items():
+        table.add_column(heading, justify=side)
+    for row in rows:  # as Text, in which no [brackets] are markup and no :words: are emoji
+        table.add_row(*(Text(shortened(printable(value), _MAX_NAME)) for value in row))
     text = StringIO()
     # Said in full: by itself rich writes colours where FORCE_COLOR is set, and in a notebook past the file.
     console = Console(file=text, width=100, color_system=None, force_terminal=False, force_jupyter=False)
@@ -122,35 +128,3 @@ def final_table(metrics: dict[str, Any], path: Path) -> None:
     if last.exists():
         log.info("evaluate  python evaluate.py %s", argument("ckpt", last))
     log.info("watch     tensorboard --logdir logs")
-
-
-def write_predictions(path: Path, evaluation: Evaluation, targets: Int64[Tensor, " n"], classes: Sequence[str]) -> None:
-    """Write one line per image as CSV: index, target and prediction by name, confidence, and 1 where they agree.
-
-    The names are those of ``cell``.
-
-    Raises:
-        RunError: If the file cannot be written.
-    """
-    names = [cell(name) for name in classes]
-    rows = zip(targets.tolist(), evaluation.preds.tolist(), evaluation.confidence.tolist(), strict=True)
-    text = StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["index", "target", "pred", "confidence", "correct"])
-    for index, (target, pred, confidence) in enumerate(rows):
-        writer.writerow([index, names[target], names[pred], f"{confidence:.6f}", int(target == pred)])
-    write_durably(path, text.getvalue().encode())
-
-
-_OF_FORMULAS = tuple("=+-@＝＋－＠")
-"""What a cell begins with that a spreadsheet takes for a formula, and would compute."""
-
-
-def cell(name: str) -> str:
-    """A name as it is written into a CSV file.
-
-    What cannot be printed becomes an escape, so that each line of the file is a row. An apostrophe is put before a
-    name that begins as a formula does, or with an apostrophe: without the first one it is the name again.
-    """
-    name = printable(name)
-    return f"'{name}" if name.startswith((*_OF_FORMULAS, "'")) else name

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from cifar_lightning.checkpoint.write import sweep_temporary, write_durably
 from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.config.overrides import argument
+from cifar_lightning.config.schema import run_folder
 from cifar_lightning.errors import UserError, one_line
 from cifar_lightning.locks import InUse, held
 
@@ -22,6 +23,30 @@ LOCK = ".cifar-lightning.lock"
 
 WRITTEN = (CONFIG, OVERRIDES, HYDRA, METRICS, "metrics.csv")
 """Files of a run that have names which other programs use too."""
+
+
+EXPORT = "export"
+"""Folder of a run's exported files, beside that of its checkpoints."""
+
+
+def run_of(ckpt: str | Path) -> Path | None:
+    """The folder of the run that a checkpoint, or a file exported from it, stands in; None elsewhere."""
+    path = Path(ckpt)
+    return path.parent.parent if path.parent.name in (LAST.parent.name, EXPORT) else None
+
+
+def answers_folder(ckpt: str | Path, verb: str, *, is_timed: bool = True) -> str:
+    """A folder for what a checkpoint answers: in the run's folder, if it stands in one, else a new one under logs/.
+
+    Args:
+        ckpt: Path of the checkpoint.
+        verb: Such as ``predict``.
+        is_timed: Whether each time has a folder of its own in that of the run.
+    """
+    new, run = Path(run_folder(verb)), run_of(ckpt)
+    if run is None:
+        return str(new)
+    return str(run / verb / new.name if is_timed else run / verb)
 
 
 @contextmanager

@@ -135,6 +135,18 @@ def test_flags_may_stand_anywhere(command):
     assert "lr: 0.25\n" in outcome.out
 
 
+@pytest.mark.parametrize(
+    "flags", [("--info",), ("-i",), ("--info=all",), ("-i", "all"), ("--info", "--config-dir", ".")]
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_info_takes_no_override_for_its_value(flags, is_first, command):
+    typed = ("ckpt=none.ckpt", "tta=1")
+    outcome = command("evaluate.py", *((*flags, *typed) if is_first else (*typed, *flags)))
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "Installed Hydra Plugins" in outcome.out
+    assert "tta: 1\n" in outcome.out
+
+
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
 def test_hydras_own_help_needs_no_checkpoint(command, script):
     outcome = command(script, "--hydra-help")

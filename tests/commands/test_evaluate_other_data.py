@@ -118,6 +118,68 @@ def test_a_folder_with_test_images_alone_is_evaluated(trained, pets, command, tm
     assert (found["test/class_acc"]["cat"], found["test/class_acc"]["dog"]) == (None, dog)
 
 
+@pytest.mark.parametrize("change", ["added", "removed", "renamed", "all gone"])
+def test_what_becomes_of_train_after_training_does_not_change_the_test(change, trained, pets, command):
+    folder = trained()
+    expected = answer(folder)
+    train = pets / "train"
+    if change == "added":
+        draw(train / "a horse" / "0.png", 900)  # the first in the order of names
+        draw(train / "wolf" / "0.png", 901)
+    elif change == "removed":
+        shutil.rmtree(train / "cat")
+    elif change == "renamed":
+        (train / "dog").rename(train / "Dog")
+        (train / "cat" / "0.png").write_bytes(b"damaged")
+    else:
+        shutil.rmtree(train)
+    outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", "split=test")
+    assert outcome.code == 0, outcome.err
+    assert "these are not the" not in outcome.out
+    found = answer(folder / "evaluate" / "last")
+    assert [name for name in expected if name.startswith("test/") and found[name] != expected[name]] == []
+    assert found["num_test_images"] == expected["num_test_images"]
+    assert list(found["test/class_acc"]) == ["cat", "dog", "goat"]
+
+
+@pytest.mark.parametrize(
+    ("new", "in_training"),
+    [("Dog", "test/Dog: not a class of train/, but dog is: rename it; "), ("ape", "test/ape: not a class of train/; ")],
+)
+def test_a_class_of_test_that_the_checkpoint_does_not_know_is_refused(new, in_training, trained, pets, command):
+    folder = trained()
+    (pets / "test" / "dog").rename(pets / "test" / new)
+    outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt")
+    names = ", ".join(sorted(["cat", "goat", new]))
+    assert outcome.refusal == f"data: the checkpoint has the classes cat, dog, goat, the data have {names}"
+    assert command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", "split=val").code == 0
+    refusal = command("train.py", *FAST, *BARE, "data=folder", f"data.root={pets}").refusal
+    assert refusal == (
+        f"data: 2 paths in {pets} cannot be used, remove or mend them: {in_training}test/dog: a class without images"
+    )
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_before_training_both_splits_must_have_the_same_classes(split, pets, command):
+    draw(pets / split / "wolf" / "0.png", 900)
+    (pets / "train" / "cat" / "0.png").write_bytes(b"damaged")  # what else is to be mended is said at once
+    refusal = command("train.py", *FAST, *BARE, "data=folder", f"data.root={pets}").refusal
+    reason = "a class without images" if split == "train" else "not a class of train/"
+    listed = f"test/wolf: {reason}; train/cat/0.png: not an image of a known format"
+    assert refusal.startswith(f"data: 2 paths in {pets} cannot be used, remove or mend them: {listed}")
+
+
+def test_a_test_folder_with_fewer_classes_is_evaluated_by_their_names(trained, pets, command, tmp_path):
+    folder = trained()
+    before, after = tmp_path / "before", tmp_path / "after"
+    assert command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", f"output_dir={before}").code == 0
+    shutil.rmtree(pets / "test" / "cat")
+    outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", f"output_dir={after}")
+    assert outcome.code == 0, outcome.err
+    assert answer(after)["test/class_acc"] == {**answer(before)["test/class_acc"], "cat": None}
+    assert "note      these are not the test images that the run was started with" in outcome.out
+
+
 def test_validation_needs_no_test_images(trained, pets, command):
     folder = trained()
     expected = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", "split=val")
@@ -182,7 +244,7 @@ def test_several_checkpoints_are_evaluated_in_one_go(command, tmp_path):
     both = f"ckpt={','.join(str(folder / 'checkpoints' / 'last.ckpt') for folder in folders)}"
     outcome = command("evaluate.py", both, tiny=True)
     assert outcome.code == 2
-    assert outcome.err.endswith("names several checkpoints: add -m to evaluate each of them\n")
+    assert outcome.err.endswith("names several checkpoints: add -m to take each of them\n")
 
     outcome = command("evaluate.py", "-m", both, tiny=True)
     assert outcome.code == 0, outcome.err

@@ -21,7 +21,7 @@ from cifar_lightning.checkpoint.load import load_classifier
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import train as training
 from cifar_lightning.commands.train import train
-from cifar_lightning.config.overrides import argument, quoted
+from cifar_lightning.config.overrides import quoted
 from cifar_lightning.config.resolve import resolve
 from cifar_lightning.data import ImageDataModule, channel_statistics
 from cifar_lightning.data.arrays import to_arrays
@@ -213,14 +213,6 @@ def test_imagenet_weights_are_fetched_for_training_alone(run, monkeypatch):
 def test_metrics_that_are_not_finite_are_null(tmp_path):
     path = write_metrics(tmp_path, {"loss": float("nan"), "class_acc": {"a": float("inf"), "b": 0.5}, "n": 3})
     assert json.loads(path.read_text()) == {"loss": None, "class_acc": {"a": None, "b": 0.5}, "n": 3}
-
-
-@pytest.mark.parametrize(
-    ("path", "typed"),
-    [("logs/a_b-1.5/last.ckpt", "ckpt=logs/a_b-1.5/last.ckpt"), ("a b/l=1.ckpt", "'ckpt=\"a b/l=1.ckpt\"'")],
-)
-def test_paths_are_shown_as_they_are_typed(path, typed):
-    assert argument("ckpt", Path(path)) == typed
 
 
 def test_precision_auto_is_resolved_and_stored(run, monkeypatch):

@@ -1,11 +1,17 @@
 """What is typed as text stays that text, and ``~`` is the home folder."""
 
 import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from cifar_lightning.config.overrides import as_texts, quoted
+from cifar_lightning.config.overrides import argument, as_texts, quoted, values
 from cifar_lightning.config.resolve import resolve, resolve_evaluation
 from cifar_lightning.config.schema import compose as compose_by_hand
 from cifar_lightning.errors import UserError
@@ -88,3 +94,64 @@ def test_an_empty_text_of_a_config_by_hand_is_refused(compose, key):
 def test_quoting_is_undone_by_reading(compose):
     for text in ("a", "it's", "a\\b\\", 'x"y', "${no}".replace("$", ""), "é b"):
         assert compose(f"data.root={quoted(text)}").data.root == text
+
+
+# Paths in commands that are shown
+
+
+@pytest.mark.parametrize(
+    ("path", "typed"),
+    [
+        ("logs/a_b-1.5/last.ckpt", "ckpt=logs/a_b-1.5/last.ckpt"),
+        ("a b/l=1.ckpt", "'ckpt=\"a b/l=1.ckpt\"'"),
+        ("~a/last.ckpt", "'ckpt=\"./~a/last.ckpt\"'"),
+        ("auto", "ckpt=./auto"),
+        ("\u00e9", "'ckpt=\"\u00e9\"'"),
+        ('a"b\\', '\'ckpt="a\\"b\\\\"\''),
+    ],
+)
+def test_paths_are_shown_as_they_are_typed(path, typed):
+    assert argument("ckpt", Path(path)) == typed
+
+
+HOSTILE = (
+    *("it's", 'say "hi"', '"', "'", "''\"\"", "\\", "a\\\\", '\\"', "\\'", "a\\\n", "a\nb", "a\tb", "a b", " a"),
+    *("$HOME", "a`id`", "a$(id)", "a!b", "a;b", "a|b", "a&b", "a#b", "#", "*", "?", "@x", "%x", "a:b", "a=b"),
+    *("[x]", "(x)", "{x}", "a,b", "a, b", "choice(a,b)", "~", "~root", "~/x", "-m", "--info", "+x"),
+    *("null", "Auto", "true", "1e3", "0x10", "nan", "\u00e9 \u4e2d"),
+)
+
+
+@pytest.mark.parametrize("path", HOSTILE)
+def test_a_hostile_path_survives_the_shell_and_hydra(path):
+    for key in ("ckpt", "resume", "output_dir"):
+        check_is_read_back(key, Path(path))
+        check_is_read_back(key, Path("/logs") / path / "last.ckpt")
+
+
+@settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", 100)), deadline=None, derandomize=True)
+@given(text=st.text(st.sampled_from("ab/\\\"'$`~-+=,[](){}:#!*%@ \t\n\u00e9.01e"), min_size=1, max_size=9))
+def test_any_path_survives_the_shell_and_hydra(text):
+    if "${" not in text and str(Path(text)).strip():
+        check_is_read_back("ckpt", Path(text))
+
+
+def check_is_read_back(key: str, path: Path) -> None:
+    (typed,) = shlex.split(argument(key, path))
+    found = values(as_texts([typed]))[key]
+    assert Path(found) == path
+    assert not found.startswith("~")
+    assert found not in ("auto", "null")
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="this system has no POSIX shell")
+def test_a_shell_reads_hostile_paths_as_shlex_does():
+    typed = [argument("ckpt", Path(path)) for path in HOSTILE]
+    shown = subprocess.run(["sh", "-c", rf"printf '%s\0' {' '.join(typed)}"], capture_output=True, check=True).stdout
+    assert shown.decode().split("\0")[:-1] == [shlex.split(argument)[0] for argument in typed]
+
+
+@pytest.mark.parametrize("path", ["it's", 'a"b', "a\\b\\", "[a], b", "\u00e9 $x", "~x"])
+def test_a_hostile_path_reaches_the_settings(compose, path):
+    (typed,) = shlex.split(argument("output_dir", Path(path)))
+    assert Path(compose(typed).output_dir) == Path(path)

@@ -1,6 +1,7 @@
 """Random folders: the answer is exactly the images in them, or one line that names what is wrong."""
 
 import io
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -112,8 +113,11 @@ def add_something(draw, plan: Plan, split: str, name: str) -> None:
         plan.contents[path] = content
         plan.bad.add(path)
     elif kind == "other class" and split != "train":
-        plan.contents[f"{split}/other/0.png"] = IMAGES[0][1]
+        path = f"{split}/other/0.png"
+        plan.contents[path] = IMAGES[0][1]
         plan.bad.add(f"{split}/other")
+        if split == "test":
+            plan.images[path] = IMAGES[0][1]
     elif kind != "changed":
         plan.contents[f"{split}/loose.png"] = IMAGES[0][1]
         plan.bad.add(f"{split}/loose.png")
@@ -159,28 +163,30 @@ def test_any_folder(plan):
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "root"
         write_plan(plan, root)
-        for train in (True, False, True):  # the last from the cache
+        for train, pair in itertools.product((True, False, True), (False, True)):  # the last from the cache
+            own = {path for path in plan.bad if path.startswith("test/") != train}
+            bad = plan.bad if pair else own - {"test/other"}  # which is a class of test/ by itself
             try:
-                data = ImageFolder(root, train=train)
+                data = ImageFolder(root, train=train, pair=pair)
             except ValueError as refused:
-                check_message(str(refused), plan)
+                check_message(str(refused), bad, unknown=plan.unknown)
             else:
+                assert not own & bad
                 check_data(data, plan, train=train)
 
 
-def check_message(message: str, plan: Plan) -> None:
-    assert plan.bad or plan.unknown, message
+def check_message(message: str, bad: set[str], *, unknown: bool) -> None:
+    assert bad or unknown, message
     assert message.isprintable()
     message.encode()
-    if len(plan.bad) <= 6:
-        for path in plan.bad:
-            if path.rpartition("/")[0] in plan.bad:
+    if len(bad) <= 6:
+        for path in bad:
+            if path.rpartition("/")[0] in bad:
                 continue  # its class is named
             assert "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in path) in message
 
 
 def check_data(data: ImageFolder, plan: Plan, *, train: bool) -> None:
-    assert not [path for path in plan.bad if path.startswith("test/") != train]
     if not plan.unknown:
         pixels, names = expected(plan, train=train)
         assert [data.classes[target] for target in data.targets] == names

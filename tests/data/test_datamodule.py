@@ -200,6 +200,33 @@ def test_an_option_without_a_value_keeps_the_default_of_the_class(tiny_root):
     assert torch.equal(data.arrays("train").images, make_data(tiny_root).arrays("train").images)
 
 
+class Paired(TinyCIFAR10):
+    """A data set that notes whether it is told that both of its splits are read."""
+
+    takes_pair: ClassVar[bool] = True
+    calls: ClassVar[list[tuple[bool, bool]]] = []
+
+    def __init__(self, root, train=True, download=False, *, pair=False):
+        super().__init__(root, train=train, download=download)
+        self.calls.append((train, pair))
+
+
+@pytest.mark.parametrize("dataset", [Paired, partial(Paired)], ids=["class", "partial"])
+@pytest.mark.parametrize(
+    ("stage", "calls"),
+    [
+        ("test", [(False, False)]),
+        ("validate", [(True, False)]),
+        ("fit", [(False, True), (True, True)]),
+        (None, [(False, True), (True, True)]),
+    ],
+)
+def test_a_data_set_that_asks_for_it_is_told_whether_both_splits_are_read(stage, calls, dataset, tiny_root):
+    Paired.calls.clear()
+    ImageDataModule(name="tiny", dataset=dataset, root=str(tiny_root)).setup(stage)
+    assert Paired.calls == calls
+
+
 @pytest.mark.parametrize("dataset", [Dimmed, TinyCIFAR10])
 @pytest.mark.parametrize(("misspelt", "meant"), [("divisr", "divisor"), ("btach_size", "batch_size")])
 def test_a_misspelt_key_is_refused_whatever_the_data_set(misspelt, meant, dataset, tiny_root):

@@ -76,8 +76,10 @@ def test_root_must_have_the_split_that_is_read(missing, root):
     shutil.rmtree(root / missing)
     with pytest.raises(ValueError, match=rf"^root must be .*train/<class>/.*{root / missing} is not a folder$"):
         ImageFolder(root, train=missing != "test")
-    if missing:  # the other one is read
+    if missing:  # the other one is read by itself, and as one of a pair it is not
         assert ImageFolder(root, train=missing == "test").classes == ["cat", "dog"]
+        with pytest.raises(ValueError, match=rf"{root / missing} is not a folder$"):
+            ImageFolder(root, train=missing == "test", pair=True)
 
 
 def test_a_root_without_classes_is_refused(tmp_path):
@@ -89,7 +91,8 @@ def test_a_root_without_classes_is_refused(tmp_path):
         ImageFolder(tmp_path)
 
 
-def test_one_message_lists_all_problems(root):
+@pytest.mark.parametrize("train", [True, False])
+def test_one_message_lists_all_problems_of_a_pair(train, root):
     whole = (root / "train/cat/0.png").read_bytes()
     (root / "train/cat/cut.png").write_bytes(whole[:1000])
     (root / "train/cat/none.png").write_bytes(b"")
@@ -99,15 +102,10 @@ def test_one_message_lists_all_problems(root):
     (root / "train/loose.png").write_bytes(whole)
     (root / "train/empty").mkdir()
     write(root / "val/cow/0.png")
-    (root / "test/dog/bad.png").write_text("no image")  # in the split that is not read
-    with pytest.raises(ValueError, match=f"10 paths in {root} cannot be used, remove or mend them: ") as caught:
-        ImageFolder(root)
-    message = str(caught.value)
-    assert "\n" not in message
-    listed = dict(part.split(": ", 1) for part in message.partition("mend them: ")[2].split("; "))
-    assert list(listed) == sorted(listed)
-    assert "truncated" in listed.pop("train/cat/cut.png")
-    assert listed == {
+    (root / "test/dog/bad.png").write_text("no image")
+    found = problems_of(root, train=train, pair=True)
+    assert "truncated" in found.pop("train/cat/cut.png")
+    assert found == {
         "train/cat/none.png": "empty",
         "train/cat/notes.txt": "not an image, by its extension",
         "train/cat/nowhere.png": "No such file or directory",
@@ -118,6 +116,21 @@ def test_one_message_lists_all_problems(root):
         "train/loose.png": "not in the folder of a class",
         "val/cow": "not a class of train/",
     }
+    alone = problems_of(root, train=train)
+    assert len(alone) == (8 if train else 1)
+    assert not [path for path in alone if path.startswith("test/") == train]
+
+
+def problems_of(root: Path, **arguments) -> dict[str, str]:
+    """What the one line of a refusal says of each path."""
+    with pytest.raises(ValueError, match=rf"^\d+ paths? in {root} cannot be used, remove or mend them: ") as caught:
+        ImageFolder(root, **arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    found = dict(part.split(": ", 1) for part in message.partition("mend them: ")[2].split("; "))
+    assert list(found) == sorted(found)
+    assert message.startswith(f"{len(found)} path")
+    return found
 
 
 def test_links_that_lead_in_a_circle_are_refused(root):
@@ -142,10 +155,38 @@ def test_a_long_list_of_problems_is_cut(root):
         ImageFolder(root)
 
 
-def test_the_test_folder_must_have_the_classes_of_train(root):
-    (root / "test/dog").rename(root / "test/wolf")
-    with pytest.raises(ValueError, match=r"2 paths .*/dog: a class without images; test/wolf: not a class of train/"):
-        ImageFolder(root, train=False)
+@pytest.mark.parametrize(
+    ("changed", "new", "problems"),
+    [
+        (
+            "test/dog",
+            "test/Dog",
+            {"test/dog": "a class without images", "test/Dog": "not a class of train/, but dog is: rename it"},
+        ),
+        ("test/dog", "test/wolf", {"test/dog": "a class without images", "test/wolf": "not a class of train/"}),
+        (None, "test/wolf", {"test/wolf": "not a class of train/"}),
+        (None, "train/wolf", {"test/wolf": "a class without images"}),
+        ("test/dog", None, {"test/dog": "a class without images"}),
+        ("train/dog", None, {"test/dog": "not a class of train/"}),
+    ],
+)
+def test_the_test_folder_has_the_classes_of_train_in_a_pair_and_its_own_by_itself(changed, new, problems, root):
+    if changed:
+        (root / changed).rename(root / new if new else root / ".away")
+    elif new:
+        write(root / new / "0.png")
+    assert problems_of(root, train=False, pair=True) == problems
+    for train in (True, False):
+        names = os.listdir(root / ("train" if train else "test"))
+        data = ImageFolder(root, train=train)
+        assert data.classes == sorted(names)
+        assert set(data.targets) == set(range(len(names)))
+
+
+def test_an_empty_class_is_refused_in_the_split_that_has_it(root):
+    (root / "test/cow").mkdir()
+    assert problems_of(root, train=False) == {"test/cow": "a class without images"}
+    assert len(ImageFolder(root).data) == 4
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])

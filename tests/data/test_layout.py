@@ -120,7 +120,7 @@ def test_a_class_whose_name_is_not_utf_8_is_refused(root):
         write(root / split / os.fsdecode(name) / "0.png")
     reason = r"ca\\udcfft: a class whose name is not valid UTF-8: rename it"
     with pytest.raises(ValueError, match=f"^3 paths .*: test/{reason}; train/{reason}; val/{reason}$") as caught:
-        ImageFolder(root)
+        ImageFolder(root, pair=True)
     assert str(caught.value).isascii()
 
 
@@ -131,7 +131,7 @@ def test_a_class_whose_name_cannot_be_seen_is_refused(name, root):
     with pytest.raises(
         ValueError, match=r"^2 paths .*: a class whose name has no visible character: rename it"
     ) as caught:
-        ImageFolder(root)
+        ImageFolder(root, pair=True)
     assert str(caught.value).isprintable()
 
 
@@ -196,7 +196,7 @@ def test_links_among_classes_that_lead_in_a_circle_are_refused(root):
     with pytest.raises(
         ValueError, match=r"^20 paths .*: test/around: a class without images; train/around: a link to a"
     ):
-        ImageFolder(root)
+        ImageFolder(root, pair=True)
 
 
 def test_a_broken_link_beside_the_classes(root):
@@ -204,7 +204,7 @@ def test_a_broken_link_beside_the_classes(root):
     (root / "test/loop").symlink_to("loop")
     reasons = "test/loop: Too many levels of symbolic links; train/cow: No such file or directory"
     with pytest.raises(ValueError, match=f"^2 paths .*: {reasons}$"):
-        ImageFolder(root)
+        ImageFolder(root, pair=True)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,13 @@ def test_a_folder_that_may_not_be_read(name, expected, root, monkeypatch):
     write(root / "train/cat/nested/0.png")
     refuse(root / name, monkeypatch)
     with pytest.raises(ValueError, match=expected):
-        ImageFolder(root, train=name.startswith("train"))
+        ImageFolder(root, train=name.startswith("train"), pair=True)
+
+
+def test_a_test_folder_that_may_not_be_read_by_itself(root, monkeypatch):
+    refuse(root / "test", monkeypatch)
+    with pytest.raises(ValueError, match=r"^root must be .*: test/ cannot be read: Permission denied$"):
+        ImageFolder(root, train=False)
 
 
 def refuse(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

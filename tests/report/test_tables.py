@@ -1,17 +1,14 @@
-"""Tables on the console, and predictions.csv."""
+"""Tables on the console."""
 
-import csv
 import logging
 import math
 import os
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cifar_lightning.metrics import evaluate
-from cifar_lightning.report.tables import cell, class_rows, log_table, shown, write_predictions
+from cifar_lightning.report.tables import class_rows, log_table, shown
 
 NAMES = st.one_of(st.text(), st.text("[]:/=+-@'\t\r\n\x1b\x00\ud800\u202e,;\"a1", max_size=8), st.text(min_size=100))
 EXAMPLES = settings(
@@ -86,29 +83,3 @@ def test_of_many_classes_the_best_and_the_worst_are_shown():
 
 def test_of_few_classes_all_are_shown_in_their_order():
     assert class_rows({"b": 0.5, "a": 0.25}) == [("b", "50.00 %"), ("a", "25.00 %")]
-
-
-@EXAMPLES
-@given(classes=st.lists(NAMES, min_size=2, max_size=5))
-def test_predictions_are_a_row_per_image_without_formulas(tmp_path, classes):
-    targets = torch.arange(6) % len(classes)
-    logits = torch.nn.functional.one_hot(targets.roll(1), len(classes)).float()
-    write_predictions(tmp_path / "predictions.csv", evaluate(logits, targets), targets, classes)
-    content = (tmp_path / "predictions.csv").read_bytes().decode("utf-8")
-    assert content.count("\r\n") == len(content.splitlines()) == 7
-    with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
-    assert rows[0] == ["index", "target", "pred", "confidence", "correct"]
-    assert [row[1] for row in rows[1:]] == [cell(classes[target]) for target in targets.tolist()]
-    assert [row[0] for row in rows[1:]] == list("012345")
-    assert not [text for row in rows for text in row if text.startswith(tuple("=+-@\t\r\n＝＋－＠"))]
-
-
-@pytest.mark.parametrize("name", ["cat", "=1+1", "-1", "'til", "''", "@x", "a=b", "", "猫"])
-def test_printable_names_are_found_again(name):
-    written = cell(name)
-    assert (written[1:] if written.startswith("'") else written) == name
-
-
-def test_names_that_cannot_be_printed_become_escapes():
-    assert cell("\x1b[31m\n") == r"\x1b[31m\n"

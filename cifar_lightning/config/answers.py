@@ -1,0 +1,89 @@
+"""Settings of the commands that need a checkpoint and no data set, such as predict.py: checked once, then frozen."""
+
+from dataclasses import dataclass
+
+from omegaconf import DictConfig
+
+from cifar_lightning.config.overrides import expanded
+from cifar_lightning.config.resolve import plain
+from cifar_lightning.errors import UserError
+from cifar_lightning.typehints import fits
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings:
+    """What predict.py does: the keys of conf/predict.yaml."""
+
+    ckpt: str
+    images: tuple[str, ...]
+    output_dir: str | None
+    topk: int
+    tta: int | None
+    accelerator: str
+    precision: str | None
+    save_probs: bool
+    show: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """What export.py does: the keys of conf/export.yaml."""
+
+    ckpt: str
+    format: str
+    output_dir: str | None
+
+
+def resolve_prediction(cfg: DictConfig) -> PredictSettings:
+    """The settings of predict.py.
+
+    Raises:
+        UserError: If a key has no value, or one that is out of its range.
+    """
+    config = plain(cfg)
+    _put_in_home(config, "ckpt", "output_dir")
+    check_answering(config)
+    images = config["images"]
+    images = [images] if isinstance(images, str | int | float) else images
+    if not fits(images, list[str | int | float]) or not images:
+        raise UserError(
+            "images must be a file, a folder, a pattern or a list of these, as in [a.jpg,b.jpg], got "
+            f"{config['images']!r}"
+        )
+    config["images"] = tuple(expanded("images", str(path)) for path in images)
+    if config["topk"] < 1:
+        raise UserError(f"topk must be at least 1, got {config['topk']}")
+    return PredictSettings(**config)
+
+
+def resolve_export(cfg: DictConfig) -> ExportSettings:
+    """The settings of export.py.
+
+    Raises:
+        UserError: If a key has no value.
+    """
+    config = plain(cfg)
+    _put_in_home(config, "ckpt", "output_dir")
+    return ExportSettings(**config)
+
+
+def check_answering(config: dict[str, object]) -> None:
+    """Check the keys that say how a checkpoint answers.
+
+    Raises:
+        UserError: If a value is out of its range.
+    """
+    if config["tta"] not in (None, 0, 1, 2):
+        raise UserError(
+            f"tta must be 0 (none), 1 (mirror images), 2 (mirrored and translated) or null for the checkpoint's own, "
+            f"got {config['tta']}"
+        )
+
+
+def _put_in_home(config: dict[str, object], *keys: str) -> None:
+    """Put the home folder in place of ``~`` in paths."""
+    for key in keys:
+        if isinstance(path := config[key], str):
+            if not path:
+                raise UserError(f"{key} must not be empty: give it a value, or leave it out")
+            config[key] = expanded(key, path)

@@ -1,0 +1,26 @@
+"""Ask a checkpoint about pictures: ``python predict.py ckpt=.../checkpoints/last.ckpt images=holiday/*.jpg``."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from cifar_lightning.cli.main import run
+from cifar_lightning.config.invocation import Invocation
+
+
+def prelude(overrides: list[str], config_dirs: list[Path]) -> list[str]:
+    """The command line, with the folder for the answers before it."""
+    from cifar_lightning.cli.overrides_from_checkpoint import folder_prelude  # late, so that --help answers at once
+
+    return folder_prelude(overrides, verb="predict")
+
+
+def main(cfg: DictConfig, invocation: Invocation) -> None:
+    """Predict as configured."""
+    from cifar_lightning.commands.predict import predict
+
+    predict(cfg, invocation)
+
+
+if __name__ == "__main__":
+    run(main, config_name="predict", prelude=prelude)
