@@ -78,13 +78,16 @@ def durable_files(folder: Path) -> Iterator[Path]:
 
     They may be opened and checked meanwhile. Where that raises, they are removed, and ``folder`` is what it was.
 
+    Args:
+        folder: Held by this process alone.
+
     Raises:
         RunError: If they cannot be written.
     """
-    temporary = None
+    temporary = folder / f".unchecked{_TEMPORARY}"
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=_TEMPORARY, dir=folder))
+        temporary.mkdir(parents=True)
         yield temporary
         for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
             with file.open("rb+") as opened:
@@ -96,8 +99,7 @@ def durable_files(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise RunError(_cannot_write(folder, None, error)) from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _umask() -> int:
@@ -136,9 +138,7 @@ def sweep_temporary(folder: Path) -> None:
     """Remove what interrupted saves of this project have left in a folder that no other run writes into."""
     with contextlib.suppress(OSError):  # of a folder that is not there yet, or cannot be written: the run will say so
         for found in os.scandir(folder):
-            if _IS_TEMPORARY.fullmatch(found.name) and found.is_dir(follow_symlinks=False):
-                shutil.rmtree(found.path, ignore_errors=True)
-            elif _IS_TEMPORARY.fullmatch(found.name) and found.is_file(follow_symlinks=False):
+            if _IS_TEMPORARY.fullmatch(found.name) and found.is_file(follow_symlinks=False):
                 os.unlink(found.path)
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 import cifar_lightning
 from cifar_lightning.checkpoint.format import read
 from cifar_lightning.commands.export import export
-from cifar_lightning.config.schema import compose
+from cifar_lightning.commands.train import train
+from cifar_lightning.config import schema
 from cifar_lightning.errors import RunError
 from cifar_lightning.export import FORMATS, state_dict
 
@@ -121,14 +122,12 @@ def test_a_sweep_exports_to_several_formats(command, tmp_path):
 
 @pytest.mark.parametrize("run", ["plain", "compiled"])
 def test_a_checkpoint_of_half_precision_or_compiled(compose, tmp_path, monkeypatch, run):
-    from cifar_lightning.commands.train import train
-
     precision = "bf16-true" if run == "plain" else "bf16-mixed"
     if run == "compiled":  # compiling takes half a minute; what a checkpoint knows of it is its setting
         monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: None)
     train(compose(*FAST, *SMALL, f"trainer.precision={precision}", f"compile={run == 'compiled'}"))
     arguments = (f"ckpt={tmp_path}/run/checkpoints/last.ckpt", "format=torch_export", f"output_dir={tmp_path}/out")
-    found = export(globals()["compose"](*arguments, config_name="export"))
+    found = export(schema.compose(*arguments, config_name="export"))
     assert found["weights_type"] == ("bfloat16" if run == "plain" else "float32")
     predictor = cifar_lightning.load(tmp_path / "out" / "last.pt2", accelerator="cpu")
     assert predictor.precision == "32-true"
@@ -215,5 +214,5 @@ def test_an_exporter_that_fails_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.export, "export", lambda *args, **options: 1 / 0)
     arguments = (f"ckpt={tmp_path}/last.ckpt", "format=torch_export", f"output_dir={tmp_path}/out")
     with pytest.raises(RunError, match="format=torch_export cannot express this network: division by zero"):
-        export(compose(*arguments, config_name="export"))
+        export(schema.compose(*arguments, config_name="export"))
     assert files_in(tmp_path / "out") == {".cifar-lightning.lock"}
