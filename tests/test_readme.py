@@ -36,14 +36,18 @@ def test_the_first_screen_has_what_a_newcomer_looks_for():
         assert needed in first_screen
 
 
-@pytest.mark.parametrize("arguments", [c[c.index("train.py") + 1 :] for c in COMMANDS if "train.py" in c], ids=str)
-def test_commands_compose(arguments):
+ENTRIES = sorted(path.name for path in ROOT.glob("*.py"))
+CALLS = [(entry, c[c.index(entry) + 1 :]) for entry in ENTRIES for c in COMMANDS if entry in c]
+
+
+@pytest.mark.parametrize(("entry", "arguments"), CALLS, ids=str)
+def test_commands_compose(entry, arguments):
     first_values = [argument.partition(",")[0] for argument in arguments if not argument.startswith("-")]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("train", first_values)
+        cfg = hydra.compose(entry.removesuffix(".py"), first_values)
     for key, _, value in (argument.partition("=") for argument in first_values):
         if not (CONF / key).is_dir():  # a value, no choice of a file
-            assert str(OmegaConf.select(cfg, key)) == value
+            assert str(OmegaConf.select(cfg, key)).lower() == value.lower()
 
 
 def test_every_choice_is_listed():

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_lightning.cli.yaml_faults import content_fault, encoding_fault, syntax_fault
-from cifar_lightning.config.schema import CONF, REFUSED_TRAINER_ARGUMENTS, compose
+from cifar_lightning.config.schema import CONF, REFUSED_TRAINER_ARGUMENTS, compose, groups_of
 from cifar_lightning.errors import UserError, nearest, one_line
 
 
@@ -85,7 +85,7 @@ def _explain_key(key: str, error: Exception, overrides: list[str], config_name: 
         return one_line(error)
     section = OmegaConf.select(config, parent) if parent else config
     if not isinstance(section, DictConfig):
-        return f"{given}: there is no {parent}{_nearest_key(parent, config, groups)}"
+        return f"{given}: there is no {parent}{_nearest_key(key, config, groups)}"
     if name in section:  # the key is right, so the value is wrong
         return f"{given}: {one_line(error.__cause__ or error)}".split(" full_key:")[0]
     return f"{given}: there is no key {key}{_nearest_key(key, config, groups)}"
@@ -97,6 +97,9 @@ def _nearest_key(key: str, config: DictConfig, groups: list[str]) -> str:
     section = OmegaConf.select(config, parent) if parent else config
     siblings = [str(k) for k in section if k != "_target_"] if isinstance(section, DictConfig) else []
     elsewhere = [path for path in _paths(OmegaConf.to_container(config)) if path.rpartition(".")[2] == name]
+    if parent and not isinstance(section, DictConfig):
+        hint = _nearest_key(parent, config, groups)
+        return f": did you mean {elsewhere[0]}?" if elsewhere and "did you mean" not in hint else hint
     if elsewhere and name not in siblings:
         return f": did you mean {elsewhere[0]}?"
     hint = nearest(name, siblings if parent else [*siblings, *groups])
@@ -111,7 +114,7 @@ def _paths(config: Any, prefix: str = "") -> list[str]:
 
 def _composed_without(key: str, overrides: list[str], config_name: str) -> tuple[DictConfig, list[str]]:
     """The config as it would be without the override in question, and the names of the config groups."""
-    groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
+    groups = groups_of(config_name)
     choices = [o for o in overrides if o.partition("=")[0] in groups and o.partition("=")[0] != key and "," not in o]
     GlobalHydra.instance().clear()
     return compose(*choices, config_name=config_name), groups

@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,7 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 from cifar_lightning.cli.command_line import read_command_line, refuse_surroundings
 from cifar_lightning.cli.did_you_mean import explained
 from cifar_lightning.config.invocation import Invocation
-from cifar_lightning.config.schema import CONF
+from cifar_lightning.config.overrides import values
+from cifar_lightning.config.schema import CONF, groups_of
 from cifar_lightning.errors import RunError, SweepError, UserError, one_line
 from cifar_lightning.report.console import say, screens
 from cifar_lightning.runs.signals import Stopped, signals
@@ -86,12 +87,19 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, check_job: CheckJob 
     jobs: list[_Job] = []
     overrides: list[str] = []
     config_dirs: list[Path] = []
+    made = False  # whether Hydra makes the run's folder
 
     def job(cfg: DictConfig) -> float | None:
         def own_prelude(of_job: list[str]) -> list[str]:
             return prelude(of_job, config_dirs)
 
-        return _run_job(cfg, task=task, prelude=own_prelude, jobs=jobs, wants_traceback=wants_traceback)
+        try:
+            return _run_job(cfg, task=task, prelude=own_prelude, jobs=jobs, wants_traceback=wants_traceback)
+        except SystemExit:
+            if made:
+                with suppress(OSError):  # of a folder that holds something
+                    os.rmdir(HydraConfig.get().runtime.output_dir)
+            raise
 
     try:
         with signals:
@@ -100,6 +108,7 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, check_job: CheckJob 
             overrides, config_dirs = typed.overrides, typed.config_dirs
             if typed.runs and not typed.is_sweep:
                 overrides = prelude(overrides, config_dirs)
+            made = not typed.is_sweep and _is_new_folder(overrides)
             sys.argv[1:] = [*overrides, *typed.flags]  # --info would take an override after it for its value
             with _checked_jobs(check_job):
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
@@ -118,6 +127,12 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, check_job: CheckJob 
     for entry in jobs:
         say(f"job {entry.number}  {entry.overrides}  {entry.outcome}", "stderr" if entry.failed else "stdout")
     sys.exit(status)
+
+
+def _is_new_folder(overrides: list[str]) -> bool:
+    """Whether the run's folder is not there yet; one that refuses to run is then removed again, if it is empty."""
+    given = values(overrides)
+    return "hydra.run.dir" not in given and not os.path.lexists(str(given.get("output_dir", "")))
 
 
 @contextmanager
@@ -214,16 +229,14 @@ def _hydra_yaml() -> str:
 def _help(task: Task, config_name: str) -> str:
     """What can be chosen, read off conf/ at once; Hydra's own help takes a second to compose every choice."""
     primary = (CONF / f"{config_name}.yaml").read_text(encoding="utf-8")
-    groups = [folder.name for folder in sorted(CONF.iterdir()) if f"- {folder.name}:" in primary]
+    groups = groups_of(config_name)
     choices = "\n".join(
         f"  {group:<11} {', '.join(sorted(f.stem for f in (CONF / group).glob('*.yaml')))}" for group in groups
     )
     keys = primary.partition("\nhydra:")[0].strip()
+    chosen = f"\nChoices, as group=choice:\n{choices}\n" if choices else ""
     return f"""{sys.modules[task.__module__].__doc__}
-
-Choices, as group=choice:
-{choices}
-
+{chosen}
 Keys, as key=value; conf/{config_name}.yaml:
 {keys}
 

@@ -63,8 +63,11 @@ def _as_text(override: str) -> str:
     key, equals, value = override.partition("=")
     if key not in TEXTS or not equals or (key == "data.note" and not value):
         return override
-    if key in PATHS and _is_there(value):  # such as IMG (1).jpg, of which Hydra would take the brackets for a call
-        return f"{key}={quoted(value)}"
+    is_pattern = key == "images" and not value.startswith(("[", "'", '"'))  # one, whatever is in it; a list otherwise
+    is_plain = re.fullmatch(r"[\w./~,-]*", value) is not None
+    if not is_plain and (is_pattern or (key in PATHS and _is_there(value))):
+        # Such as IMG (1).jpg, of which Hydra would take the brackets for a call.
+        return f"{key}={quoted(expanded(key, value))}"
     # A comma separates the jobs of a sweep; a value with brackets is one that Hydra computes.
     items = [value] if re.search(r"[\[\](){}]", value) else _ITEM.findall(value) or [value]
     return f"{key}={','.join(_item_as_text(key, item.strip()) for item in items)}"

@@ -90,6 +90,12 @@ REFUSED_TRAINER_ARGUMENTS = {
 """Trainer arguments that the project sets itself, and what to use instead."""
 
 
+def groups_of(config_name: str) -> list[str]:
+    """Names of the groups of choices that an entry has: folders of conf/ that its file names."""
+    primary = (CONF / f"{config_name}.yaml").read_text(encoding="utf-8")
+    return [folder.name for folder in sorted(CONF.iterdir()) if f"- {folder.name}:" in primary]
+
+
 def compose(*overrides: str, config_name: str = "train") -> DictConfig:
     """A config as the command line would compose it, for notebooks, scripts and tests.
 

@@ -104,7 +104,7 @@ def record_settings(folder: Path, settings: Mapping[str, Any], *, result: str = 
             other = [f"{SETTINGS} is damaged"]
         if other:
             raise UserError(
-                f"output_dir={folder} holds an evaluation with other settings, {listed(other)}: name another folder, "
+                f"output_dir={folder} holds results with other settings, {listed(other)}: name another folder, "
                 "so that neither is lost"
             )
     write_durably(path, (json.dumps(settings, indent=2) + "\n").encode())

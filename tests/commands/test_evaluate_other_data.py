@@ -81,7 +81,7 @@ def test_a_checkpoint_knows_its_data_from_others(trained, pets, command):
 
     draw(pets / "test" / "dog" / "1.png", 9)
     assert command("evaluate.py", ckpt).err.startswith(
-        f"error: output_dir={folder}/evaluate/last holds an evaluation with other"
+        f"error: output_dir={folder}/evaluate/last holds results with other"
     )
     outcome = command("evaluate.py", ckpt, f"output_dir={folder}/evaluate/anew")
     assert outcome.code == 0
@@ -110,7 +110,7 @@ def test_a_folder_with_test_images_alone_is_evaluated(trained, pets, command, tm
 
     shutil.rmtree(alone / "test" / "cat")  # the classes that are there are found by their names
     arguments = (f"ckpt={folder}/checkpoints/last.ckpt", f"data.root={alone}")
-    assert "holds an evaluation with other settings, other test images: " in command("evaluate.py", *arguments).err
+    assert "holds results with other settings, other test images: " in command("evaluate.py", *arguments).err
     outcome = command("evaluate.py", *arguments, f"output_dir={tmp_path / 'two'}")
     assert outcome.code == 0, outcome.err
     found = answer(tmp_path / "two")
@@ -205,9 +205,7 @@ def test_an_evaluation_with_other_settings_keeps_the_first(trained, command):
     assert "test/acc_tta" in answer(folder / "evaluate" / "last-tta1")
     outcome = command("evaluate.py", ckpt, f"output_dir={folder}/evaluate/last", "tta=1")
     assert outcome.code == 2
-    assert outcome.err.startswith(
-        f"error: output_dir={folder}/evaluate/last holds an evaluation with other settings, tta=0"
-    )
+    assert outcome.err.startswith(f"error: output_dir={folder}/evaluate/last holds results with other settings, tta=0")
     assert "test/acc_tta" not in answer(folder / "evaluate" / "last")
 
 

@@ -85,7 +85,7 @@ def test_a_folder_keeps_one_evaluation(tmp_path):
     record_settings(tmp_path, settings)  # there were no numbers
     (tmp_path / "metrics.json").write_text("{}")
     record_settings(tmp_path, settings)  # the same again
-    with pytest.raises(UserError, match=r"holds an evaluation with other settings, other test images, tta=0: name an"):
+    with pytest.raises(UserError, match=r"holds results with other settings, other test images, tta=0: name an"):
         record_settings(tmp_path, {**settings, "tta": 1, "images.test": "1"})
     (tmp_path / "settings.json").write_text("[")
     with pytest.raises(UserError, match=r"other settings, settings.json is damaged: name another folder"):
