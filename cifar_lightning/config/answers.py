@@ -25,6 +25,15 @@ class PredictSettings:
     show: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """What export.py does: the keys of conf/export.yaml."""
+
+    ckpt: str
+    format: str
+    output_dir: str | None
+
+
 def resolve_prediction(cfg: DictConfig) -> PredictSettings:
     """The settings of predict.py.
 
@@ -45,6 +54,17 @@ def resolve_prediction(cfg: DictConfig) -> PredictSettings:
     if config["topk"] < 1:
         raise UserError(f"topk must be at least 1, got {config['topk']}")
     return PredictSettings(**config)
+
+
+def resolve_export(cfg: DictConfig) -> ExportSettings:
+    """The settings of export.py.
+
+    Raises:
+        UserError: If a key has no value.
+    """
+    config = plain(cfg)
+    _put_in_home(config, "ckpt", "output_dir")
+    return ExportSettings(**config)
 
 
 def check_answering(config: dict[str, object]) -> None:

@@ -70,6 +70,15 @@ class PredictSchema:
     show: bool = False
 
 
+@dataclass
+class ExportSchema:
+    """Keys of conf/export.yaml."""
+
+    ckpt: str = MISSING
+    format: str = "onnx"
+    output_dir: str | None = None
+
+
 REFUSED_TRAINER_ARGUMENTS = {
     "logger": "choose with logger=",
     "callbacks": "choose with callbacks=",
@@ -114,4 +123,5 @@ def _first(*values: Any) -> Any:
 ConfigStore.instance().store(name="train_schema", node=TrainSchema)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateSchema)
 ConfigStore.instance().store(name="predict_schema", node=PredictSchema)
+ConfigStore.instance().store(name="export_schema", node=ExportSchema)
 OmegaConf.register_new_resolver("first", _first, replace=True)

@@ -27,16 +27,28 @@ WRITTEN = (CONFIG, OVERRIDES, HYDRA, METRICS, "metrics.csv")
 """Files of a run that have names which other programs use too."""
 
 
-def answers_folder(ckpt: str | Path, verb: str) -> str:
-    """A new folder for what a checkpoint answers: in the run's folder, if it stands in one, else under logs/.
+EXPORT = "export"
+"""Folder of a run's exported files, beside that of its checkpoints."""
+
+
+def run_of(ckpt: str | Path) -> Path | None:
+    """The folder of the run that a checkpoint, or a file exported from it, stands in; None elsewhere."""
+    path = Path(ckpt)
+    return path.parent.parent if path.parent.name in (LAST.parent.name, EXPORT) else None
+
+
+def answers_folder(ckpt: str | Path, verb: str, *, is_timed: bool = True) -> str:
+    """A folder for what a checkpoint answers: in the run's folder, if it stands in one, else a new one under logs/.
 
     Args:
         ckpt: Path of the checkpoint.
         verb: Such as ``predict``.
+        is_timed: Whether each time has a folder of its own in that of the run.
     """
-    new = Path(run_folder(verb))
-    path = Path(ckpt)
-    return str(path.parent.parent / verb / new.name if path.parent.name == LAST.parent.name else new)
+    new, run = Path(run_folder(verb)), run_of(ckpt)
+    if run is None:
+        return str(new)
+    return str(run / verb / new.name if is_timed else run / verb)
 
 
 @contextmanager

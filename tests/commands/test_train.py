@@ -17,7 +17,8 @@ from torch import nn
 
 from cifar_lightning import models
 from cifar_lightning.callbacks.curves import TrainingCurves
-from cifar_lightning.checkpoint.format import load_classifier, read
+from cifar_lightning.checkpoint.format import read
+from cifar_lightning.checkpoint.load import load_classifier
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import train as training
 from cifar_lightning.commands.train import train
