@@ -11,10 +11,20 @@ from cifar_lightning.errors import needs_extra, one_line
 
 OPERATORS = frozenset(
     {
-        *("Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "Conv", "Div", "Erf"),
-        *("Flatten", "Gather", "Gelu", "Gemm", "GlobalAveragePool", "Identity", "MatMul", "MaxPool", "Mul", "Pad"),
-        *("Range", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Resize", "Shape", "Slice", "Squeeze", "Sub"),
-        *("Transpose", "Unsqueeze"),
+        *("Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv"),
+        *("Div", "Einsum", "Equal", "Erf", "Expand", "Flatten", "Gather", "GatherND", "Gelu", "Gemm"),
+        *(
+            "GlobalAveragePool",
+            "HardSigmoid",
+            "HardSwish",
+            "Identity",
+            "LayerNormalization",
+            "MatMul",
+            "MaxPool",
+            "Mul",
+        ),
+        *("Not", "Pad", "Range", "ReduceL2", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Resize", "ScatterND"),
+        *("Shape", "Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Where"),
     }
 )
 """The operators that the project's networks export to, and their near kin. None reads a file, loops or branches."""

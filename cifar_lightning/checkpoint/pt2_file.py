@@ -27,10 +27,21 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
         *(_aten.max_pool2d.default, _aten.avg_pool2d.default, _aten.adaptive_avg_pool2d.default, _aten.amax.default),
         *(_aten.relu.default, _aten.relu_.default, _aten.gelu.default, _aten.flatten.using_ints),
         *(_aten.add.Tensor, _aten.add_.Tensor, _aten.mul.Tensor, _aten.addcmul.default, _aten.to.dtype),
-        _aten._upsample_bilinear2d_aa.vec,
+        *(_aten._upsample_bilinear2d_aa.vec, _aten.expand.default, _aten.permute.default, _aten.cat.default),
+        *(_aten.layer_norm.default, _aten.mean.dim, _aten.sigmoid.default, _aten.silu.default, _aten.silu_.default),
+        *(_aten.hardswish_.default, _aten.hardsigmoid.default, _aten.hardtanh_.default),
+        *(_aten.dropout.default, _aten.dropout_.default),
     )
 }
-"""The operators that the project's networks export to. A network with another one needs it here to be read again."""
+"""The operators that the project's networks export to, and torchvision's of convolutions.
+
+A network with another one, such as a vision transformer, is exported but not read again.
+"""
+
+
+class UnknownOperator(ValueError):
+    """A program uses an operator that is not among those that are run here."""
+
 
 _CHECKS = ("torch.ops.aten._assert_tensor_metadata.default",)
 """Operators without a result, which hold a program to the device that it was exported on."""
@@ -104,6 +115,8 @@ class Pt2Program(nn.Module):
         values[self._images] = images
 
         def filled(argument: Any) -> Any:
+            if isinstance(argument, tuple):
+                return list(map(filled, argument))
             return values[argument.name] if isinstance(argument, _Value) else argument
 
         for step in self._steps:
@@ -122,7 +135,7 @@ def _steps(nodes: list[dict[str, Any]], inputs: set[str], logits: str) -> tuple[
         if target in _CHECKS and not node["outputs"]:
             continue
         if target not in OPERATORS:
-            raise ValueError(f"it uses {target!r:.100}, which no network of this project does")
+            raise UnknownOperator(f"it uses {target!r:.100}, which is not among the operators that are read")
         arguments = [_argument(entry["arg"], known) for entry in node["inputs"] if entry["kind"] == 1]
         keywords = {entry["name"]: _argument(entry["arg"], known) for entry in node["inputs"] if entry["kind"] == 2}
         if target.rpartition(".")[0].endswith("_") and arguments[0].name in inputs:
@@ -132,7 +145,7 @@ def _steps(nodes: list[dict[str, Any]], inputs: set[str], logits: str) -> tuple[
         if not isinstance(result, str) or result in known:
             raise ValueError(f"two values have the name {result!r:.50}")
         known.add(result)
-        used = {part.name for part in (*arguments, *keywords.values()) if isinstance(part, _Value)} - inputs
+        used = {name for part in (*arguments, *keywords.values()) for name in _names(part)} - inputs
         found.append((OPERATORS[target], tuple(arguments), keywords, result, used))
     if logits not in known:
         raise ValueError("its result is not computed")
@@ -144,8 +157,14 @@ def _steps(nodes: list[dict[str, Any]], inputs: set[str], logits: str) -> tuple[
     return tuple(reversed(steps))
 
 
+def _names(argument: Any) -> list[str]:
+    """Names of the tensors in an argument."""
+    parts = argument if isinstance(argument, tuple) else (argument,)
+    return [part.name for part in parts if isinstance(part, _Value)]
+
+
 def _argument(argument: dict[str, Any], known: set[str]) -> Any:
-    """A plain value or a ``_Value`` from its form in the graph, such as ``{"as_int": 1}``."""
+    """A plain value, a ``_Value`` or a tuple of them from its form in the graph, such as ``{"as_int": 1}``."""
     (kind, value), *more = argument.items()
     if more:
         raise ValueError("an argument has two values")
@@ -153,6 +172,8 @@ def _argument(argument: dict[str, Any], known: set[str]) -> Any:
         if value["name"] not in known:
             raise ValueError(f"it uses {value['name']!r:.50} before it is computed")
         return _Value(value["name"])
+    if kind == "as_tensors":
+        return tuple(_argument({"as_tensor": part}, known) for part in value)
     if kind == "as_none":
         return None
     if kind == "as_scalar_type":

@@ -10,8 +10,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from cifar_lightning.checkpoint.load import is_exported, load_classifier
+from cifar_lightning.checkpoint.pt2_file import UnknownOperator
 from cifar_lightning.checkpoint.trust import read_text
 from cifar_lightning.checkpoint.write import durable_files
+from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.answers import ExportSettings, resolve_export
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.errors import RunError, UserError, nearest, one_line
@@ -104,8 +106,8 @@ def _checked(source: Source, how: Format, path: Path, format: str) -> Comparison
     """
     try:
         opened = [how.opened(path, source)]
-        if how.is_read_again:
-            opened.append(load_classifier(path)[0])
+        if how.is_read_again and (again := _read_again(path)) is not None:
+            opened.append(again)
     except Exception as error:  # runtimes raise whatever their insides do
         raise RunError(f"the exported file cannot be opened again, and is removed: {one_line(error):.300}") from error
     comparisons = [compare(source, classify) for classify in opened]
@@ -113,6 +115,17 @@ def _checked(source: Source, how: Format, path: Path, format: str) -> Comparison
     if not worst.is_good:
         raise RunError(f"the exported file does not compute what {source.path} does, and is removed: {worst}")
     return worst
+
+
+def _read_again(path: Path) -> ImageClassifier | None:
+    """The classifier as evaluate.py and predict.py read it; None for a network that only others can read."""
+    try:
+        return load_classifier(path)[0]
+    except UserError as error:
+        if not isinstance(error.__cause__, UnknownOperator):
+            raise
+        log.info("note      evaluate.py and predict.py do not read it: %s. Format onnx is read", error.__cause__)
+        return None
 
 
 def _record(

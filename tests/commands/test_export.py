@@ -110,6 +110,16 @@ def test_the_console_says_what_was_checked_and_how_it_is_used(command, tmp_path)
     assert any(line.startswith("net.load_state_dict(torch.load(") for line in lines)
 
 
+def test_a_network_that_is_not_read_again_is_exported_for_others(command, tmp_path):
+    save_checkpoint(tmp_path / "last.ckpt", name="torchvision", arch="shufflenet_v2_x0_5")
+    outcome = command("export.py", "ckpt=last.ckpt", "format=torch_export", "output_dir=out")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "evaluate.py and predict.py do not read it: it uses 'torch.ops.aten.sym_size.int'" in outcome.out
+    assert (tmp_path / "out" / "last.pt2").exists()
+    message = "out/last.pt2 is no file that export.py wrote: it uses 'torch.ops.aten.sym_size.int', which is not among"
+    assert message in command("predict.py", "ckpt=out/last.pt2", "images=last.ckpt").refusal
+
+
 def test_a_sweep_exports_to_several_formats(command, tmp_path):
     pytest.importorskip("safetensors")
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)

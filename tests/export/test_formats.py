@@ -19,7 +19,7 @@ NETWORKS = {
     "tutorial": {},
     "speedrun": {"widths": [4, 6, 8], "depth": [2, 3, 2]},
     "resnet18": {},
-    "resnet18_imagenet": {"image_size": 32},
+    "torchvision": {"arch": "mobilenet_v3_small", "image_size": 32},
 }
 SPEEDRUN = {"name": "speedrun", "widths": [4, 6, 8]}
 ODD = [
