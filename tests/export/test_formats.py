@@ -21,6 +21,7 @@ NETWORKS = {
     "resnet18": {},
     "torchvision": {"arch": "mobilenet_v3_small", "image_size": 32},
 }
+SLOW = ("resnet18", "torchvision")
 SPEEDRUN = {"name": "speedrun", "widths": [4, 6, 8]}
 ODD = [
     "cat",
@@ -53,7 +54,7 @@ def test_every_network_is_tried():
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(
-    "network", [pytest.param(name, marks=pytest.mark.slow if name == "resnet18" else ()) for name in NETWORKS]
+    "network", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NETWORKS]
 )
 def test_every_network_in_every_format(tmp_path, monkeypatch, network, format):
     monkeypatch.setattr(check, "NUM_IMAGES", 30)
