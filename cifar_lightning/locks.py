@@ -9,6 +9,8 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
+from cifar_lightning.files import opener, regular
+
 log = logging.getLogger(__name__)
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -32,8 +34,9 @@ def held(path: Path, *, waits: Callable[[str], None] | None = None) -> Iterator[
 
     Raises:
         InUse: If another process holds it, and there is no waiting.
-        OSError: If the file cannot be written.
+        OSError: If the file is a link or no regular file, or cannot be written.
     """
+    regular(path)
     lock: BaseFileLock = FileLock(path, fallback_to_soft=False)
     try:
         _acquire(lock, lambda: _owner(path), waits)
@@ -43,11 +46,18 @@ def held(path: Path, *, waits: Callable[[str], None] | None = None) -> Iterator[
         lock = _acquired_without_locks(path.with_name(f"{path.name}.owner"), error, waits)
     else:
         with suppress(OSError):  # of a full disk: the lock holds without a name for its holder
-            path.write_text(str(os.getpid()))
+            _sign(path)
     try:
         yield
     finally:
         lock.release()
+
+
+def _sign(path: Path) -> None:
+    """Write into a lock file, which may be anyone's, who holds it; nothing into one that has a second name."""
+    if regular(path) == 1:
+        with open(path, "w", opener=opener) as file:
+            file.write(str(os.getpid()))
 
 
 def _acquire(lock: BaseFileLock, owner: Callable[[], str], waits: Callable[[str], None] | None) -> None:

@@ -18,7 +18,7 @@ from cifar_lightning.data.decode import MAX_PIXELS, UNKNOWN_FORMAT, Problems, li
 from cifar_lightning.data.decode_pool import decode_many
 from cifar_lightning.data.formats import why_not_by_content
 from cifar_lightning.device import multiplies_bf16
-from cifar_lightning.errors import UserError, listed, one_line
+from cifar_lightning.errors import RunError, UserError, listed, one_line
 from cifar_lightning.tta import augmented_logits
 
 _MAX_BATCH = 500
@@ -189,11 +189,14 @@ class Predictor:
 
         Raises:
             ValueError: If ``tta`` is out of its range.
+            RunError: If the network's outputs are not finite.
         """
         level = self.tta if tta is None else tta
         found = [torch.empty(0, len(self.classes))]
         for batch in images.split(self.batch_size):
             _, logits = augmented_logits(self._classify, batch.to(self.device), level=level)
+            if not logits.isfinite().all():
+                raise RunError(f"the network's outputs are not finite in precision {self.precision}: try 32-true")
             found.append(logits.softmax(1).cpu())
         return torch.cat(found)
 

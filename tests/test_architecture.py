@@ -13,6 +13,7 @@ GLUE = PURE | {"lightning", "hydra", "omegaconf", "rich", "yaml"}
 LIBRARIES = {
     "errors": set(),
     "typehints": set(),
+    "files": set(),
     "locks": {"filelock"},
     "device": PURE,
     "patches": GLUE,

@@ -92,7 +92,7 @@ def test_a_full_disk_takes_no_lock_away(tmp_path, monkeypatch):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("pathlib.Path.write_text", full)
+    monkeypatch.setattr("cifar_lightning.locks.opener", full)
     with held(tmp_path / ".lock"), pytest.raises(InUse, match="another process"), held(tmp_path / ".lock"):
         pass
 

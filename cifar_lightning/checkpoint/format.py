@@ -99,6 +99,8 @@ def _check_contents(path: Path, checkpoint: Any) -> None:
             raise UserError(
                 f"{path} is not a checkpoint of this project: state_dict holds {name!r}, which is no tensor"
             )
+    if (name := first_not_finite(checkpoint["state_dict"])) is not None:
+        raise UserError(f"{path}: {name} holds numbers that are not finite, which no run writes: take another file")
 
 
 def check_description(path: Path, found: Any, *, also: tuple[str, ...] = ()) -> None:
@@ -123,6 +125,15 @@ def check_description(path: Path, found: Any, *, also: tuple[str, ...] = ()) -> 
         _check_settings(found["settings"])
     except ValueError as error:
         raise UserError(f"{foreign}: settings.{error}") from error
+
+
+def first_not_finite(weights: dict[str, torch.Tensor]) -> str | None:
+    """The name of the first tensor with a number that is not finite, if there is one; waits for the device once."""
+    floats = {name: value for name, value in weights.items() if value.is_floating_point()}
+    if not floats:
+        return None
+    are_finite = torch.stack([value.isfinite().all() for value in floats.values()]).tolist()
+    return next((name for name, is_finite in zip(floats, are_finite, strict=True) if not is_finite), None)
 
 
 SETTINGS = {
@@ -194,9 +205,18 @@ def read_state(path: Path) -> dict[str, Any]:
     """A checkpoint that training can be resumed from.
 
     Raises:
-        UserError: If the file is refused by ``read``, or holds weights alone.
+        UserError: If the file is refused by ``read``, or holds weights alone. It names best.ckpt, if that is there: a
+            run resumes from it as well.
     """
-    checkpoint = read(path)
+    best = path.with_name("best.ckpt")
+    try:
+        checkpoint = read(path)
+    except UserError as error:
+        if path == best or not best.is_file():
+            raise
+        raise UserError(
+            f"{error}; to resume from the best validation, rename {best.name} beside it to {path.name}"
+        ) from error
     expected = {"epoch": int, "global_step": int, "loops": dict, "callbacks": dict, "progress": dict}
     expected |= {"optimizer_states": list, "lr_schedulers": list, "pytorch-lightning_version": str}
     for key, kind in expected.items():

@@ -17,15 +17,14 @@ from typing import Any, BinaryIO
 import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities import move_data_to_device
-from torch import Tensor
 
-from cifar_lightning.checkpoint.format import read
+from cifar_lightning.checkpoint.format import first_not_finite, read
 from cifar_lightning.config.overrides import argument
 from cifar_lightning.errors import RunError, one_line
+from cifar_lightning.files import TEMPORARY
 
-_TEMPORARY = ".cifar-lightning.tmp"
-_IS_TEMPORARY = re.compile(rf"\..+\.[a-z0-9_]{{8}}{re.escape(_TEMPORARY)}")
-"""Names of files that are being written: mkstemp puts eight characters before the suffix, which says whose they are."""
+_IS_TEMPORARY = re.compile(rf"\..+\.[a-z0-9_]{{8}}{re.escape(TEMPORARY)}")
+"""Names of files that are being written: mkstemp puts eight characters before the suffix."""
 
 
 def write_durably(path: Path, content: bytes | memoryview) -> None:
@@ -55,7 +54,7 @@ def durable_file(path: Path, *, num_bytes: int | None = None) -> Iterator[Binary
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_TEMPORARY, dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
         with open(descriptor, "wb") as file:
             yield file
             file.flush()
@@ -218,7 +217,7 @@ def _write_beside(beside: AbstractContextManager[Any], copied: dict[str, Any], p
 
 def _serialized(checkpoint: dict[str, Any]) -> io.BytesIO:
     """The bytes of a checkpoint, in memory: so that their number is known, and a full disk is one kind of error."""
-    if (name := _first_not_finite(checkpoint["state_dict"])) is not None:
+    if (name := first_not_finite(checkpoint["state_dict"])) is not None:
         raise RunError(
             f"after step {checkpoint['global_step']} {name} holds numbers that are not finite; nothing was saved, "
             "the last checkpoint is of before. A lower optimizer.lr usually helps"
@@ -233,10 +232,3 @@ def _write(content: io.BytesIO, path: Path) -> None:
         write_durably(path, content.getbuffer())
     except RunError as error:
         raise RunError(f"{error}; then resume with {argument('resume', path.parent.parent)}") from error
-
-
-def _first_not_finite(weights: dict[str, Tensor]) -> str | None:
-    """The name of the first tensor with a number that is not finite, if there is one; waits for the device once."""
-    floats = {name: value for name, value in weights.items() if value.is_floating_point()}
-    are_finite = torch.stack([value.isfinite().all() for value in floats.values()]).tolist()
-    return next((name for name, is_finite in zip(floats, are_finite, strict=True) if not is_finite), None)

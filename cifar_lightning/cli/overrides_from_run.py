@@ -14,7 +14,7 @@ from cifar_lightning.checkpoint.format import read_state
 from cifar_lightning.checkpoint.trust import read_text
 from cifar_lightning.config.overrides import quoted, values
 from cifar_lightning.config.schema import CONF
-from cifar_lightning.errors import UserError
+from cifar_lightning.errors import UserError, shortened
 from cifar_lightning.runs.folder import LAST, OVERRIDES
 
 
@@ -81,8 +81,8 @@ def _recorded_overrides(folder: Path, typed: list[str]) -> list[str]:
     for override in kept:
         if not _is_plain(override):
             raise UserError(
-                f"resume={folder}: it was started with {override}, which is not taken from a file; type it again if "
-                "you trust it"
+                f"resume={folder}: it was started with {shortened(override, 200)}, which is not taken from a file; "
+                "type it again if you trust it"
             )
     return kept
 
@@ -95,7 +95,7 @@ def _is_plain(text: str) -> bool:
     """Whether an override only chooses a file of conf/, or gives an existing key a plain value."""
     try:
         [override] = OverridesParser.create().parse_overrides([text])
-    except HydraException:
+    except (HydraException, RecursionError):  # the latter of thousands of brackets
         return False
     key, value = override.key_or_group, override.value()
     if "\\" in text or override.package is not None or override.type is not OverrideType.CHANGE:

@@ -1,6 +1,7 @@
 """``evaluate(cfg)``: the function behind evaluate.py. A checkpoint is all it needs."""
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from cifar_lightning.device import device_name, keeping_freed_memory, restored_b
 from cifar_lightning.engine.assembly import flops_of, read_data
 from cifar_lightning.engine.compile import compile_in_place, refuse_without_compiler
 from cifar_lightning.engine.trainer import build_trainer, check_limit, refusals
-from cifar_lightning.errors import UserError, listed
+from cifar_lightning.errors import RunError, UserError, listed
 from cifar_lightning.metrics import Evaluation
 from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.figures import confusion_matrix, only_for_show, prediction_grid, to_png
@@ -49,6 +50,7 @@ def evaluate(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str,
 
     Raises:
         UserError: If the checkpoint, the split or the data cannot be used.
+        RunError: If the network's outputs are not finite, or a file cannot be written.
     """
     settings = resolve_evaluation(cfg)
     with on_screen(), restored_backends():
@@ -100,14 +102,18 @@ def _run(settings: EvaluateSettings, trainer: L.Trainer, classifier: ImageClassi
     run = trainer.validate if settings.split == "val" else trainer.test
     with refusals(), refuse_without_compiler(settings.compile):
         run(classifier, data, verbose=False)
+    if not math.isfinite(classifier.evaluations[settings.split].loss):  # its predictions would all be the first class
+        raise RunError(
+            f"ckpt={settings.ckpt}: the network's outputs are not finite in precision {trainer.precision}; try "
+            "trainer.precision=32-true"
+        )
 
 
 def _report(
     folder: Path, metrics: dict[str, Any], classifier: ImageClassifier, data: ImageDataModule, split: str
 ) -> None:
-    """Write the numbers, show them, then draw."""
-    evaluation = classifier.evaluations[split]
-    numbers, predictions = write_metrics(folder, metrics), folder / "predictions.csv"
+    """Write the predictions, then the numbers, which say that all is there; show them, then draw."""
+    evaluation, predictions = classifier.evaluations[split], folder / "predictions.csv"
     num, files = evaluation.num_images, data.files(split)
     write_predictions(
         predictions,
@@ -117,6 +123,7 @@ def _report(
         augmented=classifier.augmented.get(split),
         files=files and files[:num],
     )
+    numbers = write_metrics(folder, metrics)
     rows = [(name, shown(name, value)) for name, value in classifier.scalars(split).items()]
     title = f"{metrics['name']} on {with_note(data.name, data.note)}: {evaluation.num_images:,} {split} images"
     log_table(title, [*rows, *class_rows(metrics[f"{split}/class_acc"])])

@@ -11,6 +11,7 @@ from torchvision import datasets
 from torchvision.datasets.utils import check_integrity, extract_archive
 
 from cifar_lightning.data.download import DownloadError, Patience, RemoteFile, download, one_at_a_time
+from cifar_lightning.files import own_folder
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +135,7 @@ class CIFAR10(datasets.CIFAR10):
         """Unpack beside the data, then move each file into its place, so that no process reads half a file."""
         log.info("unpacking %s", archive)
         beside = home / f".{self.archive.name}.unpacking"
+        own_folder(beside)
         shutil.rmtree(beside, ignore_errors=True)  # a killed process may have left it
         try:
             extract_archive(str(archive), str(beside))

@@ -17,6 +17,7 @@ from requests.adapters import HTTPAdapter
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from cifar_lightning.files import own
 from cifar_lightning.locks import held
 
 log = logging.getLogger(__name__)
@@ -216,6 +217,7 @@ def _progress(file: RemoteFile, done: int) -> Iterator[Callable[[int], None]]:
 def _fetch(session: requests.Session, url: str, file: RemoteFile, folder: Path, patience: Patience) -> Path:
     """Download the file from one address, in several attempts if need be; see ``Patience``."""
     part = folder / f"{file.name}.part"
+    own(part)
     part_is_foreign = part.exists()  # begun at another address or by another process
     failures = 0
     while True:

@@ -13,6 +13,8 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import UInt8
 
+from cifar_lightning.files import own_folder, regular
+
 log = logging.getLogger(__name__)
 
 _CHECKSUM_BYTES = 4
@@ -41,6 +43,7 @@ def load(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "n s s 3"] | N
     The file holds the pixels as they are in memory, then their CRC-32. Nothing in it is parsed or run.
     """
     try:
+        regular(path)  # a pipe would be waited for
         with open(path, "rb", buffering=0) as file:
             if os.fstat(file.fileno()).st_size != np.prod(shape) + _CHECKSUM_BYTES:
                 raise ValueError("its size is wrong")
@@ -72,6 +75,7 @@ class Draft:
         self._file: BinaryIO | None = None
         self._lock = Lock()
         with self._giving_up_on_error():
+            own_folder(folder)
             folder.mkdir(exist_ok=True)
             # Before writing, as the disk may not hold two. This also removes the drafts of killed processes.
             for old in own_files(folder, name):

@@ -27,6 +27,7 @@ from cifar_lightning.config.resolve import AUTO, Section, as_plain
 from cifar_lightning.data import ImageDataModule
 from cifar_lightning.device import fast_precision, refuse_several_processes
 from cifar_lightning.errors import UserError, one_line
+from cifar_lightning.files import own, own_folder
 from cifar_lightning.patches import end_epochs_once
 from cifar_lightning.report.tables import relative
 
@@ -93,6 +94,10 @@ def _profiler(name: str | None, output_dir: str) -> Profiler | None:
     if name not in PROFILERS:
         raise UserError(f"trainer.profiler must be one of {', '.join(PROFILERS)} or null, got {name!r}")
     folder = Path(output_dir, "profile")
+    with blame("trainer.profiler"):  # Lightning writes into files that are there
+        own_folder(folder)
+        for path in folder.glob("*"):
+            own(path)
     log.info("profile   %s, into %s", name, relative(folder))
     return PROFILERS[name](dirpath=folder, filename=name)
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 from cifar_lightning.errors import printable
+from cifar_lightning.files import opener
 
 _PLAIN = str.maketrans({**dict.fromkeys("┌┬┐├┼┤└┴┘", "+"), "─": "-", "│": "|", "…": "...", "±": "+-"})
 """What stands for the project's own signs where an encoding lacks them."""
@@ -152,6 +153,8 @@ def _shown_safely(argument: Any) -> Any:
 class LogFile(logging.FileHandler):
     """The log file of a run, in UTF-8; where it cannot be written, one line on standard error says so.
 
+    What is logged may be anyone's text. So it goes into a file of the folder itself, through no link.
+
     Args:
         filename: Its path.
         options: As of ``logging.FileHandler``.
@@ -160,6 +163,9 @@ class LogFile(logging.FileHandler):
     def __init__(self, filename: str, **options: Any) -> None:
         super().__init__(filename, **{"encoding": "utf-8", **options})
         self._has_failed = False
+
+    def _open(self) -> Any:
+        return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=opener)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

@@ -11,7 +11,7 @@ from cifar_lightning.checkpoint.trust import read_text
 from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.config.schema import run_folder
 from cifar_lightning.errors import UserError, listed
-from cifar_lightning.runs.folder import LAST, METRICS, run_of
+from cifar_lightning.runs.folder import LAST, METRICS, below, run_of
 from cifar_lightning.runs.resume import flattened
 
 SETTINGS = "settings.json"
@@ -78,7 +78,7 @@ def evaluation_folder(ckpt: str, split: str, changes: Mapping[str, Any]) -> str:
         parts.append(str(rest.pop("trainer.precision") or "32-true"))
     if rest:  # such as another root
         parts.append(hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()[:8])
-    return str(run / "evaluate" / "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts))
+    return below(run, "evaluate", "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts))
 
 
 def record_settings(folder: Path, settings: Mapping[str, Any], *, result: str = METRICS) -> None:

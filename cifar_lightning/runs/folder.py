@@ -13,6 +13,7 @@ from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.config.overrides import argument
 from cifar_lightning.config.schema import run_folder
 from cifar_lightning.errors import UserError, one_line
+from cifar_lightning.files import own, own_folder, regular
 from cifar_lightning.locks import InUse, held
 
 CONFIG = Path(".hydra", "config.yaml")
@@ -22,6 +23,9 @@ LAST = Path("checkpoints", "last.ckpt")
 METRICS = "metrics.json"
 LOCK = ".cifar-lightning.lock"
 """Held by the run in a folder; its name says whose it is, as folders may be shared with other programs."""
+
+CONTINUED = ("metrics.csv", "train.log", "evaluate.log", "predict.log")
+"""Files of a run that are written into where they are; all others are written beside their place, then renamed."""
 
 WRITTEN = (CONFIG, OVERRIDES, HYDRA, METRICS, "metrics.csv")
 """Files of a run that have names which other programs use too."""
@@ -48,7 +52,23 @@ def answers_folder(ckpt: str | Path, verb: str, *, is_timed: bool = True) -> str
     new, run = Path(run_folder(verb)), run_of(ckpt)
     if run is None:
         return str(new)
-    return str(run / verb / new.name if is_timed else run / verb)
+    return below(run, verb, new.name) if is_timed else below(run, verb)
+
+
+def below(run: Path, *names: str) -> str:
+    """A folder for results within that of a run.
+
+    Raises:
+        UserError: If a link leads from there to elsewhere, or a file is in the way.
+    """
+    folder = run
+    for name in names:
+        folder /= name
+        try:
+            own_folder(folder)
+        except OSError as error:
+            raise UserError(f"{error}; or choose another place with output_dir=") from error
+    return str(folder)
 
 
 @contextmanager
@@ -62,12 +82,12 @@ def claimed(folder: Path) -> Iterator[None]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _refuse_foreign(folder)
-            for place in (CONFIG.parent, LAST.parent):
-                if (folder / place).exists():
-                    (folder / place).mkdir(exist_ok=True)  # raises where a file is in the way, before a long run
+            _refuse_links(folder)  # and what else is in the way, before a long run
             if (blocked := next((name for name in (*WRITTEN, LAST) if (folder / name).is_dir()), None)) is not None:
                 raise IsADirectoryError(f"a run writes {blocked}, and that is a folder there")
             stack.enter_context(held(folder / LOCK))
+            for name in CONTINUED:
+                own(folder / name)
         except InUse as owner:
             raise UserError(
                 f"output_dir={folder} is in use by {owner}: wait until it has ended, or name another folder"
@@ -119,8 +139,20 @@ def names_in(folder: Path) -> list[str]:
         return []
 
 
+def _refuse_links(folder: Path) -> None:
+    """Raise OSError if what a run writes in its folder would go elsewhere: the folder may have come from anyone."""
+    for place in (CONFIG.parent, LAST.parent):
+        own_folder(folder / place)
+    for name in CONTINUED:
+        regular(folder / name)
+
+
 def refuse_used(folder: Path) -> None:
-    """Raise UserError if a folder holds a run already that could be lost."""
+    """Raise UserError if a folder holds a run already that could be lost, or links out of it."""
+    try:
+        _refuse_links(folder)
+    except OSError as error:
+        raise UserError(f"output_dir={folder} cannot be used: {one_line(error)}") from error
     if any((folder / "checkpoints").glob("*.ckpt")) or ((folder / CONFIG).exists() and (folder / METRICS).exists()):
         raise UserError(
             f"output_dir={folder} holds a run already: resume it with {argument('resume', folder)}, or name another "

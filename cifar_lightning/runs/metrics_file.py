@@ -3,6 +3,7 @@
 import json
 import math
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
@@ -12,6 +13,7 @@ from cifar_lightning.checkpoint.trust import read_text
 from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.runs.folder import METRICS
+from cifar_lightning.typehints import fits
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "tensorboard")
 
@@ -60,4 +62,9 @@ def finished_metrics(folder: Path) -> dict[str, Any] | None:
         metrics = json.loads(read_text(folder / METRICS))
     except (OSError, ValueError, RecursionError):
         return None
-    return metrics if isinstance(metrics, dict) else None
+    return metrics if isinstance(metrics, dict) and all(map(_is_metric, metrics, metrics.values())) else None
+
+
+def _is_metric(name: str, value: Any) -> bool:
+    """Whether a value may stand in metrics.json: what is called ``<split>/<metric>`` is a number or null."""
+    return "/" not in name or value is None or (fits(value, float) and abs(value) <= sys.float_info.max)

@@ -6,6 +6,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from cifar_lightning.report.console import say
+
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
 """Ctrl-C; the schedulers' word that time is up; SLURM's early warning; a terminal that has gone."""
 
@@ -27,7 +29,8 @@ class Signals:
     """Context in which a signal of ``SIGNALS`` ends the run by raising ``Stopped``.
 
     Where ``deferred`` is true, the signal is only kept in ``requested``, for whoever trains to save first and stop
-    then. A second Ctrl-C ends the process on the spot; files are whole at each moment.
+    then. A second Ctrl-C ends the process on the spot, and so does any signal during an import: torch's own code would
+    take an exception for an error of its own, or drop it. Files are whole at each moment.
     """
 
     def __init__(self) -> None:
@@ -60,13 +63,24 @@ class Signals:
                 os._exit(130)  # Lightning ignores Ctrl-C while it cleans up
             return
         self.requested = signum
-        if not self.deferred:
-            raise Stopped(signum)
+        if self.deferred:
+            return
+        stopped = Stopped(signum)
+        if _is_importing(frame):
+            say(str(stopped), "stderr")
+            os._exit(stopped.exit_code)
+        raise stopped
 
     def stop_if_requested(self) -> None:
         """Raise ``Stopped`` if a signal has come."""
         if self.requested is not None:
             raise Stopped(self.requested)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 signals = Signals()

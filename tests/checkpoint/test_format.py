@@ -106,6 +106,16 @@ def test_files_that_are_something_else(content, message, tmp_path):
         read(tmp_path / "x.ckpt")
 
 
+def test_beside_a_damaged_checkpoint_the_best_is_named(path):
+    path.write_bytes(b"PK half")
+    with pytest.raises(UserError, match="truncated or damaged: File is not a zip file$"):
+        read_state(path)
+    path.with_name("best.ckpt").touch()
+    advice = r"truncated or damaged: .*; to resume from the best validation, rename best\.ckpt beside it to last\.ckpt$"
+    with pytest.raises(UserError, match=advice):
+        read_state(path)
+
+
 @pytest.mark.parametrize("keep", [10, 0.5, -1])
 def test_truncated(path, keep):
     content = path.read_bytes()
@@ -168,6 +178,10 @@ def test_names_that_no_file_can_have(tmp_path):
         (
             lambda c: c | {"settings": described() | {"image_size": [32, 10**6]}},
             r"settings\.image_size must be numbers in \[1, 4096\], got \[32, 1000000\]",
+        ),
+        (
+            lambda c: c | {"state_dict": c["state_dict"] | {"net.fc1.bias": torch.full((120,), torch.nan)}},
+            r"net\.fc1\.bias holds numbers that are not finite, which no run writes: take another file",
         ),
         (
             lambda c: c | {"settings": described(x=[{"y": "${oc.env:HOME}"}])},

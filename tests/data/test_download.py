@@ -607,3 +607,15 @@ def test_ten_kills_lose_nothing(phase, tiny, tiny_root, server, tmp_path):
         assert all(begin in {0, *sizes} for _, begin in server.requests)
     else:
         assert half_unpacked, "no kill came while unpacking"
+
+
+@pytest.mark.parametrize("name", ["cargo.tar.gz.part", ".lock"])
+def test_a_download_is_written_through_no_link(name, tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / name).symlink_to(outside)
+    with pytest.raises(OSError, match="is a link: there must be a plain file or none"), one_at_a_time(folder / ".lock"):
+        download(FILE, ["https://localhost:9/good"], folder, patience=HASTY)
+    assert outside.read_text() == "mine"

@@ -190,3 +190,25 @@ def test_several_processes_may_write_one_cache(root):
     fresh = ImageFolder(root).data
     shutil.rmtree(root / ".cifar-lightning")
     assert np.array_equal(fresh, ImageFolder(root).data)
+
+
+def test_a_linked_cache_is_not_written_into(root, tmp_path, caplog):
+    """Nor is anything removed there: the data's folder may have come from anyone."""
+    other = tmp_path / "other"
+    other.mkdir()
+    named = other / f"train-32-{'0' * 32}.pixels"
+    named.write_text("of another data set")
+    (root / ".cifar-lightning").symlink_to(other)
+    with caplog.at_level(logging.INFO):
+        ImageFolder(root)
+    assert "is a link: there must be a plain folder or none): the next run decodes them again" in caplog.text
+    assert list(other.iterdir()) == [named]
+
+
+def test_a_pipe_as_cache_file_is_not_waited_for(root, tmp_path):
+    whole = ImageFolder(root).data
+    (ours,) = cache_files(root)
+    ours.unlink()
+    os.mkfifo(ours)
+    ours.with_name("train-32-1.tmp").touch()
+    np.testing.assert_array_equal(ImageFolder(root).data, whole)

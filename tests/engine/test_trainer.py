@@ -103,6 +103,15 @@ def test_a_profile_is_written_into_the_runs_folder(name, build, tmp_path, caplog
     assert f"profile   {name}, into " in caplog.text
 
 
+@pytest.mark.parametrize("linked", ["profile", "profile/fit-simple.txt"])
+def test_a_profile_goes_through_no_link(linked, build, tmp_path):
+    path = tmp_path / "run" / linked
+    path.parent.mkdir(parents=True)
+    path.symlink_to(tmp_path)
+    with pytest.raises(UserError, match=rf"trainer\.profiler: .*{linked} is a link: there must be a plain"):
+        build("trainer.profiler=simple")
+
+
 # One of several processes
 
 

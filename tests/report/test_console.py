@@ -122,6 +122,30 @@ def test_a_log_file_without_a_folder_is_told_once(capsys, tmp_path):
     assert re.fullmatch(r"\S+train\.log cannot be written to \(\[Errno 2\] .*\n", said)
 
 
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_log_file_is_opened_through_no_link(kind, capsys, tmp_path):
+    outside, path = tmp_path / "profile", tmp_path / "train.log"
+    outside.write_text("mine")
+    path.symlink_to(outside) if kind == "link" else os.mkfifo(path)
+    handler = LogFile(str(path), delay=True)
+    for _ in range(3):
+        handler.handle(logging.makeLogRecord({"msg": "rm -r"}))
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"\S+train\.log cannot be written to \(.*: there must be a plain file or none\): .*\n", said)
+    assert outside.read_text() == "mine"
+
+
+def test_a_log_file_with_a_second_name_is_continued_as_a_copy(tmp_path):
+    outside, path = tmp_path / "snapshot", tmp_path / "train.log"
+    outside.write_text("before\n")
+    os.link(outside, path)
+    handler = LogFile(str(path), delay=True)
+    handler.handle(logging.makeLogRecord({"msg": "after"}))
+    handler.close()
+    assert (outside.read_text(), path.read_text()) == ("before\n", "before\nafter\n")
+    assert sorted(os.listdir(tmp_path)) == ["snapshot", "train.log"]
+
+
 def test_a_log_file_is_in_utf_8(tmp_path, monkeypatch):
     monkeypatch.setattr("locale.getpreferredencoding", lambda *args: "ascii")
     handler = LogFile(str(tmp_path / "train.log"))

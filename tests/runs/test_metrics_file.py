@@ -48,3 +48,11 @@ def test_what_is_written_is_found_again(tmp_path):
     assert finished_metrics(tmp_path) == {"loss": None, "by": {"lr": [0.5, None]}}
     path.write_text("[]")
     assert finished_metrics(tmp_path) is None
+
+
+@pytest.mark.parametrize("value", ['"0.5"', "[]", "true", "1" + "0" * 400, "NaN", '{"a": 1}'])
+def test_metrics_that_are_no_numbers_are_of_no_finished_run(value, tmp_path):
+    (tmp_path / "metrics.json").write_text(f'{{"val/acc": {value}, "output_dir": "a/b"}}')
+    assert finished_metrics(tmp_path) is None
+    (tmp_path / "metrics.json").write_text('{"val/acc": 1, "val/loss": null, "output_dir": "a/b"}')
+    assert finished_metrics(tmp_path) == {"val/acc": 1, "val/loss": None, "output_dir": "a/b"}

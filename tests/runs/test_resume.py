@@ -10,6 +10,7 @@ from conftest import after_each_save, differences, last
 from torch import nn
 
 from cifar_lightning import models
+from cifar_lightning.callbacks.saving import RunCheckpoints
 from cifar_lightning.commands.train import train
 from cifar_lightning.data.batches import Batches
 
@@ -88,6 +89,26 @@ def test_from_every_step(recipe, compose, tmp_path, monkeypatch):
         metrics = resume(compose, checkpoint, folder, *overrides, "seed=0")
         assert differences(last(folder), last(tmp_path / "run")) == [], checkpoint.stem
         assert differences(metrics, whole) == [], checkpoint.stem
+
+
+def test_from_the_best_checkpoint_of_any_validation(compose, tmp_path, monkeypatch):
+    overrides = [*RECIPES["max_steps, val within epochs"], "seed=0"]
+    validated = RunCheckpoints.on_validation_end
+
+    def keep(self, trainer, pl_module):
+        self._best = None
+        validated(self, trainer, pl_module)
+        if not trainer.sanity_checking:
+            shutil.copy(tmp_path / "run" / "checkpoints" / "best.ckpt", tmp_path / f"{trainer.global_step}.ckpt")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunCheckpoints, "on_validation_end", keep)
+        whole = train(compose(*QUIET, *overrides))
+    for step in (2, 6, 10):
+        folder = tmp_path / str(step)
+        metrics = resume(compose, tmp_path / f"{step}.ckpt", folder, *overrides)
+        assert differences(metrics, whole) == []
+        assert differences(last(folder)["state_dict"], last(tmp_path / "run")["state_dict"]) == []
 
 
 def test_it_would_differ_without_the_state_of_the_loader(compose, tmp_path, monkeypatch):

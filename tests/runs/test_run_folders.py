@@ -285,6 +285,7 @@ def test_a_run_is_not_resumed_with_other_classes(folder, command, monkeypatch):
         "callbacks.pictures={num_images:3}",
         "data.urls=[https://example.org/x]",
         "data={urls:[https://example.org/x]}",
+        "seed=" + "[" * 2000 + "]" * 2000,
     ],
 )
 def test_overrides_that_are_not_taken_from_a_file(tmp_path, override):

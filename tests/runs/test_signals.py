@@ -1,5 +1,6 @@
 """Signals: the run saves at the next step and says how to resume."""
 
+import importlib
 import json
 import os
 import re
@@ -133,6 +134,20 @@ def test_not_deferred_it_stops_at_once():
         with pytest.raises(Stopped, match="stopped by SIGHUP"):
             deferring.stop_if_requested()
     assert signals.requested is None
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_during_an_import_it_ends_the_process_itself(name, monkeypatch, tmp_path, capsys):
+    """What is imported may drop any exception, as this module does."""
+    module = f"import os, signal\ntry:\n    os.kill(os.getpid(), signal.{name})\nexcept BaseException:\n    pass\n"
+    (tmp_path / f"dropping_{name}.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    with Signals():
+        importlib.import_module(f"dropping_{name}")
+    assert codes == [CODES[name]]
+    assert capsys.readouterr().err == f"stopped by {name}\n"
 
 
 def test_a_second_ctrl_c_ends_it_on_the_spot():

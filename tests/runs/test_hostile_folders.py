@@ -1,0 +1,140 @@
+"""A zoo of run folders made to do harm: nothing outside of them is written, and the answer is one line."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL, TINY
+
+from cifar_lightning.errors import RunError, UserError
+from cifar_lightning.predictor import load
+from cifar_lightning.runs.evaluations import evaluation_folder
+from cifar_lightning.runs.folder import CONTINUED, LOCK, answers_folder, claimed
+
+OPENED = (*CONTINUED, LOCK)
+
+
+@pytest.fixture
+def outside(tmp_path) -> Path:
+    """A file that no run may touch."""
+    path = tmp_path / "profile"
+    path.write_text("mine\n")
+    return path
+
+
+@pytest.fixture
+def trained(command, tmp_path) -> Path:
+    """The folder of a run that has ended."""
+    small = [*(override for override in SMALL if override != "logger=none"), "logger=csv"]
+    outcome = command("train.py", *small, "trainer.max_epochs=1", f"output_dir={tmp_path / 'run'}", tiny=True)
+    assert outcome.code == 0, outcome.err
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("name", OPENED)
+@pytest.mark.parametrize("kind", ["link", "dangling", "pipe"])
+def test_what_is_opened_in_place_is_a_file_of_the_folder(name, kind, outside, tmp_path):
+    path = tmp_path / "run" / name
+    path.parent.mkdir()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(outside if kind == "link" else tmp_path / "new")
+    (path.parent / "checkpoints").mkdir()
+    (path.parent / "checkpoints" / "last.ckpt").touch()  # so that it is a run of this project
+    refusal = (
+        rf"output_dir=.*run cannot be used: .*{name} is (a link|no regular file): there must be a plain file or none"
+    )
+    with pytest.raises(UserError, match=refusal):
+        claimed(path.parent).__enter__()
+    assert outside.read_text() == "mine\n"
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("place", ["checkpoints", ".hydra"])
+def test_a_linked_folder_is_not_swept_or_written_into(place, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    draft = other / ".last.ckpt.ab1_z9xy.cifar-lightning.tmp"
+    draft.touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / place).symlink_to(other)
+    with pytest.raises(UserError, match=rf"run cannot be used: .*{place} is a link: there must be a plain"):
+        claimed(tmp_path / "run").__enter__()
+    assert list(other.iterdir()) == [draft]
+
+
+def test_a_file_with_a_second_name_becomes_the_folders_own(outside, tmp_path):
+    folder = tmp_path / "run"
+    with claimed(folder):
+        pass
+    for name in OPENED:
+        (folder / name).unlink(missing_ok=True)
+        os.link(outside, folder / name)
+    with claimed(folder):
+        for name in CONTINUED:
+            assert (folder / name).read_text() == "mine\n"
+            (folder / name).write_text("of the run")
+    assert outside.read_text() == "mine\n"
+    assert outside.stat().st_nlink == 2  # with the lock, which another process may hold
+
+
+@pytest.mark.parametrize("linked", ["evaluate", "evaluate/last", "predict"])
+def test_results_beside_a_checkpoint_go_through_no_link(linked, tmp_path):
+    (tmp_path / "other").mkdir()
+    path = tmp_path / "run" / linked
+    path.parent.mkdir(parents=True)
+    path.symlink_to(tmp_path / "other")
+    ckpt = str(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    with pytest.raises(UserError, match=rf"{linked} is a link: there must be a plain.*output_dir="):
+        answers_folder(ckpt, "predict") if linked == "predict" else evaluation_folder(ckpt, "test", {})
+
+
+def test_a_line_for_a_profile_is_written_nowhere(trained, command, outside):
+    metrics = json.loads((trained / "metrics.json").read_text())
+    (trained / "metrics.json").write_text(json.dumps(metrics | {"epochs": "1\nrm -r\x1b[2J\n"}))
+    outcome = command("train.py", f"resume={trained}", TINY)
+    assert outcome.code == 0, outcome.err
+    for text in (outcome.out, (trained / "train.log").read_text()):
+        assert r"already finished: 1\nrm -r\x1b[2J\n epochs" in text
+    (trained / "train.log").unlink()
+    (trained / "train.log").symlink_to(outside)
+    assert "train.log is a link: there must be a plain" in command("train.py", f"resume={trained}", TINY).refusal
+    (trained / "evaluate" / "last").mkdir(parents=True)
+    (trained / "evaluate" / "last" / "evaluate.log").symlink_to(outside)
+    evaluated = command("evaluate.py", f"ckpt={trained}/checkpoints/last.ckpt", TINY)
+    assert "evaluate.log is a link: there must be a plain" in evaluated.refusal
+    assert outside.read_text() == "mine\n"
+
+
+def test_outputs_that_are_not_finite_are_no_result(trained, command, tmp_path):
+    path = trained / "checkpoints" / "last.ckpt"
+    contents = torch.load(path, weights_only=True)
+    for weights in contents["state_dict"].values():
+        weights.mul_(1e30)
+    torch.save(contents, tmp_path / "large.ckpt")
+    refusal = r"the network's outputs are not finite in precision 32-true"
+    outcome = command("evaluate.py", f"ckpt={tmp_path / 'large.ckpt'}", "output_dir=evaluated", TINY)
+    assert outcome.code == 1
+    assert re.fullmatch(rf"error: ckpt=.*large\.ckpt: {refusal}; try .*\n", outcome.err)
+    assert not (tmp_path / "evaluated" / "metrics.json").exists()
+    with pytest.raises(RunError, match=refusal):
+        load(tmp_path / "large.ckpt", accelerator="cpu").predict(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+
+
+def test_an_evaluation_has_numbers_once_all_is_written(trained, command, monkeypatch):
+    """Where its predictions find no room, no new numbers stand beside the old ones."""
+    evaluated = trained / "evaluate" / "last"
+
+    def full(path, *args, **options):
+        raise RunError(f"{path} cannot be written: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cifar_lightning.commands.evaluate.write_predictions", full)
+        outcome = command("evaluate.py", f"ckpt={trained}/checkpoints/last.ckpt", TINY)
+    assert outcome.code == 1
+    assert outcome.err == f"error: {evaluated / 'predictions.csv'} cannot be written: No space left on device\n"
+    assert not (evaluated / "metrics.json").exists()
