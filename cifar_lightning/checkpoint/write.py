@@ -83,7 +83,7 @@ def durable_files(folder: Path) -> Iterator[Path]:
     Raises:
         RunError: If they cannot be written.
     """
-    temporary = folder / f".unchecked{_TEMPORARY}"
+    temporary = folder / f".unchecked{TEMPORARY}"
     shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
     try:
         temporary.mkdir(parents=True)

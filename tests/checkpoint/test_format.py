@@ -108,7 +108,7 @@ def test_files_that_are_something_else(content, message, tmp_path):
 
 def test_beside_a_damaged_checkpoint_the_best_is_named(path):
     path.write_bytes(b"PK half")
-    with pytest.raises(UserError, match="truncated or damaged: File is not a zip file$"):
+    with pytest.raises(UserError, match=r"truncated or damaged: File is not a zip file$"):
         read_state(path)
     path.with_name("best.ckpt").touch()
     advice = r"truncated or damaged: .*; to resume from the best validation, rename best\.ckpt beside it to last\.ckpt$"

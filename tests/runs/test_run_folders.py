@@ -98,7 +98,8 @@ NAMES = st.one_of(STEMS, STEMS.map(lambda stem: f".{stem}.tmp"), STEMS.map(lambd
 def test_files_of_others_are_still_there_after_a_run(names):
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        kept = [folder / name for name in names if name not in (".", "..")]
+        own = re.compile(r"\..+\.ab1_z9xy\.cifar-lightning\.tmp")  # which this project could have written itself
+        kept = [folder / name for name in names if name not in (".", "..") and not own.fullmatch(name)]
         for path in kept:
             path.write_text(path.name)
         with claimed(folder):
