@@ -1,4 +1,4 @@
-"""Everything private of Lightning, Hydra and torch that the project touches, and nothing elsewhere.
+"""Everything private of Lightning, Hydra, torch and TensorBoard that the project touches, and nothing elsewhere.
 
 One function or class for each, with the version it is for and the reason. ``tests/test_patches.py`` has a test for each
 that fails once it is not needed any more.
@@ -8,7 +8,7 @@ import csv
 import itertools
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +225,27 @@ def unlimited_recompiles() -> Iterator[None]:
     """
     with torch._dynamo.config.patch(recompile_limit=2**31, accumulated_recompile_limit=2**31):
         yield
+
+
+@contextmanager
+def silent_event_writer() -> Iterator[None]:
+    """Have the thread of an event file that is opened meanwhile end without a traceback where it cannot write.
+
+    TensorBoard 2.21 keeps its error for the next caller, and raises it in the thread as well, which Python prints.
+    """
+    from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread  # late, for runs without curves
+
+    run = _AsyncWriterThread.run
+
+    def run_silently(thread: _AsyncWriterThread) -> None:
+        with suppress(OSError):
+            run(thread)
+
+    _AsyncWriterThread.run = run_silently
+    try:
+        yield
+    finally:
+        _AsyncWriterThread.run = run
 
 
 class AppendingWriter(ExperimentWriter):

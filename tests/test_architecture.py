@@ -16,7 +16,7 @@ LIBRARIES = {
     "files": set(),
     "locks": {"filelock"},
     "device": PURE,
-    "patches": GLUE,
+    "patches": GLUE | {"tensorboard"},
     "augment": PURE,
     "models": PURE | {"torchvision"},
     "optim": PURE,

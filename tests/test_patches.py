@@ -3,6 +3,8 @@
 import ast
 import csv
 import re
+import shutil
+import threading
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +25,7 @@ from hydra.types import HydraContext, RunMode
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from torch import nn
+from torch.utils.tensorboard import SummaryWriter
 
 from cifar_lightning import patches
 from cifar_lightning.config.schema import CONF
@@ -32,8 +35,8 @@ from cifar_lightning.optim.builders import sgd
 PRIVATE = re.compile(
     r"\b(?:trainer|fit_loop|epoch_loop|strategy|connector|optimizer|logger|experiment|config)(?:\(\))?\._[a-z]\w*"
     r"|\btorch\.(?:\w+\.)*_(?!foreach)[a-z]\w*"
-    r"|from (?:hydra|lightning|torch|omegaconf)[\w.]*\._[\w.]* import"
-    r"|from (?:hydra|lightning|torch|omegaconf)[\w.]* import _"
+    r"|from (?:hydra|lightning|torch|omegaconf|tensorboard)[\w.]*\._[\w.]* import"
+    r"|from (?:hydra|lightning|torch|omegaconf|tensorboard)[\w.]* import _"
 )
 """Private names of others, as they are written. ``torch._foreach_...`` are in torch's documentation."""
 
@@ -333,3 +336,18 @@ def test_lightnings_writer_still_deletes_the_file_of_an_earlier_process(tmp_path
         with (tmp_path / "metrics.csv").open() as file:
             rows = [row["step"] for row in csv.DictReader(file)]
         assert rows == (["1", "2"] if kept else ["2"])
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_tensorboards_thread_still_ends_with_a_traceback(silent, tmp_path, monkeypatch):
+    printed = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: printed.append(args.exc_type))
+    with patches.silent_event_writer() if silent else nullcontext():
+        writer = SummaryWriter(str(tmp_path / "curves"))
+    shutil.rmtree(tmp_path / "curves")
+    writer.add_scalar("loss", 1.0)
+    with pytest.raises(FileNotFoundError, match="No such file"):
+        writer.flush()
+    thread = writer.file_writer.event_writer._async_writer._worker
+    thread.join(10)
+    assert printed == ([] if silent else [FileNotFoundError])

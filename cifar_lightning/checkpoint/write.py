@@ -64,7 +64,7 @@ def durable_file(path: Path, *, num_bytes: int | None = None) -> Iterator[Binary
         temporary = None
         _sync_folder(path.parent)
     except OSError as error:
-        raise RunError(_cannot_write(path, num_bytes, error)) from error
+        raise RunError(cannot_write(path, error, num_bytes=num_bytes)) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -124,9 +124,18 @@ def _sync_folder(folder: Path) -> None:
             raise
 
 
-def _cannot_write(path: Path, num_bytes: int | None, error: OSError) -> str:
-    kept = "; the one before it is whole" if path.exists() else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+def cannot_write(path: Path, error: OSError, *, num_bytes: int | None = None) -> str:
+    """Why a file cannot be written, and what helps.
+
+    Args:
+        path: The file, which was to be replaced.
+        error: What the system has answered.
+        num_bytes: How many bytes it needs, where that is known.
+    """
+    kept = "; the one before it is whole" if path.is_file() else ""
+    if error.errno == errno.EFBIG:
+        return f"{path} cannot be written: files may not be that large here{kept}. Raise the limit (ulimit -f)"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(path.parent).free
         needed = "" if num_bytes is None else f"it needs {num_bytes:,} bytes, "
         return f"{path} cannot be written: {os.strerror(error.errno)}; {needed}{free:,} are free{kept}. Make room first"
@@ -231,4 +240,6 @@ def _write(content: io.BytesIO, path: Path) -> None:
     try:
         write_durably(path, content.getbuffer())
     except RunError as error:
+        if not path.exists():  # there is nothing yet to resume from
+            raise
         raise RunError(f"{error}; then resume with {argument('resume', path.parent.parent)}") from error

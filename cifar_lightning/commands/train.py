@@ -84,15 +84,22 @@ def train(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, An
             record_key(folder, invocation.job_key)
         _start_loggers(parts, after_step=before["global_step"] if before else -1, is_continued=is_continued)
         metrics = _run(parts, resumes=before is not None) | provenance(invocation)
-        now = time.perf_counter()
-        # The jobs of a sweep share a process.
-        metrics |= {"seconds": now - started, "process_seconds": None if invocation.is_sweep else now - STARTED}
+        metrics |= _clocks(started, invocation, resumes=before is not None)
         final_table(metrics, write_metrics(folder, metrics))
         _draw_test(parts)  # once the numbers are safe; so no clock counts it
         for logger in parts.trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.end_session()
     return metrics
+
+
+def _clocks(started: float, invocation: Invocation, *, resumes: bool) -> dict[str, float | None]:
+    """Seconds of the command until now; null where they would be those of a resumed run's last process alone."""
+    if resumes:  # train_seconds is kept in the checkpoint
+        return dict.fromkeys(("warm_seconds", "seconds", "process_seconds"))
+    now = time.perf_counter()
+    # The jobs of a sweep share a process.
+    return {"seconds": now - started, "process_seconds": None if invocation.is_sweep else now - STARTED}
 
 
 @contextmanager

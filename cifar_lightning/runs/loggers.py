@@ -3,7 +3,8 @@
 import csv
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from cifar_lightning.checkpoint.write import write_durably
+from cifar_lightning.checkpoint.write import cannot_write, write_durably
 from cifar_lightning.config.resolve import Settings, as_plain
-from cifar_lightning.errors import one_line, printable
-from cifar_lightning.patches import AppendingWriter
+from cifar_lightning.errors import RunError, one_line, printable
+from cifar_lightning.patches import AppendingWriter, silent_event_writer
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,12 @@ class TensorBoard(TensorBoardLogger):
     @property
     def experiment(self) -> SummaryWriter:
         if self._writer is None:
-            self._writer = SummaryWriter(self.log_dir, purge_step=self._purge_step)
+            with silent_event_writer(), self._written():
+                self._writer = SummaryWriter(self.log_dir, purge_step=self._purge_step)
         return self._writer
+
+    def _written(self) -> AbstractContextManager[None]:
+        return _written(Path(self.log_dir, "events.out.tfevents.*"))
 
     def resume(self, *, after_step: int) -> None:
         """Continue the curves of an earlier process; what it wrote after a step is not shown any more.
@@ -58,20 +63,24 @@ class TensorBoard(TensorBoardLogger):
         as_text = {key: str(value) if isinstance(value, bool) else value for key, value in params.items()}
         _, session_start, self._session_end = hparams(as_text, {})
         if not self._purge_step:
-            self.experiment.file_writer.add_summary(session_start)  # type: ignore[attr-defined]
+            with self._written():
+                self.experiment.file_writer.add_summary(session_start)  # type: ignore[attr-defined]
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         # Lightning adds the epoch: a curve that says nothing, and the first column of the HPARAMS tab.
-        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+        with self._written():
+            super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
     def end_session(self) -> None:
         """Mark the session as finished and close the file."""
-        if self._session_end is not None:
-            self.experiment.file_writer.add_summary(self._session_end)  # type: ignore[attr-defined]
-        self.experiment.close()
+        with self._written():
+            if self._session_end is not None:
+                self.experiment.file_writer.add_summary(self._session_end)  # type: ignore[attr-defined]
+            self.experiment.close()
 
     def save(self) -> None:
-        self.experiment.flush()  # without Lightning's hparams.yaml: .hydra/ has the whole config
+        with self._written():
+            self.experiment.flush()  # without Lightning's hparams.yaml: .hydra/ has the whole config
 
     def finalize(self, status: str) -> None:
         self.save()  # without closing: fit and test of a run share one file
@@ -107,6 +116,23 @@ class CSV(CSVLogger):
         if self._experiment is None:
             self._experiment = AppendingWriter(self.log_dir, _write_rows)
         return self._experiment
+
+    def save(self) -> None:
+        with _written(Path(self.log_dir) / ExperimentWriter.NAME_METRICS_FILE):
+            super().save()
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Around what writes curves: a full disk, or a folder that is gone, is told with the file's name.
+
+    Raises:
+        RunError: If the system refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(cannot_write(path, error)) from error
 
 
 def _write_rows(path: Path, fieldnames: Sequence[str], rows: list[dict[str, str]]) -> None:

@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import SMALL, TINY
 
+from cifar_lightning.callbacks.curves import TrainingCurves
 from cifar_lightning.errors import RunError, UserError
 from cifar_lightning.predictor import load
 from cifar_lightning.runs.evaluations import evaluation_folder
@@ -138,3 +140,25 @@ def test_an_evaluation_has_numbers_once_all_is_written(trained, command, monkeyp
     assert outcome.code == 1
     assert outcome.err == f"error: {evaluated / 'predictions.csv'} cannot be written: No space left on device\n"
     assert not (evaluated / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("logger", "name"), [("tensorboard", r"events\.out\.tfevents\.\*"), ("csv", r"metrics\.csv"), ("none", None)]
+)
+def test_a_folder_that_is_removed_meanwhile(logger, name, command, tmp_path, monkeypatch):
+    folder, ended = tmp_path / "run", TrainingCurves.on_train_epoch_end
+
+    def remove(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            shutil.rmtree(folder)
+        ended(self, trainer, pl_module)
+
+    monkeypatch.setattr(TrainingCurves, "on_train_epoch_end", remove)
+    small = (*SMALL, f"logger={logger}", "trainer.max_epochs=3", f"output_dir={folder}")
+    outcome = command("train.py", *small, tiny=True)
+    if name is None:  # the run makes it anew
+        assert (outcome.code, outcome.err) == (0, "")
+        assert (folder / "metrics.json").exists()
+    else:
+        assert outcome.code == 1
+        assert re.fullmatch(rf"error: {folder}/{name} cannot be written: .*No such file or directory.*\n", outcome.err)
