@@ -123,7 +123,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     original = socket.getaddrinfo
 
     def getaddrinfo(host: str, *args: object, **kwargs: object) -> object:
-        if host not in ("localhost", "127.0.0.1", "::1"):
+        if host not in ("localhost", "127.0.0.1", "::1", "0.0.0.0"):
             raise socket.gaierror(f"tests look up no address: {host}")
         return original(host, *args, **kwargs)  # type: ignore[arg-type]
 

@@ -27,6 +27,7 @@ LIBRARIES = {
     "config": GLUE,
     "checkpoint": GLUE | {"onnx", "onnxruntime"},
     "predictor": PURE | {"lightning", "PIL"},
+    "serve": PURE | {"starlette", "uvicorn", "python_multipart", "PIL"},
     "report": GLUE,
     "runs": GLUE,
     "export": GLUE | {"onnx", "onnxruntime", "onnxscript", "safetensors"},

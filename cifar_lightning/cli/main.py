@@ -107,9 +107,10 @@ def _run(
         try:
             return _run_job(cfg, task=task, prelude=own_prelude, jobs=jobs, wants_traceback=wants_traceback)
         except SystemExit:
-            if made:
+            folder = HydraConfig.get().runtime.output_dir
+            if made and folder != os.getcwd():  # which it is for serve.py, which writes nothing
                 with suppress(OSError):  # of a folder that holds something
-                    os.rmdir(HydraConfig.get().runtime.output_dir)
+                    os.rmdir(folder)
             raise
 
     try:
@@ -228,7 +229,8 @@ def _placed(cfg: DictConfig, prelude: Callable[[list[str]], list[str]] | None) -
         except Exception as error:
             raise explained(error, overrides, str(config.job.config_name)) from error
         folder = cfg.output_dir if "output_dir" in own else folder
-    cfg.output_dir = folder  # in the copy for this job alone
+    if "output_dir" in cfg:  # serve.py has no folder
+        cfg.output_dir = folder  # in the copy for this job alone
     return cfg
 
 

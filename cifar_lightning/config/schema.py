@@ -79,6 +79,24 @@ class ExportSchema:
     output_dir: str | None = None
 
 
+@dataclass
+class ServeSchema:
+    """Keys of conf/serve.yaml."""
+
+    ckpt: str = MISSING
+    host: str = "127.0.0.1"
+    port: int = 8000
+    topk: int = 5
+    tta: int | None = None
+    accelerator: str = "auto"
+    precision: str | None = None
+    max_mb: float = 20
+    max_files: int = 64
+    max_pixels: int = 100_000_000
+    max_waiting: int = 256
+    wait_ms: float = 2
+
+
 REFUSED_TRAINER_ARGUMENTS = {
     "logger": "choose with logger=",
     "callbacks": "choose with callbacks=",
@@ -124,4 +142,5 @@ ConfigStore.instance().store(name="train_schema", node=TrainSchema)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateSchema)
 ConfigStore.instance().store(name="predict_schema", node=PredictSchema)
 ConfigStore.instance().store(name="export_schema", node=ExportSchema)
+ConfigStore.instance().store(name="serve_schema", node=ServeSchema)
 OmegaConf.register_new_resolver("first", _first, replace=True)
