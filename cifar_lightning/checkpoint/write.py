@@ -96,7 +96,7 @@ def durable_files(folder: Path) -> Iterator[Path]:
             os.replace(file, place)
             _sync_folder(place.parent)
     except OSError as error:
-        raise RunError(cannot_write(folder, None, error)) from error
+        raise RunError(cannot_write(folder, error)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
