@@ -7,6 +7,9 @@ from omegaconf import DictConfig
 from cifar_lightning.cli.main import run
 from cifar_lightning.config.invocation import Invocation
 
+RETURNED = "val/acc"
+"""The metric that sweepers get."""
+
 
 def prelude(overrides: list[str], config_dirs: list[Path]) -> list[str]:
     """The command line, with the overrides of the run that it resumes before it."""
@@ -26,8 +29,8 @@ def main(cfg: DictConfig, invocation: Invocation) -> float | None:
     """Train as configured; return the validation accuracy, if there is a validation split, for sweepers."""
     from cifar_lightning.commands.train import train
 
-    return train(cfg, invocation).get("val/acc")
+    return train(cfg, invocation).get(RETURNED)
 
 
 if __name__ == "__main__":
-    run(main, config_name="train", prelude=prelude, check_job=check_job)
+    run(main, config_name="train", prelude=prelude, check_job=check_job, returned=RETURNED)

@@ -1,69 +1,69 @@
-"""How long a sweep of finished jobs takes to find that out, beside Hydra's own time for as many jobs.
+"""How long a sweep of finished jobs takes to find that out.
 
-Counted is the time of the CPU beyond that of a sweep of one job, which is the start of Python.
+Shown are seconds, and seconds of the CPU, from when all is imported: of jobs whose keys are known, and of jobs that are
+composed, as all are once a file of conf/ has changed.
 
-    python benchmarks/sweep.py --jobs 300
+    python benchmarks/sweep.py --jobs 300 3000 --rounds 3
 """
 
 import argparse
-import resource
-import subprocess
+import io
+import runpy
 import sys
 import tempfile
+import time
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig
 
+import cifar_lightning.commands.train  # noqa: F401 - which would be timed otherwise
 from cifar_lightning.config.invocation import FROM_PYTHON
 from cifar_lightning.config.schema import CONF, compose
 from cifar_lightning.runs.folder import record
+from cifar_lightning.runs.jobkeys import common_key, job_key, record_key
 from cifar_lightning.runs.metrics_file import write_metrics
-
-ROOT = CONF.parent
 
 
 def main() -> None:
-    """Make a sweep of finished jobs, run it again, and print the seconds."""
+    """Make sweeps of finished jobs, run them again, and print the seconds."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=300)
-    num_jobs = parser.parse_args().jobs
-    with tempfile.TemporaryDirectory() as temporary:
-        sweep = Path(temporary, "sweep")
-        cfg = compose("data=synthetic")
-        for seed in range(num_jobs):
-            cfg.seed, cfg.output_dir = seed, str(sweep / str(seed))
-            record(sweep / str(seed), cfg, FROM_PYTHON)
-            write_metrics(sweep / str(seed), {"steps": 1})
-        for name, script, folder in (
-            ("Hydra alone", [__file__, "--hydra-alone"], Path(temporary, "hydra")),
-            ("train.py", [str(ROOT / "train.py")], sweep),
-        ):
-            one, all_jobs = (
-                _cpu_seconds(*script, "-m", "data=synthetic", f"seed=range({num})", f"output_dir={folder}")
-                for num in (1, num_jobs)
-            )
-            seconds = all_jobs - one
-            print(f"{name:12} {one:5.1f} s to start, then {seconds:6.1f} s, {seconds / num_jobs * 1000:5.1f} ms a job")
+    parser.add_argument("--jobs", type=int, nargs="+", default=[300, 3_000])
+    parser.add_argument("--composed", type=int, nargs="*", default=[300], help="numbers of jobs without keys")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    for kind, numbers in (("by their keys", arguments.jobs), ("composed", arguments.composed)):
+        for num_jobs in numbers:
+            seconds = [_seconds(num_jobs, has_keys=kind != "composed") for _ in range(arguments.rounds)]
+            waited, cpu = (", ".join(f"{value:.2f}" for value in values) for values in zip(*seconds, strict=True))
+            print(f"{num_jobs:6,} jobs {kind:14} {waited} s, of the CPU {cpu} s", flush=True)
 
 
-def _cpu_seconds(*command: str) -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+def _make_finished(sweep: Path, num_jobs: int, *, has_keys: bool) -> None:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        common = common_key(hydra.compose("train", ["hydra.mode=MULTIRUN"], return_hydra_config=True).hydra)
+    cfg = compose("data=synthetic")
+    for seed in range(num_jobs):
+        cfg.seed, cfg.output_dir = seed, str(sweep / str(seed))
+        record(sweep / str(seed), cfg, FROM_PYTHON)
+        write_metrics(sweep / str(seed), {"steps": 1})
+        if has_keys:
+            record_key(sweep / str(seed), job_key(common, ["data=synthetic", f"seed={seed}", f"output_dir={sweep}"]))
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-def hydra_alone(cfg: DictConfig) -> None:
-    """A job that does nothing."""
+def _seconds(num_jobs: int, *, has_keys: bool) -> tuple[float, float]:
+    """Seconds, and those of the CPU."""
+    with tempfile.TemporaryDirectory() as sweep, redirect_stdout(io.StringIO()) as shown:
+        _make_finished(Path(sweep), num_jobs, has_keys=has_keys)
+        sys.argv = ["train.py", "-m", "data=synthetic", f"seed=range({num_jobs})", f"output_dir={sweep}"]
+        began, cpu_before = time.perf_counter(), time.process_time()
+        with suppress(SystemExit):
+            runpy.run_path(str(CONF.parent / "train.py"), run_name="__main__")
+        spent = time.perf_counter() - began, time.process_time() - cpu_before
+    assert shown.getvalue().count(" is done already") == num_jobs
+    assert ("Launching" in shown.getvalue()) is not has_keys
+    return spent
 
 
 if __name__ == "__main__":
-    if "--hydra-alone" in sys.argv:
-        sys.argv.remove("--hydra-alone")
-        import lightning  # noqa: F401 - which train.py imports too
-
-        hydra_alone()
-    else:
-        main()
+    main()

@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -26,6 +27,7 @@ class ImageClassifier(L.LightningModule):
         optimizer: ``net -> Optimizer``; None for a classifier that is not trained.
         schedule: Progress in [0, 1] -> factor on the learning rate; None for a constant one.
         label_smoothing: Share of each target spread evenly over the classes, in [0, 1]; in the training loss only.
+        class_weights: Weight of each class in the training loss, at least 0; None weighs all alike.
 
     Attributes:
         description: What every checkpoint holds besides Lightning's own keys; see ``checkpoint.format.description``.
@@ -50,6 +52,7 @@ class ImageClassifier(L.LightningModule):
         optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
         schedule: Schedule | None = None,
         label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if len(mean) != len(std):
@@ -58,10 +61,14 @@ class ImageClassifier(L.LightningModule):
             raise ValueError(f"std must be positive, got {list(std)}")
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
+        if class_weights is not None and not all(weight >= 0 for weight in class_weights):
+            raise ValueError(f"class_weights must be at least 0, got {list(class_weights)}")
         self.net = net
         self.optimizer = optimizer
         self.schedule = schedule
-        self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self.label_smoothing = label_smoothing
+        # Neither a parameter nor a buffer: it is counted from the data, and in float32 as the logits are.
+        self._class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         # (pixel / 255 - mean) / std as one multiplication and one addition
         mean_, std_ = (torch.tensor(values, dtype=torch.float64).reshape(1, -1, 1, 1) for values in (mean, std))
         self.register_buffer("scale", (1 / (255 * std_)).float())
@@ -84,9 +91,14 @@ class ImageClassifier(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, targets = batch
         logits = as_float(self(images))
-        loss = self.loss(logits, targets)
+        loss = self._loss(logits, targets)
         self.train_metrics.update(loss, logits, targets, step=self.trainer.global_step)
         return loss
+
+    def _loss(self, logits: Float[Tensor, "b k"], targets: Int64[Tensor, " b"]) -> Float[Tensor, ""]:
+        if self._class_weights is not None and self._class_weights.device != logits.device:
+            self._class_weights = self._class_weights.to(logits.device)
+        return F.cross_entropy(logits, targets, self._class_weights, label_smoothing=self.label_smoothing)
 
     def configure_optimizers(self) -> Any:
         assert self.optimizer is not None, "this classifier was built to be evaluated, not trained"

@@ -1,7 +1,8 @@
 """The errors that become one line and an exit code, and words for such lines."""
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -58,3 +59,16 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     valid = sorted(valid)
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     return f": did you mean {close[0]}?" if close else f"; allowed: {listed(valid, at_most=30)}"
+
+
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Around imports of libraries that an extra of the project brings.
+
+    Raises:
+        UserError: If one of them is not installed; names the command that installs it.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"{error.name or one_line(error)} is not installed: pip install -e '.[{extra}]'") from error

@@ -17,6 +17,7 @@ class Evaluation:
     Attributes:
         num_images: N.
         acc: Share of images whose largest logit is that of the target, in [0, 1].
+        balanced_acc: Mean of the accuracies on the classes that have images, in [0, 1].
         loss: Mean cross entropy in nats, without label smoothing.
         ece: Expected calibration error, in [0, 1]: 15 bins of confidence, weighted by their numbers of images.
         class_acc: Accuracy on the images of each class, in [0, 1]; nan for a class without images.
@@ -27,6 +28,7 @@ class Evaluation:
 
     num_images: int
     acc: float
+    balanced_acc: float
     loss: float
     ece: float
     class_acc: list[float]
@@ -36,7 +38,7 @@ class Evaluation:
 
     def scalars(self) -> dict[str, float]:
         """Return the metrics that curves and tables show."""
-        return {"acc": self.acc, "loss": self.loss, "ece": self.ece}
+        return {"acc": self.acc, "balanced_acc": self.balanced_acc, "loss": self.loss, "ece": self.ece}
 
 
 def evaluate(logits: Float[Tensor, "n k"], targets: Int64[Tensor, " n"]) -> Evaluation:
@@ -57,12 +59,14 @@ def evaluate(logits: Float[Tensor, "n k"], targets: Int64[Tensor, " n"]) -> Eval
     preds = logits.argmax(1)
     probabilities = logits.softmax(1)
     confusion = multiclass_confusion_matrix(preds, targets, num_classes)
+    class_acc = confusion.diag().double() / confusion.sum(1)  # float32 would print 0.937 as 0.9369999...
     return Evaluation(
         num_images=num_images,
         acc=int(confusion.trace()) / num_images,
+        balanced_acc=class_acc.nanmean().item(),
         loss=F.cross_entropy(logits.double(), targets).item(),
         ece=multiclass_calibration_error(probabilities, targets, num_classes, n_bins=15).item(),
-        class_acc=(confusion.diag().double() / confusion.sum(1)).tolist(),  # float32 would print 0.937 as 0.9369999...
+        class_acc=class_acc.tolist(),
         confusion=confusion,
         preds=preds,
         confidence=probabilities.gather(1, preds[:, None]).squeeze(1),

@@ -15,6 +15,7 @@ from typing import Any
 import lightning as L
 import torch
 from hydra._internal.utils import get_args_parser
+from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from omegaconf import DictConfig
@@ -31,25 +32,57 @@ def hydra_flags() -> ArgumentParser:
 
 
 @contextmanager
-def watched_jobs(watch: Callable[[DictConfig, int], None]) -> Iterator[None]:
+def before_sweeps(prepare: Callable[[Sweeper], None]) -> Iterator[None]:
+    """Have something done before a sweeper writes into the folder of a sweep, and launches its jobs.
+
+    Hydra 1.3 has a callback there. Of an exception in it no more than a warning is left, and it gets no sweeper.
+
+    Args:
+        prepare: Called with the sweeper, which has its config and launcher; may raise, which ends the sweep.
+    """
+    instantiate = Plugins.instantiate_sweeper
+
+    def instantiate_prepared(plugins: Plugins, **options: Any) -> Sweeper:
+        sweeper = instantiate(plugins, **options)
+        prepare(sweeper)
+        return sweeper
+
+    Plugins.instantiate_sweeper = instantiate_prepared  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        Plugins.instantiate_sweeper = instantiate  # type: ignore[method-assign]
+
+
+@contextmanager
+def watched_jobs(
+    watch: Callable[[DictConfig, int], None], is_finished: Callable[[Sequence[str], int], bool]
+) -> Iterator[None]:
     """Show each job of a sweep, composed, with its number, before the first of them runs.
 
     Hydra 1.3 composes the jobs of a batch beforehand, to find errors early, and drops them. To compose them once more
-    takes as long as Hydra itself needs for a job.
+    takes as long as Hydra itself needs for a job. It does so batch by batch, also where its sweeper knows all batches.
 
     Args:
         watch: Called with a job's config, ``hydra`` in it, and its number; may raise, which ends the sweep.
+        is_finished: Takes a job's overrides and number; the job is neither composed nor shown if it is finished.
     """
     validate, numbers = Sweeper.validate_batch_is_legal, itertools.count()
 
     def validate_watched(sweeper: Sweeper, batch: Sequence[Sequence[str]]) -> None:
         assert sweeper.hydra_context is not None
+        if type(sweeper).__name__ == "BasicSweeper":  # the class itself is not the one that an import gives
+            basic: Any = sweeper
+            batch = list(itertools.chain(*basic.overrides)) if basic.batch_index == 1 else []
         loader = sweeper.hydra_context.config_loader
         load = loader.load_sweep_config
 
-        def load_watched(*args: Any, **options: Any) -> DictConfig:
-            config = load(*args, **options)
-            watch(config, next(numbers))
+        def load_watched(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+            number = next(numbers)
+            if is_finished(sweep_overrides, number):
+                return master_config  # which is dropped like any other
+            config = load(master_config, sweep_overrides)
+            watch(config, number)
             return config
 
         loader.load_sweep_config = load_watched  # type: ignore[method-assign]

@@ -12,7 +12,8 @@ from lightning.fabric import Fabric
 from PIL import Image
 from torch import Tensor
 
-from cifar_lightning.checkpoint.format import load_classifier
+from cifar_lightning.checkpoint.exported import ExportedClassifier
+from cifar_lightning.checkpoint.load import load_classifier
 from cifar_lightning.data.decode import MAX_PIXELS, UNKNOWN_FORMAT, Problems, limited_to, pixels_of
 from cifar_lightning.data.decode_pool import decode_many
 from cifar_lightning.data.formats import why_not_by_content
@@ -63,8 +64,13 @@ class Predictor:
         self.image_size: tuple[int, int] = (height, width)
         self.num_channels: int = self.settings["model"]["in_channels"]
         self.tta: int = self.settings["tta"]
+        exported = self._classifier if isinstance(self._classifier, ExportedClassifier) else None
+        if exported is not None and exported.is_onnx and accelerator == "auto":
+            accelerator = "cpu"
         fabric = _fabric(accelerator, precision, own=self.settings["trainer"].get("precision"))
         self.device, self.precision = fabric.device, str(fabric.strategy.precision.precision)
+        if exported is not None:
+            exported.check_use(precision=self.precision, compile=False, device_type=self.device.type)
         self._classify = fabric.setup_module(self._classifier, move_to_device=True)
 
     @property
@@ -214,7 +220,7 @@ def load(ckpt: str | Path, *, accelerator: str = "auto", precision: str | None =
     """A checkpoint, ready to classify pictures.
 
     Args:
-        ckpt: Path of a checkpoint of this project.
+        ckpt: Path of a checkpoint of this project, or of an .onnx or .pt2 file that export.py wrote.
         accelerator: Lightning's own words, such as ``cpu``, ``gpu`` or ``mps``; ``auto`` takes the best that this
             machine has, ``gpu:1`` a certain one.
         precision: Lightning's name of the precision to compute in. None takes the one that the checkpoint was trained

@@ -25,9 +25,10 @@ from omegaconf import DictConfig
 from torchvision.datasets import CIFAR10
 
 from cifar_lightning import models
-from cifar_lightning.checkpoint.format import read
+from cifar_lightning.checkpoint.format import FORMAT_VERSION, read
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.cli.overrides_from_checkpoint import data_files, overrides_from
+from cifar_lightning.commands.export import export
 from cifar_lightning.commands.train import train
 from cifar_lightning.config import schema
 from cifar_lightning.data import Arrays, Batches
@@ -122,7 +123,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     original = socket.getaddrinfo
 
     def getaddrinfo(host: str, *args: object, **kwargs: object) -> object:
-        if host not in ("localhost", "127.0.0.1", "::1"):
+        if host not in ("localhost", "127.0.0.1", "::1", "0.0.0.0"):
             raise socket.gaierror(f"tests look up no address: {host}")
         return original(host, *args, **kwargs)  # type: ignore[arg-type]
 
@@ -168,6 +169,39 @@ def real_cifar10() -> list[str]:
     except RuntimeError:
         pytest.skip(f"CIFAR-10 is not in {root}: python train.py downloads it")
     return [f"data.root={root}", f"data.dataset._target_={target}"]
+
+
+def save_checkpoint(
+    path: Path, *, size: int = 32, classes: list[str] = CLASSES, dtype: torch.dtype = torch.float32, **model: Any
+) -> Path:
+    """A checkpoint of a network that has seen noise, so that its batch norms are no identities."""
+    settings: dict[str, Any] = {"name": "test", "seed": 0, "tta": 0, "num_threads": None, "compile": False}
+    settings |= {"classes": classes, "image_size": [size, size], "fingerprint": {}, "data": {"name": "noise"}}
+    settings |= {"model": {"num_classes": len(classes), "in_channels": 3, **model}, "trainer": {"precision": None}}
+    settings |= {"normalize": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}}
+    torch.manual_seed(0)
+    classifier = ImageClassifier(models.build(**settings["model"]), **settings["normalize"])
+    classifier(torch.randint(256, (20, 3, size, size), dtype=torch.uint8))
+    classifier.to(dtype)
+    torch.save({"format_version": FORMAT_VERSION, "settings": settings, "state_dict": classifier.state_dict()}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported_run(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) -> Path:
+    """The folder of a run on the tiny data set, with its last checkpoint exported to ONNX and to torch.export's form.
+
+    Nothing may be written into it.
+    """
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    fixed = (f"output_dir={folder}", "trainer.accelerator=cpu", f"data.root={tiny_root}", TINY)
+    train(schema.compose(*fixed, *FAST, *SMALL, "trainer.precision=bf16-mixed", "trainer.max_epochs=1"))
+    for name in ("onnx", "torch_export"):
+        ckpt = f"ckpt={folder}/checkpoints/last.ckpt"
+        export(schema.compose(ckpt, f"format={name}", config_name="export"))
+    return folder
 
 
 @pytest.fixture

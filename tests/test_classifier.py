@@ -24,8 +24,9 @@ def test_normalisation_travels_with_the_weights():
     assert torch.equal(loaded(images), make_classifier(mean=[0.1, 0.2, 0.3], std=[1.0, 2.0, 3.0])(images))
 
 
-def test_the_trainer_does_the_same_steps_as_a_plain_loop(tmp_path):
-    classifier, by_hand = make_classifier(label_smoothing=0.1), make_classifier()
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.5]])
+def test_the_trainer_does_the_same_steps_as_a_plain_loop(tmp_path, weights):
+    classifier, by_hand = make_classifier(label_smoothing=0.1, class_weights=weights), make_classifier()
     make_trainer(tmp_path, max_epochs=2).fit(classifier, make_batches(), make_batches())
     optimizer = torch.optim.SGD(by_hand.net.parameters(), lr=0.01)
     batches = make_batches()
@@ -33,10 +34,12 @@ def test_the_trainer_does_the_same_steps_as_a_plain_loop(tmp_path):
         batches.sampler.set_epoch(epoch)
         for images, targets in batches:
             optimizer.zero_grad()
-            nn.functional.cross_entropy(by_hand(images), targets, label_smoothing=0.1).backward()
+            weight = None if weights is None else torch.tensor(weights)
+            nn.functional.cross_entropy(by_hand(images), targets, weight, label_smoothing=0.1).backward()
             optimizer.step()
     for name, value in by_hand.net.state_dict().items():
         torch.testing.assert_close(classifier.net.state_dict()[name], value)
+    assert set(classifier.state_dict()) == set(by_hand.state_dict())  # weights of the classes are counted, not kept
 
 
 def test_two_runs_are_bitwise_equal(tmp_path):
@@ -99,6 +102,7 @@ def test_sanity_check_leaves_no_evaluation(tmp_path):
     [
         ({"std": [0.0]}, r"std must be positive, got \[0\.0\]"),
         ({"mean": [0.5, 0.5]}, "mean and std must have one number per channel each"),
+        ({"class_weights": [1.0, -1.0]}, r"class_weights must be at least 0, got \[1\.0, -1\.0\]"),
         ({"label_smoothing": 1.5}, r"label_smoothing must be in \[0, 1\], got 1\.5"),
     ],
 )

@@ -17,7 +17,7 @@ def logits() -> torch.Tensor:
 def test_hand_example(logits):
     evaluation = evaluate(logits, torch.tensor([0, 1, 1, 0]))
     assert evaluation.num_images == 4
-    assert evaluation.acc == 0.5
+    assert evaluation.acc == evaluation.balanced_acc == 0.5
     assert evaluation.preds.tolist() == [0, 1, 0, 2]
     assert evaluation.confusion.tolist() == [[1, 0, 1], [1, 1, 0], [0, 0, 0]]
     assert evaluation.class_acc[:2] == [0.5, 0.5]
@@ -31,6 +31,13 @@ def test_calibration_error_is_the_weighted_mean_of_each_bins_gap(logits):
     sure = torch.tensor([[math.log(18), 0.0, 0.0]])  # confidence 0.9
     evaluation = evaluate(torch.cat([logits, sure]), torch.tensor([0, 1, 1, 1, 1]))
     assert evaluation.ece == pytest.approx(4 / 5 * abs(0.5 - 2 / 4) + 1 / 5 * 0.9, abs=1e-6)
+
+
+def test_balanced_accuracy_counts_small_classes_as_much_as_large_ones():
+    targets = torch.tensor([0] * 8 + [1] * 2)
+    always_the_first = torch.tensor([[1.0, 0.0, 0.0]]).expand(10, 3)
+    evaluation = evaluate(always_the_first, targets)
+    assert (evaluation.acc, evaluation.balanced_acc) == (0.8, 0.5)  # no image of the third class
 
 
 def test_perfect_and_constant_predictors():
@@ -51,6 +58,7 @@ def test_evaluate_equals_a_loop_over_images():
         num_correct += row.index(max(row)) == target
         loss += math.log(sum(math.exp(value) for value in row)) - row[target]
     assert evaluation.acc == num_correct / 200
+    assert evaluation.balanced_acc == pytest.approx(sum(evaluation.class_acc) / 5, abs=1e-12)
     for label, acc in enumerate(evaluation.class_acc):
         hits = [
             pred == label

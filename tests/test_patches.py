@@ -7,6 +7,7 @@ import shutil
 import threading
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import hydra
 import lightning as L
@@ -14,8 +15,11 @@ import pytest
 import torch
 from conftest import ROOT, make_batches, make_classifier, make_trainer
 from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.experimental.callback import Callback as HydraCallback
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode
 from lightning.pytorch.callbacks import Callback
@@ -25,6 +29,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cifar_lightning import patches
 from cifar_lightning.config.schema import CONF
+from cifar_lightning.errors import UserError
 from cifar_lightning.optim.builders import sgd
 
 PRIVATE = re.compile(
@@ -83,10 +88,76 @@ def test_hydra_still_composes_the_jobs_of_a_sweep_beforehand_and_shows_them_to_n
         for _ in range(2):
             sweeper.validate_batch_is_legal(overrides)
             assert shown == []
-            with patches.watched_jobs(lambda config, number: shown.append((config.seed, number))):
+            with patches.watched_jobs(lambda config, number: shown.append((config.seed, number)), lambda *job: False):
                 sweeper.validate_batch_is_legal(overrides)
             assert shown == [(3, 0), (5, 1)]
             shown.clear()
+            with patches.watched_jobs(
+                lambda config, number: shown.append(number), lambda job, number: job == ["seed=3"]
+            ):
+                sweeper.validate_batch_is_legal(overrides)
+            assert shown == [1]
+            shown.clear()
+
+
+class Launched(Exception):
+    """In place of the jobs."""
+
+
+@pytest.fixture
+def basic_sweeper(tmp_path):
+    """Gives Hydra's own sweeper, with two batches, and a launcher that tells that it would launch."""
+
+    def make():
+        loader = GlobalHydra.instance().config_loader()
+        typed = ["hydra.sweeper.max_batch_size=1", f"hydra.sweep.dir={tmp_path}"]
+        config = loader.load_configuration("train", typed, run_mode=RunMode.MULTIRUN)
+        context = HydraContext(loader, Callbacks(config))
+        sweeper = Plugins.instance().instantiate_sweeper(config=config, hydra_context=context, task_function=print)
+        sweeper.launcher = SimpleNamespace(launch=lambda batch, initial_job_idx: (_ for _ in ()).throw(Launched))
+        return sweeper
+
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        yield make
+
+
+def test_hydra_still_composes_a_batch_of_a_sweep_just_before_it_is_launched(basic_sweeper, monkeypatch):
+    composed, shown = [], []
+    load = ConfigLoaderImpl.load_sweep_config
+
+    def load_noted(self, master_config, sweep_overrides):
+        composed.append(sweep_overrides)
+        return load(self, master_config, sweep_overrides)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", load_noted)
+    with pytest.raises(Launched):
+        basic_sweeper().sweep(["seed=3,5"])
+    assert composed == [["seed=3"]]
+    watched = patches.watched_jobs(lambda config, number: shown.append((config.seed, number)), lambda *job: False)
+    with watched, pytest.raises(Launched):
+        basic_sweeper().sweep(["seed=3,5"])
+    assert shown == [(3, 0), (5, 1)]
+
+
+def test_hydra_still_makes_little_of_an_error_in_a_callback(basic_sweeper, tmp_path):
+    class Refusing(HydraCallback):
+        def on_multirun_start(self, config, **options):
+            raise UserError("no")
+
+    config = basic_sweeper().config
+    callbacks = Callbacks(config)
+    callbacks.callbacks = [Refusing()]
+    with pytest.warns(UserWarning, match=r"Refusing\.on_multirun_start raised UserError: no"):
+        callbacks.on_multirun_start(config=config, config_name="train")
+
+    def refuse(sweeper):
+        assert sweeper.config.seed == 0
+        assert sweeper.launcher is not None
+        assert not list(tmp_path.iterdir())
+        raise UserError("no")
+
+    with patches.before_sweeps(refuse), pytest.raises(UserError, match="no"):
+        basic_sweeper()
 
 
 def test_lightning_still_notes_the_name_of_each_hook_through_the_module(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from cifar_lightning import __version__, models
+from cifar_lightning import __version__
 from cifar_lightning.checkpoint.trust import check_archive, check_values, refuse_too_long
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.resolve import Settings, as_plain
@@ -73,8 +73,7 @@ def read(path: str | Path) -> dict[str, Any]:
         UserError: If the file is not there, not a regular local file, damaged, not from this project, or from
             another version of it.
     """
-    if "://" in str(path):
-        raise UserError(f"ckpt={path} is an address: download the file first and give its path")
+    refuse_address(path)
     path = Path(path)
     try:
         check_archive(path)
@@ -94,26 +93,45 @@ def read(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def refuse_address(path: str | Path) -> None:
+    """Raise UserError if a path is an address on the web."""
+    if "://" in str(path):
+        raise UserError(f"ckpt={path} is an address: download the file first and give its path")
+
+
 def _check_contents(path: Path, checkpoint: Any) -> None:
-    expected = {"settings": dict, "state_dict": dict}
-    foreign = f"{path} is not a checkpoint of this project"
-    if not isinstance(checkpoint, dict):
-        raise UserError(f"{foreign}: it holds a {type(checkpoint).__name__}, not a dictionary")
-    _check_version(path, checkpoint.get("format_version"))
-    for key, kind in expected.items():
-        if not isinstance(checkpoint.get(key), kind):
-            raise UserError(
-                f"{foreign}: {key} is missing" if key not in checkpoint else f"{foreign}: {key} is no {kind.__name__}"
-            )
-    try:
-        _check_settings(checkpoint["settings"])
-    except ValueError as error:
-        raise UserError(f"{foreign}: settings.{error}") from error
+    check_description(path, checkpoint, also=("state_dict",))
     for name, value in checkpoint["state_dict"].items():
         if not (isinstance(name, str) and isinstance(value, torch.Tensor)):
-            raise UserError(f"{foreign}: state_dict holds {name!r}, which is no tensor")
+            raise UserError(
+                f"{path} is not a checkpoint of this project: state_dict holds {name!r}, which is no tensor"
+            )
     if (name := first_not_finite(checkpoint["state_dict"])) is not None:
         raise UserError(f"{path}: {name} holds numbers that are not finite, which no run writes: take another file")
+
+
+def check_description(path: Path, found: Any, *, also: tuple[str, ...] = ()) -> None:
+    """Refuse what does not describe itself as checkpoints of this version do; see ``description``.
+
+    Args:
+        path: Of the file, for messages.
+        found: What was read from it.
+        also: Names of other dictionaries that must be there.
+
+    Raises:
+        UserError: With what is missing or wrong.
+    """
+    foreign = f"{path} is not a checkpoint of this project"
+    if not isinstance(found, dict):
+        raise UserError(f"{foreign}: it holds a {type(found).__name__}, not a dictionary")
+    _check_version(path, found.get("format_version"))
+    for key in ("settings", *also):
+        if not isinstance(found.get(key), dict):
+            raise UserError(f"{foreign}: {key} is missing" if key not in found else f"{foreign}: {key} is no dict")
+    try:
+        _check_settings(found["settings"])
+    except ValueError as error:
+        raise UserError(f"{foreign}: settings.{error}") from error
 
 
 def first_not_finite(weights: dict[str, torch.Tensor]) -> str | None:
@@ -293,24 +311,3 @@ def _same_kinds(group: dict[str, Any], own: dict[str, Any]) -> bool:
 
 def _shape(value: Any) -> Any:
     return tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-
-
-def load_classifier(path: str | Path) -> tuple[ImageClassifier, dict[str, Any]]:
-    """The classifier of a checkpoint, ready to classify images, and the checkpoint.
-
-    Raises:
-        UserError: If the file is refused by ``read``, or what it describes cannot be built.
-    """
-    checkpoint = read(path)
-    settings = checkpoint["settings"]
-    try:
-        with torch.device("meta"):  # nothing is allocated: the file's own tensors become the weights
-            net = models.build(**settings["model"])
-            classifier = ImageClassifier(net, mean=settings["normalize"]["mean"], std=settings["normalize"]["std"])
-        classifier.load_state_dict(checkpoint["state_dict"], assign=True)  # in the precision they were trained in
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise UserError(f"{path}: the network it describes cannot be built: {one_line(error)}") from error
-    num_classes = settings["model"].get("num_classes")
-    if len(settings["classes"]) != num_classes:
-        raise UserError(f"{path}: {len(settings['classes'])} class names for {num_classes} outputs")
-    return classifier.eval(), checkpoint

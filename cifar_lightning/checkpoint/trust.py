@@ -24,12 +24,12 @@ MAX_VALUES, MAX_DEPTH = 100_000, 50
 """More values, and deeper ones, than any checkpoint of this project has."""
 
 
-def check_archive(path: Path) -> None:
-    """Refuse what is no whole file as torch.save writes them.
+def check_file(path: Path) -> None:
+    """Refuse what is no regular file with something in it.
 
     Raises:
         UserError: With the reason.
-        OSError, zipfile.BadZipFile, ...: If the file cannot be read, or is damaged.
+        OSError: If the file cannot be read.
     """
     if path.is_dir():
         inside = sorted(str(found) for found in path.rglob("*.ckpt"))[:5]
@@ -41,6 +41,16 @@ def check_archive(path: Path) -> None:
         raise UserError(f"there is no file {path}{'; beside it: ' + ', '.join(near) if near else ''}")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty (0 bytes): was a copy interrupted?")
+
+
+def check_archive(path: Path) -> None:
+    """Refuse what is no whole file as torch.save writes them.
+
+    Raises:
+        UserError: With the reason.
+        OSError, zipfile.BadZipFile, ...: If the file cannot be read, or is damaged.
+    """
+    check_file(path)
     with path.open("rb") as file:
         starts_as_zip = file.read(2) == b"PK"
     if not starts_as_zip:

@@ -71,6 +71,36 @@ def durable_file(path: Path, *, num_bytes: int | None = None) -> Iterator[Binary
                 os.unlink(temporary)
 
 
+@contextmanager
+def durable_files(folder: Path) -> Iterator[Path]:
+    """A folder to write files into, each of which then takes its place in ``folder``.
+
+    They may be opened and checked meanwhile. Where that raises, they are removed, and ``folder`` is what it was.
+
+    Args:
+        folder: Held by this process alone.
+
+    Raises:
+        RunError: If they cannot be written.
+    """
+    temporary = folder / f".unchecked{TEMPORARY}"
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+            place = folder / file.relative_to(temporary)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, place)
+            _sync_folder(place.parent)
+    except OSError as error:
+        raise RunError(cannot_write(folder, error)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

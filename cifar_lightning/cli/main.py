@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -54,6 +55,11 @@ class _Job:
     outcome: str
     failed: bool
 
+    @classmethod
+    def of(cls, number: int, overrides: Sequence[str], outcome: str, *, failed: bool) -> "_Job":
+        swept = [override for override in overrides if override not in sys.argv]  # the others are the same for all jobs
+        return cls(number, " ".join(swept or overrides), outcome, failed)
+
 
 def run(
     task: Task,
@@ -61,6 +67,7 @@ def run(
     config_name: str,
     prelude: Prelude = _no_prelude,
     check_job: CheckJob | None = None,
+    returned: str | None = None,
 ) -> NoReturn:
     """Run a task as configured by conf/ and the command line, then exit.
 
@@ -71,17 +78,21 @@ def run(
         prelude: May put overrides before those of the command line; see ``cli.overrides_from_run``. In a sweep it does
             so for each job.
         check_job: Called for each job of a sweep, before the first one runs, with its config and the folder that is for
-            it; may refuse the sweep by raising ``SweepError``. With ``hydra.sweeper.max_batch_size`` that is before
-            the first job of each batch. A sweeper that optimises chooses its jobs on the way.
+            it; may refuse the sweep by raising ``SweepError``. A sweeper that optimises chooses its jobs on the
+            way.
+        returned: Name of the metric that the task returns. With it, jobs of a sweep that are known to be finished are
+            neither composed nor checked nor run; see ``runs.jobkeys``.
     """
     with screens():
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(_help(task, config_name))
             sys.exit(0)
-        _run(task, config_name=config_name, prelude=prelude, check_job=check_job)
+        _run(task, config_name=config_name, prelude=prelude, check_job=check_job, returned=returned)
 
 
-def _run(task: Task, *, config_name: str, prelude: Prelude, check_job: CheckJob | None) -> NoReturn:
+def _run(
+    task: Task, *, config_name: str, prelude: Prelude, check_job: CheckJob | None, returned: str | None
+) -> NoReturn:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on, instead of printing them over several lines
     jobs: list[_Job] = []
@@ -96,9 +107,10 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, check_job: CheckJob 
         try:
             return _run_job(cfg, task=task, prelude=own_prelude, jobs=jobs, wants_traceback=wants_traceback)
         except SystemExit:
-            if made:
+            folder = HydraConfig.get().runtime.output_dir
+            if made and folder != os.getcwd():  # which it is for serve.py, which writes nothing
                 with suppress(OSError):  # of a folder that holds something
-                    os.rmdir(HydraConfig.get().runtime.output_dir)
+                    os.rmdir(folder)
             raise
 
     try:
@@ -110,7 +122,7 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, check_job: CheckJob 
                 overrides = prelude(overrides, config_dirs)
             made = not typed.is_sweep and _is_new_folder(overrides)
             sys.argv[1:] = [*overrides, *typed.flags]  # --info would take an override after it for its value
-            with _checked_jobs(check_job):
+            with _checked_jobs(check_job, returned, jobs):
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         status = 0
     except SystemExit as ended:  # report() has said why
@@ -124,7 +136,7 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, check_job: CheckJob 
         if not any(entry.failed for entry in jobs):
             sys.exit(report(explained(error, overrides, config_name, config_dirs)))
         status = 1
-    for entry in jobs:
+    for entry in sorted(jobs, key=lambda job: job.number):
         say(f"job {entry.number}  {entry.overrides}  {entry.outcome}", "stderr" if entry.failed else "stdout")
     sys.exit(status)
 
@@ -136,9 +148,25 @@ def _is_new_folder(overrides: list[str]) -> bool:
 
 
 @contextmanager
-def _checked_jobs(check: CheckJob | None) -> Iterator[None]:
-    """Have ``check`` see each job of a sweep that goes through all values, before the first of them runs."""
-    from cifar_lightning.patches import watched_jobs  # late, as it imports torch
+def _checked_jobs(check: CheckJob | None, returned: str | None, jobs: list[_Job]) -> Iterator[None]:
+    """Have ``check`` see each job of a sweep that goes through all values, before the first of them runs.
+
+    Those that an earlier command has finished are left out, and noted among ``jobs``.
+    """
+    from cifar_lightning.cli.finished_jobs import FinishedJobs  # late, as they import torch
+    from cifar_lightning.patches import before_sweeps, watched_jobs
+    from cifar_lightning.runs.folder import refuse_foreign_sweep
+
+    def note(number: int, overrides: Sequence[str], result: float | None) -> None:
+        jobs.append(_Job.of(number, overrides, _done(result), failed=False))
+
+    finished = FinishedJobs(returned or "", note)
+
+    def prepare(sweeper: Sweeper) -> None:
+        assert sweeper.config is not None
+        refuse_foreign_sweep(Path(sweeper.config.hydra.sweep.dir))
+        if returned is not None and not _optimises(sweeper.config.hydra):
+            finished.prepare(sweeper)
 
     def watch(config: DictConfig, number: int) -> None:
         if check is None or _optimises(config.hydra):
@@ -152,7 +180,7 @@ def _checked_jobs(check: CheckJob | None) -> Iterator[None]:
             del config["hydra"]  # Hydra drops this config afterwards, and the node is the larger part to go through
         check(config, folder)
 
-    with watched_jobs(watch):
+    with before_sweeps(prepare), watched_jobs(watch, finished.find):
         yield
 
 
@@ -181,7 +209,7 @@ def _run_job(
         say(f"error: job {job.number} ({job.overrides}): {_describe(error)}", "stderr")
         raise  # to the sweeper, which runs the other jobs all the same
     if invocation.is_sweep:
-        jobs.append(_current_job("done" if result is None else f"done: {result:.4f}", failed=False))
+        jobs.append(_current_job(_done(result), failed=False))
     return result
 
 
@@ -201,18 +229,22 @@ def _placed(cfg: DictConfig, prelude: Callable[[list[str]], list[str]] | None) -
         except Exception as error:
             raise explained(error, overrides, str(config.job.config_name)) from error
         folder = cfg.output_dir if "output_dir" in own else folder
-    cfg.output_dir = folder  # in the copy for this job alone
+    if "output_dir" in cfg:  # serve.py has no folder
+        cfg.output_dir = folder  # in the copy for this job alone
     return cfg
 
 
 def _invocation() -> Invocation:
     """What the library may know of the command line, read off Hydra while a job runs."""
+    from cifar_lightning.runs.jobkeys import common_key, job_key  # late, as it imports torch
+
     config = HydraConfig.get()
     is_sweep = config.mode == RunMode.MULTIRUN
     return Invocation(
         overrides=tuple(config.overrides.task),
         hydra_yaml=_hydra_yaml,
         is_sweep=is_sweep,
+        job_key=job_key(common_key(config), config.overrides.task) if is_sweep else None,
         sweeper_optimises=is_sweep and _optimises(config),
     )
 
@@ -248,9 +280,11 @@ More:
 
 def _current_job(outcome: str, *, failed: bool) -> _Job:
     config = HydraConfig.get()
-    overrides = list(config.overrides.task)
-    swept = [override for override in overrides if override not in sys.argv]  # the others are the same for all jobs
-    return _Job(config.job.num, " ".join(swept or overrides), outcome, failed)
+    return _Job.of(config.job.num, list(config.overrides.task), outcome, failed=failed)
+
+
+def _done(result: float | None) -> str:
+    return "done" if result is None else f"done: {result:.4f}"
 
 
 def _describe(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from cifar_lightning.checkpoint.format import read
+from cifar_lightning.checkpoint.load import read_settings
 from cifar_lightning.config.overrides import quoted, values
 from cifar_lightning.config.schema import CONF
 from cifar_lightning.errors import UserError
@@ -28,7 +28,7 @@ def checkpoint_prelude(typed: list[str], config_dirs: Sequence[Path] = ()) -> li
     """
     given, asked = _given(typed), values(typed)
     ckpt = typed_checkpoint(typed)
-    own = read(ckpt)["settings"]
+    own = read_settings(ckpt)
     files = data_files(config_dirs)
     if "output_dir" not in given:
         if asked.get("data") == _group_of(own["data"], files):
@@ -38,12 +38,13 @@ def checkpoint_prelude(typed: list[str], config_dirs: Sequence[Path] = ()) -> li
     return [*overrides_from(ckpt, own, given, files), *typed]
 
 
-def folder_prelude(typed: list[str], *, verb: str) -> list[str]:
+def folder_prelude(typed: list[str], *, verb: str, is_timed: bool = True) -> list[str]:
     """The folder for what a checkpoint answers; then what is typed.
 
     Args:
         typed: Overrides of the command line.
         verb: What is done with the checkpoint, such as ``predict``.
+        is_timed: Whether each time has a folder of its own; see ``answers_folder``.
 
     Raises:
         UserError: If ``ckpt=`` is missing or names no file.
@@ -51,7 +52,7 @@ def folder_prelude(typed: list[str], *, verb: str) -> list[str]:
     ckpt = typed_checkpoint(typed)
     if "output_dir" in _given(typed):
         return typed
-    return [f"output_dir={quoted(answers_folder(ckpt, verb))}", *typed]
+    return [f"output_dir={quoted(answers_folder(ckpt, verb, is_timed=is_timed))}", *typed]
 
 
 def typed_checkpoint(typed: Sequence[str]) -> str:

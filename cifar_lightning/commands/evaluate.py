@@ -9,7 +9,8 @@ from typing import Any
 import lightning as L
 from omegaconf import DictConfig
 
-from cifar_lightning.checkpoint.format import load_classifier
+from cifar_lightning.checkpoint.exported import ExportedClassifier
+from cifar_lightning.checkpoint.load import load_classifier
 from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.build import build
@@ -38,7 +39,7 @@ NUM_SAMPLES = 32
 
 
 def evaluate(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, Any]:
-    """Evaluate a checkpoint on a split and return what metrics.json holds.
+    """Evaluate a checkpoint, or a file exported from one, on a split and return what metrics.json holds.
 
     Writes metrics.json and predictions.csv into ``output_dir``, shows a table, and draws pictures. The latter are only
     for show: one that fails is a warning.
@@ -62,6 +63,9 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
     folder = Path(settings.output_dir or evaluation_folder(settings.ckpt, split, changed(flattened(plain), trained)))
     refuse_used(folder)
     trainer = build_trainer(settings.trainer, output_dir=str(folder), logger=False, callbacks=[])
+    if isinstance(classifier, ExportedClassifier):
+        device_type = trainer.strategy.root_device.type
+        classifier.check_use(precision=trainer.precision, compile=settings.compile, device_type=device_type)
     data: ImageDataModule = build(settings.data, "data")
     read_data(data, settings.data, stage="validate" if split == "val" else "test")
     fingerprint = _check(settings, data, classifier, trained)
@@ -162,6 +166,9 @@ def _check(
             "started with, so it may have been trained on some of them; bring data.root, data.val_size and "
             "data.split_seed back to what they were, or use split=test"
         )
+    if isinstance(classifier, ExportedClassifier):
+        classifier.check_images(data.image_shape)
+        return fingerprint
     refusal = f"the checkpoint's model={trained['model']['name']} cannot take images of {{size}}"
     flops_of(classifier.net, data.image_shape, refusal=refusal)
     return fingerprint

@@ -31,6 +31,7 @@ from cifar_lightning.patches import quick_hook_names, staying_on_device, unlimit
 from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.tables import announce, final_table
 from cifar_lightning.runs.folder import CONFIG, LAST, claimed, record
+from cifar_lightning.runs.jobkeys import record_key
 from cifar_lightning.runs.loggers import CSV, TensorBoard, hyper_parameters
 from cifar_lightning.runs.metrics_file import finished_metrics, provenance, write_metrics
 from cifar_lightning.runs.resume import checkpoint_to_resume, finished, take_over
@@ -62,6 +63,7 @@ def train(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, An
         job = folder_of_job(cfg, invocation)
         if (metrics := finished_metrics(job)) is not None:
             log.info("%s is done already", job)
+            record_key(job, invocation.job_key)  # which may have been another, or none
             return metrics
         cfg = placed(cfg, job)
     cfg = with_folder(cfg)
@@ -79,6 +81,7 @@ def train(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, An
         is_continued = (folder / CONFIG).exists()  # from a checkpoint, or from the start
         if before is None:
             record(folder, cfg, invocation)
+            record_key(folder, invocation.job_key)
         _start_loggers(parts, after_step=before["global_step"] if before else -1, is_continued=is_continued)
         metrics = _run(parts, resumes=before is not None) | provenance(invocation)
         metrics |= _clocks(started, invocation, resumes=before is not None)

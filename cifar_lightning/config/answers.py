@@ -1,11 +1,13 @@
 """Settings of the commands that need a checkpoint and no data set, such as predict.py: checked once, then frozen."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import DictConfig
 
 from cifar_lightning.config.overrides import expanded
 from cifar_lightning.config.resolve import plain
+from cifar_lightning.data.decode import MAX_PIXELS
 from cifar_lightning.errors import UserError
 from cifar_lightning.typehints import fits
 
@@ -25,6 +27,33 @@ class PredictSettings:
     show: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """What export.py does: the keys of conf/export.yaml."""
+
+    ckpt: str
+    format: str
+    output_dir: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings:
+    """What serve.py does: the keys of conf/serve.yaml."""
+
+    ckpt: str
+    host: str
+    port: int
+    topk: int
+    tta: int | None
+    accelerator: str
+    precision: str | None
+    max_mb: float
+    max_files: int
+    max_pixels: int
+    max_waiting: int
+    wait_ms: float
+
+
 def resolve_prediction(cfg: DictConfig) -> PredictSettings:
     """The settings of predict.py.
 
@@ -42,12 +71,47 @@ def resolve_prediction(cfg: DictConfig) -> PredictSettings:
             f"{config['images']!r}"
         )
     config["images"] = tuple(expanded("images", str(path)) for path in images)
-    if config["topk"] < 1:
-        raise UserError(f"topk must be at least 1, got {config['topk']}")
     return PredictSettings(**config)
 
 
-def check_answering(config: dict[str, object]) -> None:
+def resolve_export(cfg: DictConfig) -> ExportSettings:
+    """The settings of export.py.
+
+    Raises:
+        UserError: If a key has no value.
+    """
+    config = plain(cfg)
+    _put_in_home(config, "ckpt", "output_dir")
+    return ExportSettings(**config)
+
+
+def resolve_serving(cfg: DictConfig) -> ServeSettings:
+    """The settings of serve.py.
+
+    Raises:
+        UserError: If a key has no value, or one that is out of its range.
+    """
+    config = plain(cfg)
+    _put_in_home(config, "ckpt")
+    check_answering(config)
+    if not config["host"]:
+        raise UserError("host must not be empty: 127.0.0.1 is this machine alone, 0.0.0.0 all its addresses")
+    ranges = {
+        "port": (0, 65_535),
+        "max_mb": (0.001, 10_000),
+        "max_files": (1, 10_000),
+        "max_pixels": (1, MAX_PIXELS),
+        "max_waiting": (config["max_files"], 1_000_000),
+        "wait_ms": (0, 1_000),
+    }
+    for key, (least, most) in ranges.items():
+        if not least <= config[key] <= most:
+            hint = ", not below max_files" if key == "max_waiting" else ""
+            raise UserError(f"{key} must be in [{least:,}, {most:,}]{hint}, got {config[key]}")
+    return ServeSettings(**config)
+
+
+def check_answering(config: dict[str, Any]) -> None:
     """Check the keys that say how a checkpoint answers.
 
     Raises:
@@ -58,6 +122,8 @@ def check_answering(config: dict[str, object]) -> None:
             f"tta must be 0 (none), 1 (mirror images), 2 (mirrored and translated) or null for the checkpoint's own, "
             f"got {config['tta']}"
         )
+    if config["topk"] < 1:
+        raise UserError(f"topk must be at least 1, got {config['topk']}")
 
 
 def _put_in_home(config: dict[str, object], *keys: str) -> None:

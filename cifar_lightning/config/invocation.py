@@ -12,12 +12,14 @@ class Invocation:
         overrides: The overrides as Hydra got them, those that a prelude put before the typed ones among them.
         hydra_yaml: Gives Hydra's own config as YAML, for the run's folder; None outside Hydra.
         is_sweep: Whether the command is one job of several in this process.
+        job_key: Of a job of a sweep, a hash of what it is composed from; None where that does not tell all.
         sweeper_optimises: Whether a sweeper chooses the next jobs by what the command returns.
     """
 
     overrides: tuple[str, ...] = ()
     hydra_yaml: Callable[[], str] | None = None
     is_sweep: bool = False
+    job_key: str | None = None
     sweeper_optimises: bool = False
 
 

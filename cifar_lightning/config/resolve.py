@@ -41,6 +41,7 @@ class Settings:
     num_threads: int | None
     compile: bool | str
     label_smoothing: float
+    class_weights: str | None
     freeze: tuple[tuple[str, float], ...]
     tta: int
     data: Section
@@ -258,6 +259,8 @@ def _check_training(config: dict[str, Any]) -> None:
         raise UserError(f"freeze must be parts of the network and fractions, as in [[conv1,0.5]], got {freeze}")
     if not 0 <= config["label_smoothing"] <= 1:
         raise UserError(f"label_smoothing must be in [0, 1], got {config['label_smoothing']}")
+    if config["class_weights"] not in (None, "balanced"):
+        raise UserError(f"class_weights must be balanced or null, got {config['class_weights']}")
     for name, value in config["normalize"].items():
         if value != AUTO and not fits(value, list[float]):
             raise UserError(f"normalize.{name} must be a list of numbers or auto, got {value!r}")

@@ -26,6 +26,7 @@ class TrainSchema:
     num_threads: int | None = None
     compile: Any = False
     label_smoothing: float = 0.0
+    class_weights: str | None = None
     freeze: Any = MISSING
     tta: int = 0
     data: Any = MISSING
@@ -67,6 +68,33 @@ class PredictSchema:
     precision: str | None = None
     save_probs: bool = False
     show: bool = False
+
+
+@dataclass
+class ExportSchema:
+    """Keys of conf/export.yaml."""
+
+    ckpt: str = MISSING
+    format: str = "onnx"
+    output_dir: str | None = None
+
+
+@dataclass
+class ServeSchema:
+    """Keys of conf/serve.yaml."""
+
+    ckpt: str = MISSING
+    host: str = "127.0.0.1"
+    port: int = 8000
+    topk: int = 5
+    tta: int | None = None
+    accelerator: str = "auto"
+    precision: str | None = None
+    max_mb: float = 20
+    max_files: int = 64
+    max_pixels: int = 100_000_000
+    max_waiting: int = 256
+    wait_ms: float = 2
 
 
 REFUSED_TRAINER_ARGUMENTS = {
@@ -113,4 +141,6 @@ def _first(*values: Any) -> Any:
 ConfigStore.instance().store(name="train_schema", node=TrainSchema)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateSchema)
 ConfigStore.instance().store(name="predict_schema", node=PredictSchema)
+ConfigStore.instance().store(name="export_schema", node=ExportSchema)
+ConfigStore.instance().store(name="serve_schema", node=ServeSchema)
 OmegaConf.register_new_resolver("first", _first, replace=True)

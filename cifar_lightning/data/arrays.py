@@ -101,6 +101,16 @@ def spread(num_images: int, num_chosen: int) -> Int64[Tensor, " s"]:
     return torch.arange(num_chosen) * num_images // num_chosen
 
 
+def balanced_weights(targets: Int64[Tensor, " n"], num_classes: int) -> list[float]:
+    """Weights of the classes with which all count alike in a sum over the images; 0 for a class without images.
+
+    The weight of a class of n images is N / (K n), for N images of K classes, so that the mean weight of an image is 1.
+    """
+    counts = torch.bincount(targets, minlength=num_classes).double()
+    weights = len(targets) / (num_classes * counts.clamp(min=1))
+    return torch.where(counts > 0, weights, 0).tolist()
+
+
 def channel_statistics(images: UInt8[Tensor, "n c h w"]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of the pixels in [0, 1], per channel, to six decimals.
 

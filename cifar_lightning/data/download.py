@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import BinaryIO
+from urllib.parse import urlparse
 
 import requests
 import urllib3
@@ -32,24 +34,27 @@ ALLOWED_PREFIXES = ("https://",)
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to download: its size in bytes, its checksums in hexadecimal."""
+    """A file to download: its size in bytes, its checksums in hexadecimal.
+
+    Of the SHA-256 the first digits may be given alone, as the names of torchvision's weights have them, and no MD5.
+    """
 
     name: str
     size: int
-    md5: str
+    md5: str | None
     sha256: str
 
     def fault(self, path: Path) -> str | None:
         """What is wrong with a file on disk, in words; None if it is the expected file."""
         if (size := path.stat().st_size) != self.size:
             return f"{size:,} bytes instead of {self.size:,}"
-        sums = {"MD5": (hashlib.md5(usedforsecurity=False), self.md5), "SHA-256": (hashlib.sha256(), self.sha256)}
+        sums = {"MD5": (hashlib.md5(usedforsecurity=False), self.md5 or ""), "SHA-256": (hashlib.sha256(), self.sha256)}
         with path.open("rb") as file:
             while chunk := file.read(2**20):
                 for digest, _ in sums.values():
                     digest.update(chunk)
         for name, (digest, expected) in sums.items():
-            if (found := digest.hexdigest()) != expected:
+            if not (found := digest.hexdigest()).startswith(expected):
                 return f"{name} {found} instead of {expected}"
         return None
 
@@ -149,6 +154,28 @@ def download(file: RemoteFile, urls: Sequence[str], folder: Path, *, patience: P
     raise DownloadError("; ".join(f"{url}: {reason}" for url, reason in reasons.items()) or "no address was given")
 
 
+def announced(url: str, *, sha256: str, patience: Patience = Patience()) -> RemoteFile:
+    """The file at an address, with the size that its server says.
+
+    Args:
+        url: The address, https.
+        sha256: Its SHA-256 in hexadecimal, or the first digits of it.
+        patience: How long to wait for the server.
+
+    Raises:
+        DownloadError: If the server does not say it.
+    """
+    name = Path(urlparse(url).path).name
+    try:
+        with _session() as session, _answer(partial(session.head, url, allow_redirects=True), patience) as response:
+            length = response.headers.get("Content-Length", "")
+            if response.status_code != 200 or not (length.isascii() and length.isdigit() and len(length) < 16):
+                raise DownloadError(f"{url}: the server answers {response.status_code} {response.reason} and no size")
+            return RemoteFile(name, int(length), None, sha256)
+    except (_UrlFailed, _TransferFailed) as error:
+        raise DownloadError(f"{url}: {error}") from error
+
+
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
     """Hold a lock file; see ``locks.held``. If another process holds it, log that and wait."""
@@ -228,7 +255,7 @@ def _receive(session: requests.Session, url: str, file: RemoteFile, part: Path, 
     """Append what is missing to the part. Raise if the transfer fails or is too slow."""
     begin = _size(part)
     headers = {"Range": f"bytes={begin}-"} if begin else {}
-    with _answer(session, url, headers, patience) as response:
+    with _answer(partial(session.get, url, headers=headers, stream=True), patience) as response:
         _check_headers(response, begin, file)
         with part.open("r+b" if begin else "wb") as written, _progress(file, begin) as show:
             written.truncate(begin)
@@ -236,7 +263,7 @@ def _receive(session: requests.Session, url: str, file: RemoteFile, part: Path, 
             _copy(response, written, begin, file, patience, show)
 
 
-def _answer(session: requests.Session, url: str, headers: dict[str, str], patience: Patience) -> requests.Response:
+def _answer(request: Callable[..., requests.Response], patience: Patience) -> requests.Response:
     """A server's answer up to its headers, redirects followed; any failure is this address's alone.
 
     A thread asks: headers may come byte by byte, and each byte renews the limit on a wait.
@@ -246,7 +273,7 @@ def _answer(session: requests.Session, url: str, headers: dict[str, str], patien
 
     def ask() -> None:
         try:
-            answers.put(session.get(url, headers=headers, stream=True, timeout=timeout))
+            answers.put(request(timeout=timeout))
         except Exception as error:  # a server's answer makes the libraries raise anything
             answers.put(error)
 

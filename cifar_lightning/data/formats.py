@@ -63,7 +63,9 @@ _READ_BY_START = {
 }
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _AVIF_BRANDS = (b"avif", b"avis")
-_START_BYTES = 1_000
+
+START_BYTES = 1_000
+"""How much of a file says what it is."""
 
 
 def why_not_by_name(name: str) -> str:
@@ -76,7 +78,12 @@ def why_not_by_content(path: str) -> str:
     """Why a file is not read that no decoder takes for an image, by its first bytes."""
     start = b""
     with suppress(OSError), open(path, "rb") as file:
-        start = file.read(_START_BYTES)
+        start = file.read(START_BYTES)
+    return why_not_by_start(start)
+
+
+def why_not_by_start(start: bytes) -> str:
+    """Why a file is not read that no decoder takes for an image; ``start`` is its first ``START_BYTES`` bytes."""
     if not start.strip(b"\0"):
         return "nothing but zero bytes: it was not copied or downloaded whole"
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()

@@ -19,15 +19,17 @@ from cifar_lightning.callbacks.freezing import Freezing
 from cifar_lightning.callbacks.progress import EpochProgress
 from cifar_lightning.callbacks.saving import RunCheckpoints
 from cifar_lightning.checkpoint.format import check_state, description
+from cifar_lightning.checkpoint.pretrained import load_pretrained
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.build import blame, build_augment, build_pieces
 from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.config.resolve import AUTO, Facts, Section, Settings, settle
-from cifar_lightning.data import ImageDataModule, channel_statistics
+from cifar_lightning.data import ImageDataModule, balanced_weights, channel_statistics
 from cifar_lightning.device import forward_flops, sensible_threads
 from cifar_lightning.engine.compile import refuse_accumulation, with_compiled_update
 from cifar_lightning.engine.trainer import build_trainer, check_length, check_limits, refuse_half_precision_on_cpu
 from cifar_lightning.errors import SweepError, UserError, one_line
+from cifar_lightning.models.torchvision_zoo import TorchvisionNet
 from cifar_lightning.optim.early_ends import with_early_ends
 from cifar_lightning.optim.schedules import Schedule, constant
 from cifar_lightning.patches import clippable
@@ -106,7 +108,8 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
         flops_of(net, shape, refusal=refusal)
     num_images = len(data.index["train"])
     refuse_single_images(net, shapes, trainer, num_images=num_images, batch_size=data.batch_size, name=name)
-    classifier = _build_classifier(settings, net, optimizer, schedule)
+    weights = balanced_weights(data.targets("train"), len(data.classes)) if config.class_weights else None
+    classifier = _build_classifier(settings, net, optimizer, schedule, class_weights=weights)
     with blame("freeze"):
         first_optimizer = optimizer(classifier.net)
     classifier.description = description(settings)
@@ -173,8 +176,8 @@ def _facts(
 def _build_net(section: Section, data: ImageDataModule, *, pretrained: bool) -> nn.Module:
     with blame("model", section):
         net = models.build(**{**section, "num_classes": len(data.classes), "in_channels": data.image_shape[0]})
-        if pretrained and hasattr(net, "load_pretrained"):  # weights that would be replaced are not downloaded
-            net.load_pretrained()  # type: ignore[operator]
+        if pretrained and isinstance(net, TorchvisionNet) and net.pretrained:  # no weights that would be replaced
+            load_pretrained(net)
     return net
 
 
@@ -250,7 +253,12 @@ def _image_shapes(settings: Settings, data: ImageDataModule) -> list[torch.Size]
 
 
 def _build_classifier(
-    settings: Settings, net: nn.Module, optimizer: MakeOptimizer, schedule: Schedule | None
+    settings: Settings,
+    net: nn.Module,
+    optimizer: MakeOptimizer,
+    schedule: Schedule | None,
+    *,
+    class_weights: list[float] | None,
 ) -> ImageClassifier:
     mean, std = settings.normalize["mean"], settings.normalize["std"]
     with blame("normalize", settings.normalize):
@@ -263,4 +271,5 @@ def _build_classifier(
             optimizer=optimizer,
             schedule=schedule,
             label_smoothing=settings.label_smoothing,
+            class_weights=class_weights,
         )

@@ -6,16 +6,17 @@ from typing import Any
 
 from torch import nn
 
-from cifar_lightning.models.resnet import ResNet18, ResNet18ImageNet
+from cifar_lightning.models.resnet import ResNet18
 from cifar_lightning.models.speedrun import SpeedrunNet
+from cifar_lightning.models.torchvision_zoo import TorchvisionNet
 from cifar_lightning.models.tutorial import TutorialCNN
 from cifar_lightning.typehints import fits, words
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "tutorial": TutorialCNN,
     "resnet18": ResNet18,
-    "resnet18_imagenet": ResNet18ImageNet,
     "speedrun": SpeedrunNet,
+    "torchvision": TorchvisionNet,
 }
 """The networks that the command line and checkpoints can name. A name is looked up here, so no file names code to run.
 

@@ -1,15 +1,8 @@
-"""torchvision's ResNet-18: one for small images, and one with ImageNet weights."""
-
-import hashlib
-from pathlib import Path
-from urllib.parse import urlparse
+"""torchvision's ResNet-18 for small images."""
 
 import torch
-import torch.nn.functional as F
 import torchvision
-from jaxtyping import Float
-from torch import Tensor, nn
-from torchvision.models import ResNet18_Weights
+from torch import nn
 
 
 class ResNet18(torchvision.models.ResNet):
@@ -32,61 +25,3 @@ class ResNet18(torchvision.models.ResNet):
         # With filters in channels_last every convolution runs in that layout, whatever the layout of the images. It is
         # faster on CPUs (no reordering into blocks) and on GPUs (tensor cores).
         self.to(memory_format=torch.channels_last)
-
-
-class ResNet18ImageNet(nn.Module):
-    """torchvision's ResNet-18 with a new head; ``load_pretrained`` loads the ImageNet weights.
-
-    The constructor downloads nothing, so that a checkpoint can be evaluated without a network connection.
-
-    Args:
-        num_classes: Number of outputs.
-        in_channels: Channels of the images; must be 3.
-        image_size: Height and width in pixels, in [32, 1024]; the network resizes its images to this size.
-
-    Raises:
-        ValueError: If an argument is out of its range.
-    """
-
-    weights = ResNet18_Weights.DEFAULT
-
-    def __init__(self, *, num_classes: int = 10, in_channels: int = 3, image_size: int = 224) -> None:
-        super().__init__()
-        if in_channels != 3:
-            raise ValueError(f"in_channels must be 3, as in ImageNet, got {in_channels}")
-        if not 32 <= image_size <= 1024:
-            raise ValueError(f"image_size must be in [32, 1024], got {image_size}")
-        self.image_size = image_size
-        self.resnet = torchvision.models.resnet18(weights=None)
-        self.resnet.fc = nn.Linear(self.resnet.fc.in_features, num_classes)
-        self.to(memory_format=torch.channels_last)
-
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n k"]:
-        size = (self.image_size, self.image_size)
-        return self.resnet(F.interpolate(images, size, mode="bilinear", antialias=True))
-
-    def load_pretrained(self) -> None:
-        """Load the ImageNet weights of all layers except the head; download them if they are not cached.
-
-        Raises:
-            OSError: If the weights are neither cached nor can be downloaded, or if their file is damaged.
-        """
-        name = Path(urlparse(self.weights.url).path).name
-        file = Path(torch.hub.get_dir()) / "checkpoints" / name
-        try:
-            # torch.hub checks the hash of a download, but not of a cached file; that is checked below.
-            state = self.weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
-        except Exception as error:  # URLError, a wrong hash, or any error of unpickling a damaged file
-            if file.exists():
-                raise OSError(f"{file} is damaged, delete it ({type(error).__name__})") from error
-            raise OSError(
-                f"the ImageNet weights could not be downloaded from {self.weights.url} ({error}): "
-                f"put {name} into {file.parent}"
-            ) from error
-        expected = name.rpartition("-")[2].removesuffix(".pth")  # the name ends with the first digits of the SHA-256
-        if not hashlib.sha256(file.read_bytes()).hexdigest().startswith(expected):
-            raise OSError(f"{file} is damaged, delete it (its SHA-256 does not begin with {expected})")
-        state = {key: value for key, value in state.items() if not key.startswith("fc.")}
-        missing, unexpected = self.resnet.load_state_dict(state, strict=False)
-        assert set(missing) == {"fc.weight", "fc.bias"}
-        assert not unexpected

@@ -11,7 +11,7 @@ from cifar_lightning.checkpoint.trust import read_text
 from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.config.schema import run_folder
 from cifar_lightning.errors import UserError, listed
-from cifar_lightning.runs.folder import METRICS, below
+from cifar_lightning.runs.folder import LAST, METRICS, below, run_of
 from cifar_lightning.runs.resume import flattened
 
 SETTINGS = "settings.json"
@@ -65,11 +65,11 @@ def evaluation_folder(ckpt: str, split: str, changes: Mapping[str, Any]) -> str:
         split: The split it is evaluated on.
         changes: As ``changed`` gives them. Each has its part of the name.
     """
-    path = Path(ckpt)
-    if path.parent.name != "checkpoints":
+    path, run = Path(ckpt), run_of(ckpt)
+    if run is None:
         return run_folder("evaluate")
     rest = dict(changes)
-    parts = [path.stem, *([] if split == "test" else [split])]
+    parts = [path.stem if path.suffix == LAST.suffix else path.name, *([] if split == "test" else [split])]
     data = [str(rest.pop(key)) for key in ("data", "data.name") if key in rest]
     parts += data[-1:]
     if "tta" in rest:
@@ -78,7 +78,7 @@ def evaluation_folder(ckpt: str, split: str, changes: Mapping[str, Any]) -> str:
         parts.append(str(rest.pop("trainer.precision") or "32-true"))
     if rest:  # such as another root
         parts.append(hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()[:8])
-    return below(path.parent.parent, "evaluate", "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts))
+    return below(run, "evaluate", "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts))
 
 
 def record_settings(folder: Path, settings: Mapping[str, Any], *, result: str = METRICS) -> None:

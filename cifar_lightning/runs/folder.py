@@ -1,11 +1,13 @@
 """Run folders: who holds one, and the record of what was asked for in it."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from cifar_lightning.checkpoint.trust import read_text
 from cifar_lightning.checkpoint.write import sweep_temporary, write_durably
 from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.config.overrides import argument
@@ -22,23 +24,35 @@ METRICS = "metrics.json"
 LOCK = ".cifar-lightning.lock"
 """Held by the run in a folder; its name says whose it is, as folders may be shared with other programs."""
 
-CONTINUED = ("metrics.csv", "train.log", "evaluate.log", "predict.log")
+CONTINUED = ("metrics.csv", "train.log", "evaluate.log", "predict.log", "export.log")
 """Files of a run that are written into where they are; all others are written beside their place, then renamed."""
 
 WRITTEN = (CONFIG, OVERRIDES, HYDRA, METRICS, "metrics.csv")
 """Files of a run that have names which other programs use too."""
 
 
-def answers_folder(ckpt: str | Path, verb: str) -> str:
-    """A new folder for what a checkpoint answers: in the run's folder, if it stands in one, else under logs/.
+EXPORT = "export"
+"""Folder of a run's exported files, beside that of its checkpoints."""
+
+
+def run_of(ckpt: str | Path) -> Path | None:
+    """The folder of the run that a checkpoint, or a file exported from it, stands in; None elsewhere."""
+    path = Path(ckpt)
+    return path.parent.parent if path.parent.name in (LAST.parent.name, EXPORT) else None
+
+
+def answers_folder(ckpt: str | Path, verb: str, *, is_timed: bool = True) -> str:
+    """A folder for what a checkpoint answers: in the run's folder, if it stands in one, else a new one under logs/.
 
     Args:
         ckpt: Path of the checkpoint.
         verb: Such as ``predict``.
+        is_timed: Whether each time has a folder of its own in that of the run.
     """
-    new = Path(run_folder(verb))
-    path = Path(ckpt)
-    return below(path.parent.parent, verb, new.name) if path.parent.name == LAST.parent.name else str(new)
+    new, run = Path(run_folder(verb)), run_of(ckpt)
+    if run is None:
+        return str(new)
+    return below(run, verb, new.name) if is_timed else below(run, verb)
 
 
 def below(run: Path, *names: str) -> str:
@@ -91,10 +105,42 @@ def _refuse_foreign(folder: Path) -> None:
         return
     found = next((folder / name for name in WRITTEN if (folder / name).exists()), None)
     if found is not None:
-        raise UserError(
-            f"output_dir={folder} holds {found.relative_to(folder)}, which would be written over and no run of this "
-            "project has written: name another folder"
-        )
+        raise UserError(_foreign(folder, found))
+
+
+def _foreign(folder: Path, path: Path) -> str:
+    return (
+        f"output_dir={folder} holds {path.relative_to(folder)}, which would be written over and no run of this project "
+        "has written: name another folder"
+    )
+
+
+def refuse_foreign_sweep(folder: Path) -> None:
+    """Raise UserError if the folder of a sweep holds a multirun.yaml that no sweep of this project has written.
+
+    Hydra writes it before any job has a folder. This project's names its own classes; or it is empty, if Hydra was
+    stopped.
+    """
+    path = folder / "multirun.yaml"
+    try:
+        own(path)
+    except OSError as error:  # a link, whatever it leads to
+        raise UserError(_foreign(folder, path)) from error
+    try:
+        text = read_text(path) if os.path.lexists(path) else ""
+    except (OSError, ValueError):
+        text = "?"
+    is_ours = not text or "cifar_lightning." in text
+    if not is_ours and not any((folder / name / LOCK).exists() for name in names_in(folder)):
+        raise UserError(_foreign(folder, path))
+
+
+def names_in(folder: Path) -> list[str]:
+    """What a folder holds, in order; nothing if it cannot be read."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
 
 
 def _refuse_links(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from cifar_lightning.checkpoint.trust import check_values, read_text
 from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.errors import SweepError, UserError
-from cifar_lightning.runs.folder import CONFIG, refuse_used
+from cifar_lightning.runs.folder import CONFIG, names_in, refuse_used
 
 _MAX_FAST_CHARACTERS = 20_000
 """More than a job's config has. Of longer texts the fast parser of YAML may make the stack of this process overflow."""
@@ -106,14 +105,8 @@ class _Records:
         likely = [own, *([self._names[job]] if job in self._names else [])]
         found = next((name for name in likely if self._job_in(name) == job), None)
         if found is None:
-            found = next((name for name in self._folders() if self._job_in(name) == job), None)
+            found = next((name for name in names_in(self._sweep) if self._job_in(name) == job), None)
         return None if found is None else self._sweep / found
-
-    def _folders(self) -> list[str]:
-        try:
-            return sorted(os.listdir(self._sweep))
-        except OSError:
-            return []
 
     def _job_in(self, name: str) -> str | None:
         path = self._sweep / name / CONFIG

@@ -13,8 +13,9 @@ from conftest import SMALL
 from lightning.pytorch.callbacks import Callback
 
 from cifar_lightning import models
-from cifar_lightning.checkpoint.format import FORMAT_VERSION, description, load_classifier, read, read_state
+from cifar_lightning.checkpoint.format import FORMAT_VERSION, description, read, read_state
 from cifar_lightning.checkpoint.format import described as as_described
+from cifar_lightning.checkpoint.load import load_classifier
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands.train import train
 from cifar_lightning.config.resolve import resolve

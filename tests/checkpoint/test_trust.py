@@ -13,7 +13,8 @@ import pytest
 import torch
 from conftest import SMALL, TINY, after_each_save, last
 
-from cifar_lightning.checkpoint.format import load_classifier, read_state
+from cifar_lightning.checkpoint.format import read_state
+from cifar_lightning.checkpoint.load import load_classifier
 from cifar_lightning.commands.train import train
 from cifar_lightning.config import schema
 from cifar_lightning.errors import UserError

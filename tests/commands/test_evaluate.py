@@ -59,6 +59,7 @@ def test_evaluate_gives_exactly_the_numbers_of_train(command, tmp_path, tiny, ov
         found = json.loads((evaluated / "metrics.json").read_text())
         names = (
             f"{split}/acc",
+            f"{split}/balanced_acc",
             f"{split}/loss",
             f"{split}/ece",
             f"num_{split}_images",
@@ -83,7 +84,7 @@ def test_test_time_augmentation_stands_beside_the_plain_figures(command, tmp_pat
         arguments = (*FAST, *BARE, "data.val_size=20", f"tta={tta}", f"output_dir={folder}")
         assert command("train.py", *arguments, tiny=True).code == 0
     plain, augmented = (json.loads((folder / "metrics.json").read_text()) for folder in folders)
-    names = [f"test/{name}" for name in ("acc", "loss", "ece")]
+    names = [f"test/{name}" for name in ("acc", "balanced_acc", "loss", "ece")]
     assert [augmented[name] for name in names] == [plain[name] for name in names]
     assert augmented["test/loss_tta"] != plain["test/loss"]
     assert "test/acc_tta" not in plain

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import BARE, FAST, TinyCIFAR10, of_checkpoint
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch.profilers import PassThroughProfiler, SimpleProfiler
@@ -16,7 +17,8 @@ from torch import nn
 
 from cifar_lightning import models
 from cifar_lightning.callbacks.curves import TrainingCurves
-from cifar_lightning.checkpoint.format import load_classifier, read
+from cifar_lightning.checkpoint.format import read
+from cifar_lightning.checkpoint.load import load_classifier
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import train as training
 from cifar_lightning.commands.train import train
@@ -25,6 +27,7 @@ from cifar_lightning.config.resolve import resolve
 from cifar_lightning.data import ImageDataModule, channel_statistics
 from cifar_lightning.data.arrays import to_arrays
 from cifar_lightning.device import forward_flops, threads
+from cifar_lightning.engine import assembly
 from cifar_lightning.engine.trainer import build_trainer
 from cifar_lightning.errors import UserError
 from cifar_lightning.models.speedrun import whitening_filters
@@ -49,7 +52,7 @@ def test_a_run_leaves_its_numbers_its_curves_and_its_checkpoints(run):
     logged = events(folder)
     assert len(list(folder.glob("events*"))) == 1
     tags = logged.Tags()
-    evaluated = {f"{split}/{name}" for split in ("val", "test") for name in ("acc", "loss", "ece")}
+    evaluated = {f"{split}/{name}" for split in ("val", "test") for name in ("acc", "balanced_acc", "loss", "ece")}
     assert set(tags["scalars"]) == {"train/loss", "train/acc", "lr", "images_per_second"} | evaluated
     assert [point.step for point in logged.Scalars("train/loss")] == [5, 10, 15, 20]
     assert [point.step for point in logged.Scalars("val/acc")][-1] == 20  # after all its steps
@@ -69,14 +72,15 @@ def test_hparams_have_session_start_and_end_and_no_experiment_summary(run):
 
 def test_train_metrics_of_the_epoch_are_means_over_its_images(run, monkeypatch):
     seen = []
-    original = nn.CrossEntropyLoss.forward
+    original = F.cross_entropy
 
-    def spy(self, logits, targets):
-        loss = original(self, logits, targets)
-        seen.append((loss.item(), int((logits.argmax(1) == targets).sum()), len(targets)))
+    def spy(logits, targets, weight=None, **options):
+        loss = original(logits, targets, weight, **options)
+        if logits.requires_grad:
+            seen.append((loss.item(), int((logits.argmax(1) == targets).sum()), len(targets)))
         return loss
 
-    monkeypatch.setattr(nn.CrossEntropyLoss, "forward", spy)
+    monkeypatch.setattr(F, "cross_entropy", spy)
     metrics, _ = run("data.batch_size=7", *BARE)
     last_epoch = seen[len(seen) // 2 :]
     assert [size for *_, size in last_epoch] == [7] * 8 + [4]
@@ -197,16 +201,35 @@ def test_whitening_sees_images_from_all_over_the_training_split(run, monkeypatch
     assert torch.equal(seen[0], loaded.normalized(chosen))
 
 
+def test_balanced_weights_of_the_training_split_reach_the_loss(run, monkeypatch):
+    seen, built = [], []
+    weights = [float(index) for index in range(10)]
+    make = assembly.ImageClassifier
+    monkeypatch.setattr(assembly, "balanced_weights", lambda *arguments: seen.append(arguments) or weights)
+    monkeypatch.setattr(
+        assembly, "ImageClassifier", lambda net, **options: built.append(options) or make(net, **options)
+    )
+    run(*BARE, "class_weights=balanced", "data.val_size=20", "trainer.max_epochs=1")
+    [(targets, num)] = seen
+    assert (len(targets), num) == (40, 10)
+    assert built[0]["class_weights"] == weights
+
+
 def test_imagenet_weights_are_fetched_for_training_alone(run, monkeypatch):
     fetched = []
-    monkeypatch.setattr(models.NETWORKS["resnet18_imagenet"], "load_pretrained", lambda self: fetched.append(self))
-    small = ("model=resnet18_imagenet", "model.image_size=32", "trainer.max_steps=1", "trainer.limit_test_batches=1")
+    monkeypatch.setattr(assembly, "load_pretrained", fetched.append)
+    small = ("model=torchvision", "model.pretrained=true", "trainer.max_steps=1", "trainer.limit_test_batches=1")
     _, folder = run(*BARE, *small)
     assert len(fetched) == 1
     loaded, checkpoint = load_classifier(folder / "checkpoints" / "last.ckpt")
+    run(*BARE, "model=torchvision", *small[2:])
     assert len(fetched) == 1
     assert checkpoint["settings"]["normalize"]["mean"] == [0.485, 0.456, 0.406]
-    assert torch.equal(loaded.net.resnet.conv1.weight, fetched[0].resnet.conv1.weight)
+    assert checkpoint["settings"]["model"] == {
+        **{"name": "torchvision", "arch": "resnet18", "pretrained": True, "image_size": None, "stem": "imagenet"},
+        **{"num_classes": 10, "in_channels": 3},
+    }
+    assert torch.equal(loaded.net.net.conv1.weight, fetched[0].net.conv1.weight)
 
 
 def test_metrics_that_are_not_finite_are_null(tmp_path):

@@ -60,8 +60,8 @@ def test_plain_train_is_the_tutorials_recipe(compose):
 
 
 def test_imagenet_model_brings_its_normalisation_unless_told_otherwise(compose):
-    assert compose("model=resnet18_imagenet").normalize.mean[0] == 0.485
-    assert compose("model=resnet18_imagenet", "normalize=tutorial").normalize.mean[0] == 0.5
+    assert compose("model=torchvision").normalize.mean[0] == 0.485
+    assert compose("model=torchvision", "normalize=tutorial").normalize.mean[0] == 0.5
 
 
 def test_a_misspelt_key_in_a_file_is_refused(tmp_path):

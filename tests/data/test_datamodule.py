@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from cifar_lightning.config.build import build
 from cifar_lightning.config.resolve import plain
 from cifar_lightning.config.schema import CONF, compose
-from cifar_lightning.data import Arrays, Batches, ImageDataModule, channel_statistics, spread
+from cifar_lightning.data import Arrays, Batches, ImageDataModule, balanced_weights, channel_statistics, spread
 from cifar_lightning.data.arrays import declared_options, fetch, to_arrays
 from cifar_lightning.data.batches import stream_seed
 from cifar_lightning.data.splits import stratified_split
@@ -438,3 +438,10 @@ def test_preparing_data_opens_the_smaller_split_so_that_a_download_comes_first(t
     assert opened == [False]
     data.setup()
     assert opened == [False, True]  # nothing is read twice
+
+
+def test_balanced_weights_make_classes_count_alike():
+    targets = torch.tensor([0] * 6 + [1] * 3 + [3])
+    weights = balanced_weights(targets, 4)
+    assert weights == pytest.approx([10 / 24, 10 / 12, 0, 10 / 4])
+    assert torch.tensor(weights)[targets].sum() == pytest.approx(10 * 3 / 4)  # a class without images has no share

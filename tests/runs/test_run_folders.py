@@ -30,7 +30,7 @@ from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.resolve import resolve
 from cifar_lightning.data.arrays import to_arrays
 from cifar_lightning.errors import SweepError, UserError
-from cifar_lightning.runs.folder import CONFIG, LOCK, claimed, record
+from cifar_lightning.runs.folder import CONFIG, LOCK, claimed, record, refuse_foreign_sweep
 from cifar_lightning.runs.resume import take_over
 from cifar_lightning.runs.sweep import folder_of_job, refuse_other_job
 
@@ -93,7 +93,8 @@ NAMES = st.one_of(STEMS, STEMS.map(lambda stem: f".{stem}.tmp"), STEMS.map(lambd
 def test_files_of_others_are_still_there_after_a_run(names):
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        kept = [folder / name for name in names if name not in (".", "..")]
+        own = re.compile(r"\..+\.ab1_z9xy\.cifar-lightning\.tmp")  # which this project could have written itself
+        kept = [folder / name for name in names if name not in (".", "..") and not own.fullmatch(name)]
         for path in kept:
             path.write_text(path.name)
         with claimed(folder):
@@ -444,6 +445,32 @@ def train_until_killed(cfg, monkeypatch, *, step):
 
 
 # Sweeps
+
+
+@pytest.mark.parametrize("typed", ["hydra.sweep.dir", "output_dir"])
+@pytest.mark.parametrize("content", ["of: another program", "\0", None])
+def test_a_foreign_multirun_yaml_is_refused(command, tmp_path, typed, content):
+    path = tmp_path / "sweep" / "multirun.yaml"
+    path.parent.mkdir()
+    path.symlink_to(tmp_path / "nowhere") if content is None else path.write_text(content)
+    refusal = command("train.py", "-m", *SMALL, f"{typed}={path.parent}", tiny=True).refusal
+    assert refusal == (
+        f"output_dir={path.parent} holds multirun.yaml, which would be written over and no run of this project has "
+        "written: name another folder"
+    )
+    assert content is None or path.read_text() == content
+    assert [*path.parent.iterdir(), *tmp_path.glob("nowhere")] == [path]
+
+
+def test_a_linked_multirun_yaml_is_refused_whatever_it_leads_to(tmp_path):
+    outside = tmp_path / "notes.yaml"
+    outside.write_text("of cifar_lightning.models")
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "multirun.yaml").symlink_to(outside)
+    with pytest.raises(UserError, match=r"sweep holds multirun\.yaml, which would be written over"):
+        refuse_foreign_sweep(tmp_path / "sweep")
+    os.replace(outside, tmp_path / "sweep" / "multirun.yaml")
+    refuse_foreign_sweep(tmp_path / "sweep")
 
 
 def test_a_sweep_that_is_run_again(command, tmp_path, monkeypatch):

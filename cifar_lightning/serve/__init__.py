@@ -1,0 +1,1 @@
+"""A checkpoint as a web page and an HTTP interface."""
