@@ -19,6 +19,7 @@ from cifar_lightning.callbacks.freezing import Freezing
 from cifar_lightning.callbacks.progress import EpochProgress
 from cifar_lightning.callbacks.saving import RunCheckpoints
 from cifar_lightning.checkpoint.format import check_state, description
+from cifar_lightning.checkpoint.initial import load_initial
 from cifar_lightning.checkpoint.pretrained import load_pretrained
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.build import blame, build_augment, build_pieces
@@ -97,10 +98,12 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
     _plan_validation(trainer, data, invocation)
     check_limits(trainer, data)
 
-    net = _build_net(config.model, data, pretrained=before is None)
+    net = _build_net(config.model, data, pretrained=before is None and config.init is None)
     name = config.model["name"]
     flops = flops_of(net, data.image_shape, refusal=f"model={name} cannot take images of {{size}}")
     settings = settle(config, _facts(config, data, trainer, flops=flops, fingerprint=fingerprint))
+    if config.init is not None and before is None:
+        load_initial(config.init, net, model=settings.model, normalize=settings.normalize, classes=settings.classes)
     data.augment = build_augment(settings.augment)
     shapes = _image_shapes(settings, data)
     for shape in set(shapes) - {data.image_shape}:

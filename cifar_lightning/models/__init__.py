@@ -4,6 +4,7 @@ import difflib
 import inspect
 from typing import Any
 
+import torch
 from torch import nn
 
 from cifar_lightning.models.resnet import ResNet18
@@ -59,3 +60,20 @@ def build(name: str, *, num_classes: int, in_channels: int, **arguments: Any) ->
         if not fits(value, hint):
             raise ValueError(f"{key} must be {words(hint)}, got {value!r}")
     return network(num_classes=num_classes, in_channels=in_channels, **arguments)
+
+
+def head_of(name: str, *, num_classes: int, in_channels: int, **arguments: Any) -> set[str]:
+    """Names of a network's parameters and buffers whose shapes the number of classes decides.
+
+    Args:
+        name: Key of ``NETWORKS``.
+        num_classes: Number of outputs.
+        in_channels: Channels of the images.
+        arguments: As in ``build``.
+    """
+    with torch.device("meta"):
+        one, other = (
+            build(name, num_classes=num, in_channels=in_channels, **arguments).state_dict()
+            for num in (num_classes, 2 if num_classes != 2 else 3)
+        )
+    return {name for name, value in one.items() if value.shape != other[name].shape}

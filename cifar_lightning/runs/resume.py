@@ -17,6 +17,7 @@ from cifar_lightning.runs.metrics_file import finished_metrics
 log = logging.getLogger(__name__)
 
 MAY_CHANGE = (
+    "init",
     "output_dir",
     "resume",
     "num_threads",
