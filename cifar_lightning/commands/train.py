@@ -160,7 +160,7 @@ def _set_from_data(classifier: ImageClassifier, data: ImageDataModule) -> float:
     started = time.perf_counter()
     if hasattr(classifier.net, "init_from_data"):
         index = data.index["train"]
-        images = data.placed("train", classifier.device).images[index[spread(len(index), NUM_INIT_IMAGES)]]
+        images = data.placed("train", classifier.device).gather(index[spread(len(index), NUM_INIT_IMAGES)])
         classifier.net.init_from_data(classifier.normalized(images))  # type: ignore[operator]
     return time.perf_counter() - started
 
