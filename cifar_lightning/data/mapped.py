@@ -47,7 +47,6 @@ class MappedImages:
 
     def __init__(self, pixels: UInt8[np.ndarray, "n h w *c"]) -> None:
         self._pixels = pixels[..., None] if pixels.ndim == 3 else pixels
-        self._mapping = pixels.base
 
     def read(self, index: Int64[Tensor, " b"], *, pinned: bool = False) -> UInt8[Tensor, "b c h w"]:
         """Copy images from the file into memory.
@@ -62,19 +61,33 @@ class MappedImages:
         for start in range(0, len(rows), size):
             chosen = self._pixels[rows[start : start + size]]
             np.copyto(images.numpy()[start : start + size], chosen.transpose(0, 3, 1, 2))
-        release(self._mapping)
+            release(self._pixels)  # so often, as the system may show 2 MB of the file around each image
         return images
 
 
 def is_mapped(pixels: Any) -> bool:
-    """Whether an array is all of what ``np.memmap`` has mapped of a file, not a part of it or a copy."""
-    return isinstance(pixels, np.memmap) and isinstance(pixels.base, mmap.mmap)
+    """Whether an array lies in a file that ``np.memmap`` has mapped; changes to it are not kept from that file."""
+    return _mapping(pixels) is not None
 
 
-def release(mapping: Any) -> None:
-    """Give the pages of a mapped file back, which else count as memory of this process; the system's cache has them."""
-    if hasattr(mmap, "MADV_DONTNEED"):
+def release(pixels: UInt8[np.ndarray, "..."]) -> None:
+    """Give back the memory of this process that shows a mapped file, if an array lies in one; the system's cache stays.
+
+    Where the system cannot be told, it takes that memory itself when there is need of it.
+    """
+    mapping = _mapping(pixels)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapping(pixels: Any) -> mmap.mmap | None:
+    """What an array shows a part of; None if that is no file, or one whose changes are kept in memory alone."""
+    if not isinstance(pixels, np.memmap) or pixels.mode == "c":
+        return None
+    base: Any = pixels.base
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base if isinstance(base, mmap.mmap) else None
 
 
 def read_ahead(read: Callable[[Tensor], Tensor], parts: Iterable[Tensor]) -> Generator[Tensor, None, None]:

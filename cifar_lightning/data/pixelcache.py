@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import UInt8
 
-from cifar_lightning.data.mapped import is_mapped, release
+from cifar_lightning.data.mapped import release
 from cifar_lightning.files import own_folder, regular
 
 log = logging.getLogger(__name__)
@@ -156,6 +156,5 @@ def _checksum(pixels: UInt8[np.ndarray, "n s s 3"]) -> bytes:
     checksum, all_bytes = 0, pixels.reshape(-1)
     for start in range(0, len(all_bytes), _BYTES_PER_PART):
         checksum = zlib.crc32(all_bytes[start : start + _BYTES_PER_PART].data, checksum)
-        if is_mapped(pixels):
-            release(pixels.base)
+        release(pixels)
     return checksum.to_bytes(_CHECKSUM_BYTES, "little")

@@ -123,11 +123,20 @@ def test_arrays_on_a_device_keep_the_images_in_the_file(folder):
 def test_a_users_own_mapped_array_stays_in_its_file(shape, tmp_path):
     pixels = np.memmap(tmp_path / "pixels", np.uint8, "w+", shape=shape)
     pixels[:] = np.random.default_rng(0).integers(0, 256, shape)
-    arrays, part, copy = map(arrays_of, (pixels, pixels[1:4], np.array(pixels)))
-    assert arrays.mapped is not None
-    assert part.mapped is copy.mapped is None
-    assert torch.equal(arrays.gather(torch.arange(1, 4)), part.images)
+    arrays, view, copy = map(arrays_of, (pixels, pixels.reshape(-1).reshape(shape)[::-1][::-1][1:4], np.array(pixels)))
+    assert [one.mapped is None for one in (arrays, view, copy)] == [False, False, True]
+    assert torch.equal(arrays.gather(torch.arange(1, 4)), view.gather(torch.arange(3)))
     assert arrays.fingerprint() == copy.fingerprint()
+
+
+def test_changes_that_are_in_memory_alone_are_kept(tmp_path):
+    np.zeros((6, 5, 4, 3), np.uint8).tofile(tmp_path / "pixels")
+    pixels = np.memmap(tmp_path / "pixels", np.uint8, "c", shape=(6, 5, 4, 3))
+    pixels[2] = 7
+    arrays = arrays_of(pixels)
+    assert arrays.mapped is None
+    assert arrays.gather(torch.arange(3)).amax((1, 2, 3)).tolist() == [0, 0, 7]
+    assert arrays_of(pixels.copy()).mapped is None
 
 
 def arrays_of(pixels: np.ndarray) -> Arrays:
