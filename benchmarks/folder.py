@@ -30,7 +30,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from cifar_lightning.data.folder import CACHE_FOLDER, ImageFolder
+from cifar_lightning.data.folder import ImageFolder
+from cifar_lightning.data.pixels import CACHE_FOLDER
 from cifar_lightning.device import device_name
 
 TORCHVISION = {f"torchvision, batches of {size}": size for size in (4, 128, 500)}

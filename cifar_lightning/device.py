@@ -2,9 +2,10 @@
 
 import ctypes
 import functools
+import os
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -134,6 +135,43 @@ def keeping_freed_memory(device: torch.device) -> Iterator[None]:
         libc.mallopt(_M_MMAP_MAX, _DEFAULT_MMAP_MAX)
         libc.mallopt(_M_TRIM_THRESHOLD, _DEFAULT_TRIM_THRESHOLD)
         libc.malloc_trim(0)
+
+
+_GROUP_FILES = (("memory.max", "memory.current", ""), ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"))
+"""Of a control group of version 2 or 1: files of its limit and its use, and how keys of ``memory.stat`` begin."""
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes that this process may still take, those of the system's file cache among them.
+
+    Linux says how many are available. A control group, such as a container's or a job's, may allow fewer. Other systems
+    do not say it to all, so all of the machine's memory counts there.
+    """
+    try:
+        found = [1024 * int(_value(root / "proc/meminfo", "MemAvailable:"))]
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+    except (OSError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for _, controllers, path in (line.split(":", 2) for line in groups):
+        if controllers in ("", "memory"):
+            group = root / "sys/fs/cgroup" / controllers / path.lstrip("/")
+            found += [_left(folder, *names) for folder in (group, *group.parents) for names in _GROUP_FILES]
+    return max(0, min(found))
+
+
+def _left(group: Path, limit: str, used: str, prefix: str) -> int:
+    """Bytes that a control group leaves to its processes; more than any machine has where it sets no limit."""
+    with suppress(OSError, ValueError):  # no such group or no number
+        caches = (f"{prefix}inactive_file ", f"{prefix}active_file ")
+        reclaimable = sum(int(_value(group / "memory.stat", key)) for key in caches)
+        return int((group / limit).read_text()) - int((group / used).read_text()) + reclaimable
+    return 2**63
+
+
+def _value(file: Path, key: str) -> str:
+    """The first word after a key at the start of a line; empty where there is none."""
+    lines = file.read_text().splitlines()
+    return next((line.removeprefix(key).split()[0] for line in lines if line.startswith(key)), "")
 
 
 @contextmanager

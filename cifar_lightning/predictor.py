@@ -16,8 +16,8 @@ from cifar_lightning.checkpoint.exported import ExportedClassifier
 from cifar_lightning.checkpoint.load import load_classifier
 from cifar_lightning.data.decode import MAX_PIXELS, UNKNOWN_FORMAT, Colour, Problems, limited_to, pixels_of
 from cifar_lightning.data.decode_pool import decode_many
-from cifar_lightning.data.folder import colour
 from cifar_lightning.data.formats import why_not_by_content
+from cifar_lightning.data.pixels import colour
 from cifar_lightning.device import multiplies_bf16
 from cifar_lightning.errors import RunError, UserError, listed, one_line
 from cifar_lightning.tta import augmented_logits

@@ -75,10 +75,10 @@ def test_test_metrics_are_exact_over_an_unequal_last_batch(tmp_path):
     trainer.test(classifier, batches, verbose=False)
     metrics = trainer.callback_metrics
     with torch.no_grad():
-        logits = classifier(batches.images)
-    assert metrics["test/acc"] == pytest.approx((logits.argmax(1) == batches.targets).sum().item() / 13)
+        logits = classifier(batches.arrays.images)
+    assert metrics["test/acc"] == pytest.approx((logits.argmax(1) == batches.arrays.targets).sum().item() / 13)
     assert metrics["test/loss"] == pytest.approx(
-        nn.functional.cross_entropy(logits, batches.targets).item()
+        nn.functional.cross_entropy(logits, batches.arrays.targets).item()
     )  # no smoothing
     assert classifier.evaluations["test"].num_images == 13
 

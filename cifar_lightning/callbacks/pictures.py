@@ -58,7 +58,7 @@ class Pictures(Callback):
         with only_for_show("test/predictions"):
             chosen = spread(evaluation.num_images, self.num_images)
             grid = prediction_grid(
-                data.arrays("test").images[data.index["test"][chosen]],
+                data.arrays("test").gather(data.index["test"][chosen]),
                 data.targets("test")[chosen],
                 evaluation.preds[chosen],
                 data.classes,

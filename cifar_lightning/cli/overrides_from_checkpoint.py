@@ -105,8 +105,9 @@ def overrides_from(
     typed_class = given.get("data.dataset._target_", "").rpartition(".")[2]
     is_same = group == own or (own is None and typed_class != "" and typed_class == _class_of(data))
     if group in files and is_same:  # values of other data do not fit these
-        # Addresses to fetch from are not taken from a file. Which keys are the data set's options is said in conf/.
-        keys = {key for key in _keys(files[group]) - {"urls", "options"} if not key.startswith("_")}
+        # Addresses to fetch from are not taken from a file. Which keys are the data set's options is said in conf/, and
+        # the memory is that of the machine.
+        keys = {key for key in _keys(files[group]) - {"urls", "options", "memory"} if not key.startswith("_")}
         kept = {f"data.{key}": value for key, value in data.items() if key in keys}
     kept |= {"trainer.precision": settings["trainer"].get("precision"), "compile": settings.get("compile", False)}
     kept["tta"] = settings.get("tta", 0)

@@ -194,7 +194,7 @@ def _draw(folder: Path, evaluation: Evaluation, data: ImageDataModule, split: st
     pictures: dict[str, Callable[[], Any]] = {
         "confusion.png": lambda: confusion_matrix(evaluation.confusion, data.classes),
         "samples.png": lambda: prediction_grid(
-            data.arrays(split).images[data.index[split][chosen]],
+            data.arrays(split).gather(data.index[split][chosen]),
             data.targets(split)[chosen],
             evaluation.preds[chosen],
             data.classes,

@@ -160,7 +160,7 @@ def _set_from_data(parts: Parts) -> float:
     classifier, data = parts.classifier, parts.data
     if hasattr(classifier.net, "init_from_data") and parts.settings.init is None:
         index = data.index["train"]
-        images = data.placed("train", classifier.device).images[index[spread(len(index), NUM_INIT_IMAGES)]]
+        images = data.placed("train", classifier.device).gather(index[spread(len(index), NUM_INIT_IMAGES)])
         classifier.net.init_from_data(classifier.normalized(images))  # type: ignore[operator]
     return time.perf_counter() - started
 

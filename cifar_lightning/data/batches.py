@@ -1,4 +1,4 @@
-"""Batches from memory: an epoch is a permutation of the images and a batch a gather, on the training device."""
+"""Batches from arrays: an epoch is a permutation of the images and a batch a gather, on the training device."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from cifar_lightning.data.arrays import Arrays
+from cifar_lightning.data.arrays import BYTES_PER_PART, Arrays, images_in
 
 Augment = Callable[[UInt8[Tensor, "n c h w"], int, torch.Generator], UInt8[Tensor, "n c h2 w2"]]
 """``(images, epoch, generator) -> images``: same N, C, dtype and device; H and W may shrink."""
@@ -60,7 +60,7 @@ class EpochSampler:
 
 
 IMAGES_PER_GATHER = 1024
-"""Small batches are views into a gather of so many images."""
+"""Small batches are views into a gather of so many images, or of ``BYTES_PER_PART``."""
 
 
 class Batches:
@@ -68,13 +68,13 @@ class Batches:
 
     It replaces DataLoader, its workers and per-image transforms. 60,000 images are 184 MB, so they stay on the device,
     and a gather takes microseconds. Small batches are views into one larger gather, which saves 4 % of a step as small
-    as the tutorial's. The last batch may be smaller.
+    as the tutorial's. The last batch may be smaller. Images in a mapped file come from there, read ahead by a thread.
 
     Lightning stores ``state_dict`` in a checkpoint. It holds the number of batches that the epoch has yielded. Their
     content follows from seed and epoch, so a resumed run continues with the next batch.
 
     Args:
-        arrays: Images and targets, on the device of the batches.
+        arrays: Images and targets, on the device of the batches; or images in a mapped file, and targets on the device.
         index: Indices of the images of an epoch.
         batch_size: Images per batch.
         seed: Seed of the order and of the augmentation. None keeps the order of ``index``.
@@ -95,11 +95,11 @@ class Batches:
         seed: int | None = None,
         augment: Augment | None = None,
     ) -> None:
-        self.images, self.targets = arrays.images, arrays.targets
+        self.arrays = arrays
         self.sampler = EpochSampler(index, seed=seed)
         self.batch_size = batch_size
         self.augment = augment
-        self.draws_ahead = arrays.images.device.type != "cpu"
+        self.draws_ahead = arrays.device.type != "cpu"
         self._num_yielded = 0
         self._start = 0
 
@@ -117,10 +117,9 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
         # A generator function runs nothing before the first next(), so an iter() that Lightning does not use is free.
         epoch = self.sampler.epoch
-        device = self.images.device
-        generator = torch.Generator(device)
+        generator = torch.Generator(self.arrays.device)
         start, self._start = self._start, 0
-        for batch, (images, targets) in enumerate(self._gathered(device, start), start):
+        for batch, (images, targets) in enumerate(self._gathered(start), start):
             self._num_yielded = batch + 1
             if self.augment is not None:
                 generator.manual_seed(stream_seed(self.sampler.seed or 0, epoch, batch))
@@ -129,11 +128,9 @@ class Batches:
                 self.sampler.draw_ahead()
             yield images, targets
 
-    def _gathered(
-        self, device: torch.device, start: int
-    ) -> Iterator[tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
-        batches_per_gather = max(1, IMAGES_PER_GATHER // self.batch_size)
-        order = self.sampler.order()[start * self.batch_size :].to(device)
-        for chosen in order.split(batches_per_gather * self.batch_size):
-            images, targets = self.images[chosen], self.targets[chosen]
+    def _gathered(self, start: int) -> Iterator[tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
+        images_per_gather = min(IMAGES_PER_GATHER, images_in(BYTES_PER_PART, self.arrays.images.shape))
+        batches_per_gather = max(1, images_per_gather // self.batch_size)
+        order = self.sampler.order()[start * self.batch_size :]
+        for images, targets in self.arrays.gather_parts(order, batches_per_gather * self.batch_size):
             yield from zip(images.split(self.batch_size), targets.split(self.batch_size), strict=True)

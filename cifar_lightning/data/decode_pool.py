@@ -43,7 +43,7 @@ def write_nowhere(pixels: memoryview, start: int) -> None:
 
 def decode_many(
     paths: Sequence[str],
-    pixels: memoryview,
+    pixels: memoryview | None,
     *,
     image_size: int,
     background: decode.Colour | None = None,
@@ -54,7 +54,8 @@ def decode_many(
 
     Args:
         paths: The files.
-        pixels: Bytes that receive the pixels, ``3 * image_size**2`` of each file; see ``decode.decode_files``.
+        pixels: Bytes that receive the pixels, ``3 * image_size**2`` of each file; see ``decode.decode_files``. None
+            where they would not fit into memory: ``write`` alone gets them.
         image_size: Height and width, in pixels.
         background: What stands behind transparent pixels; see ``decode.decode_files``.
         write: Called with each part of the pixels as soon as it is decoded, from several threads.
@@ -80,7 +81,7 @@ def decode_many(
 class _Results(NamedTuple):
     """Collects what is decoded, from several threads."""
 
-    pixels: memoryview
+    pixels: memoryview | None
     bytes_per_image: int
     stamps: list[str]
     problems: decode.Problems
@@ -88,15 +89,18 @@ class _Results(NamedTuple):
     """Numbers of files, one per chunk. Threads can append to a list without a lock."""
     write: Write
 
-    def pixels_of(self, chunk: range) -> memoryview:
+    def place_of(self, chunk: range) -> memoryview:
+        """Where a chunk's pixels belong."""
+        if self.pixels is None:
+            return memoryview(bytearray(len(chunk) * self.bytes_per_image))
         return self.pixels[chunk.start * self.bytes_per_image : chunk.stop * self.bytes_per_image]
 
-    def add(self, chunk: range, stamps: list[str], problems: decode.Problems) -> None:
+    def add(self, chunk: range, pixels: memoryview, stamps: list[str], problems: decode.Problems) -> None:
         """Take the results of a chunk whose pixels are in place."""
         self.stamps[chunk.start : chunk.stop] = stamps
         self.problems.update({chunk[index]: problem for index, problem in problems.items()})
         self.num_decoded.append(len(chunk))
-        self.write(self.pixels_of(chunk), chunk.start * self.bytes_per_image)
+        self.write(pixels, chunk.start * self.bytes_per_image)
 
 
 def _chunks(num_files: int, image_size: int) -> list[range]:
@@ -125,8 +129,9 @@ def _decode_here(
 ) -> None:
     for chunk in chunks:
         pixels, stamps, problems = decode.decode_files(paths[chunk.start : chunk.stop], *how)
-        results.pixels_of(chunk)[:] = pixels
-        results.add(chunk, stamps, problems)
+        place = results.place_of(chunk)
+        place[:] = pixels
+        results.add(chunk, place, stamps, problems)
         show(chunk.stop)
 
 
@@ -182,14 +187,14 @@ def _receive(worker: "subprocess.Popen[bytes]", request: bytes, chunks: Sequence
         worker.stdin.write(request)
         worker.stdin.close()
     for chunk in chunks:
-        wanted = results.pixels_of(chunk)
+        wanted = results.place_of(chunk)
         line = worker.stdout.readline() if worker.stdout.readinto(wanted) == len(wanted) else b""
         if not line:
             code = worker.wait()
             hint = "; the memory may be too small for the largest images" if code == -9 else ""
             raise WorkerLost(f"a process that decodes images ended with exit code {code}{hint}")
         stamps, problems = json.loads(line)
-        results.add(chunk, stamps, dict(problems))
+        results.add(chunk, wanted, stamps, dict(problems))
 
 
 @contextmanager

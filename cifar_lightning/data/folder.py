@@ -1,35 +1,24 @@
 """Your own images: a folder per split, and in it a folder per class."""
 
-import hashlib
 import logging
+import math
 import os
 from collections.abc import Iterable
-from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-import PIL
-from jaxtyping import UInt8
-from PIL import ImageColor
-
-from cifar_lightning.data import layout, pixelcache
-from cifar_lightning.data.decode import UNKNOWN_FORMAT, Colour, file_stamp
-from cifar_lightning.data.decode_pool import Write, decode_many, write_nowhere
-from cifar_lightning.data.formats import HELP, NOT_READ, why_not_by_content
+from cifar_lightning.data import layout
+from cifar_lightning.data.formats import HELP, NOT_READ
+from cifar_lightning.data.mapped import Gigabytes, gigabytes
+from cifar_lightning.data.pixelcache import NotWritten
+from cifar_lightning.data.pixels import CACHE_FOLDER, colour, find_damaged, read_pixels
 from cifar_lightning.data.scan import Problems, find_images
-from cifar_lightning.errors import listed, printable
+from cifar_lightning.errors import listed, one_line, printable
 
 log = logging.getLogger(__name__)
 
-CACHE_FOLDER = ".cifar-lightning"
 MAX_IMAGE_SIZE = 1024
 NUM_PROBLEMS_SHOWN = 10
-How = tuple[int, Colour | None]
-"""Height and width of the images, and the colour behind transparent pixels."""
-
-_FORMAT_VERSION = 1
-"""Part of a cache's key. To be raised when the project decodes the same files to other pixels."""
 
 
 class ImageFolder:
@@ -46,7 +35,8 @@ class ImageFolder:
     be images. What else is in the root is not used, which the log says.
 
     Decoded pixels are cached in ``root/.cifar-lightning`` if that can be written. The cache is used while the paths,
-    sizes and times of the files stay the same.
+    sizes and times of the files stay the same. Where the pixels do not fit into ``memory``, ``data`` is that file,
+    mapped and read-only.
 
     Args:
         root: Folder that holds the splits.
@@ -55,17 +45,20 @@ class ImageFolder:
         image_size: Height and width of the images, in pixels, in [1, 1024].
         background: Colour behind transparent pixels, such as ``white`` or ``#ff8800``; None takes what the file has
             there.
+        memory: Gigabytes (of 10^9 bytes) that the pixels may take in memory, those of all splits of a pair; at least 0.
+            ``"auto"`` takes a share of what is free.
         pair: Whether the other ones are read too, as training does. The classes are then those of train/, and test/
             must have the same. By itself, test/ names its own classes.
 
     Raises:
-        ValueError: If ``root`` is no such folder, or another argument is out of its range. If classes have no images,
-            or names that UTF-8 cannot hold, or are not in train/, or files are damaged or are not images: one message
-            lists them, those of train/ and of test/ for a pair.
+        ValueError: If ``root`` is not such a folder, or another argument is out of its range. If classes
+            have no images, or names that UTF-8 cannot hold, or are not in train/, or files are damaged or are not
+            images: one message lists them, those of train/ and of test/ for a pair. If the pixels fit neither into
+            ``memory`` nor into the folder of the cache.
         WorkerLost: If a process that decodes images is ended from outside.
     """
 
-    options: ClassVar[dict[str, Any]] = {"image_size": int, "background": str | None}
+    options: ClassVar[dict[str, Any]] = {"image_size": int, "background": str | None, "memory": Gigabytes}
     takes_pair: ClassVar[bool] = True
 
     def __init__(
@@ -76,11 +69,13 @@ class ImageFolder:
         *,
         image_size: int = 32,
         background: str | None = None,
+        memory: Gigabytes = "auto",
         pair: bool = False,
     ) -> None:
         if not 1 <= image_size <= MAX_IMAGE_SIZE:
             raise ValueError(f"image_size must be in [1, {MAX_IMAGE_SIZE}], got {image_size}")
         how = (image_size, colour(background))
+        allowed = gigabytes(memory)
         split, other = ("train", "test") if train else ("test", "train")
         folder = _checked_root(root, [split, other] if pair else [split])
         named_by = "train" if pair else split
@@ -97,31 +92,20 @@ class ImageFolder:
         self.targets: list[int] = [
             target for found in by_split.values() for target, members in enumerate(found) for _ in members
         ]
-        self.data = _pixels(folder, split, files, how, problems)
+        others_problems: Problems = {}
+        others = _flat(_find_splits(folder, self.classes, others_problems, train=not train)) if pair else []
+        needed = (len(files) + len(others)) * 3 * image_size**2 / 1e9
+        if needed > allowed and (train or not pair):
+            place = printable(str(folder / CACHE_FOLDER))
+            log.info("memory    %.3g GB of pixels, data.memory=%.3g: batches are read from %s", needed, allowed, place)
+        try:
+            self.data = read_pixels(folder, split, files, how, problems, mapped=needed > allowed)
+        except NotWritten as error:
+            raise ValueError(_does_not_fit(root, needed, allowed, error)) from error
         if problems:
-            if pair:  # look for those of the other splits too, so that the user can mend all at once
-                others = _flat(_find_splits(folder, self.classes, problems, train=not train))
-                _decode(folder, others, how, problems)
-            raise ValueError(_message(folder, problems))
-
-
-def colour(name: str | None) -> Colour | None:
-    """Red, green and blue of a colour by its name, as in CSS, or in hexadecimal.
-
-    Raises:
-        ValueError: If there is no such colour.
-    """
-    if name is None:
-        return None
-    try:
-        red, green, blue, *opacity = ImageColor.getrgb(name)
-        if opacity:
-            raise ValueError("it has an opacity")
-    except ValueError as error:
-        raise ValueError(
-            f"background must be a colour such as white, black or #ff8800, or null, got {name!r}"
-        ) from error
-    return red, green, blue
+            # With those of the other splits of a pair, so that the user can mend all at once.
+            find_damaged(folder, others, how, others_problems)
+            raise ValueError(_message(folder, problems | others_problems))
 
 
 def _checked_root(root: str | Path | None, splits: Iterable[str]) -> Path:
@@ -169,54 +153,16 @@ def _flat(by_split: dict[str, list[list[str]]]) -> list[str]:
     return [file for found in by_split.values() for members in found for file in members]
 
 
-def _pixels(root: Path, split: str, files: list[str], how: How, problems: Problems) -> UInt8[np.ndarray, "n s s 3"]:
-    """Pixels of the files, from the cache or decoded. They are cached if nothing is wrong with any file."""
-    image_size, _ = how
-    name = f"{split}-{image_size}"
-    folder = root / CACHE_FOLDER
-
-    def cache(stamps: Iterable[str]) -> Path:
-        return pixelcache.cache_file(folder, name, _cache_key(files, stamps, how))
-
-    if problems:  # keep the cache: it may fit again once the user has mended the problems
-        return _decode(root, files, how, problems)[0]
-    # Without a cache, the stamps are not needed here: the workers get them at less cost when they open the files.
-    if pixelcache.own_files(folder, name):
-        cached = pixelcache.load(cache(map(file_stamp, _full_paths(root, files))), (len(files), *(image_size,) * 2, 3))
-        if cached is not None:
-            return cached
-    with closing(pixelcache.Draft(folder, name)) as draft:
-        pixels, stamps = _decode(root, files, how, problems, draft.write)
-        if not problems:
-            draft.keep(cache(stamps), pixels)
-    return pixels
-
-
-def _decode(
-    root: Path, files: list[str], how: How, problems: Problems, write: Write = write_nowhere
-) -> tuple[UInt8[np.ndarray, "n s s 3"], list[str]]:
-    """Pixels and stamps of the files. The pixels also go to ``write``. Damaged files are added to ``problems``."""
-    image_size, background = how
-    pixels = np.empty((len(files), image_size, image_size, 3), np.uint8)
-    paths = _full_paths(root, files)
-    stamps, damaged = decode_many(
-        paths, pixels.reshape(-1).data, image_size=image_size, background=background, write=write
+def _does_not_fit(root: str | Path | None, needed: float, allowed: float, reason: Exception) -> str:
+    return (
+        f"memory must be at least {_rounded_up(needed)}, the gigabytes that the pixels take, got {allowed:.3g}; "
+        f"nor can they be read from {printable(str(root))}/{CACHE_FOLDER} ({printable(one_line(reason))}): set "
+        "data.memory, or copy the images to a folder that can be written and name it with data.root="
     )
-    for index, reason in damaged.items():
-        problems[files[index]] = why_not_by_content(paths[index]) if reason == UNKNOWN_FORMAT else reason
-    return pixels, stamps
 
 
-def _full_paths(root: Path, files: list[str]) -> list[str]:
-    folder = os.path.join(root, "")  # only once: a join per file takes a third of the time of reading the cache
-    return [folder + path for path in files]
-
-
-def _cache_key(files: list[str], stamps: Iterable[str], how: How) -> str:
-    # Pillow's version is part of it, as another version may decode or resize to other pixels.
-    image_size, background = how
-    parts = [f"{_FORMAT_VERSION} {PIL.__version__} {image_size}{background or ''}", *files, *stamps]
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+def _rounded_up(gigabytes: float) -> str:
+    return f"{math.ceil(gigabytes * 1000) / 1000:g}"
 
 
 def _message(root: Path, problems: Problems) -> str:

@@ -163,7 +163,7 @@ def _facts(
     """What the data and the machine decide; the pixels are measured where the config asks for that."""
     mean, std = None, None
     if AUTO in (*config.normalize.values(), (config.augment or {}).get("mean")):
-        mean, std = channel_statistics(data.arrays("train").images[data.index["train"]])
+        mean, std = channel_statistics(images for images, _ in data.eval_batches("train"))
     return Facts(
         classes=tuple(data.classes),
         fingerprint=fingerprint,
@@ -246,7 +246,7 @@ def _image_shapes(settings: Settings, data: ImageDataModule) -> list[torch.Size]
     Raises:
         UserError: If the augmentation does not fit the images.
     """
-    image = data.arrays("train").images[:1]
+    image = data.arrays("train").gather(torch.tensor([0]))
     max_epochs = settings.trainer["max_epochs"]
     num_epochs = min(max_epochs, NUM_CHECKED_EPOCHS) if max_epochs and max_epochs > 0 else NUM_CHECKED_EPOCHS
     if data.augment is None:

@@ -17,7 +17,10 @@ from cifar_lightning.runs.resume import flattened
 SETTINGS = "settings.json"
 """File beside the numbers of an evaluation: the settings that decide them, as plain values by dotted key."""
 
-_WITHOUT_EFFECT = ("data.batch_size", "data.eval_batch_size", "data.urls", "data.options", "data.note", "data._target_")
+_WITHOUT_EFFECT = (
+    *("data.batch_size", "data.eval_batch_size", "data.memory", "data.urls", "data.options", "data.note"),
+    "data._target_",
+)
 """Keys below ``data`` that change no prediction."""
 
 _LIMITS = ("limit_test_batches", "limit_val_batches", "fast_dev_run", "overfit_batches")

@@ -28,6 +28,8 @@ MAY_CHANGE = (
     "callbacks.pictures",
     "data.root",
     "data.urls",
+    "data.memory",
+    "data.options",
     "data.eval_batch_size",
     "trainer.accelerator",
     "trainer.devices",

@@ -410,10 +410,10 @@ def test_normalisation_is_measured_on_the_training_split_and_stored(run, tiny_ro
     config = read(folder / "checkpoints" / "last.ckpt")["settings"]
     data = ImageDataModule(name="tiny", dataset=TinyCIFAR10, root=str(tiny_root), val_size=20)
     data.setup()
-    mean, std = channel_statistics(data.arrays("train").images[data.index["train"]])
+    mean, std = channel_statistics([data.arrays("train").images[data.index["train"]]])
     assert config["normalize"] == {"mean": mean, "std": std}
     assert config["augment"]["mean"] == mean
-    assert mean != channel_statistics(data.arrays("train").images)[0], "validation images have a say"
+    assert mean != channel_statistics([data.arrays("train").images])[0], "validation images have a say"
 
     classifier, _ = load_classifier(folder / "checkpoints" / "last.ckpt")
     pixels = classifier.normalized(data.arrays("train").images[data.index["train"]]).double()

@@ -269,7 +269,7 @@ def test_files_of_conf_list_the_options_that_their_class_declares(name):
     [
         ("cifar10", {"urls": ["https://x"]}),
         ("cifar100", {"urls": ["https://x"]}),
-        ("folder", {"image_size": 24, "background": "white"}),
+        ("folder", {"image_size": 24, "background": "white", "memory": 2.5}),
     ],
 )
 def test_options_typed_on_the_command_line_reach_the_data_set(name, options):
@@ -283,11 +283,11 @@ def test_options_typed_on_the_command_line_reach_the_data_set(name, options):
 
 def test_channel_statistics_are_mean_and_std_of_the_pixels():
     images = torch.randint(256, (50, 3, 7, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    mean, std = channel_statistics(images)
+    mean, std = channel_statistics([images])
     pixels = images.double() / 255
     assert mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=5e-7)
     assert std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist(), abs=5e-7)
-    assert channel_statistics(images.flip(0)) == (mean, std)
+    assert channel_statistics(images.flip(0).split(7)) == (mean, std)
 
 
 def test_chosen_images_are_spread_evenly():
