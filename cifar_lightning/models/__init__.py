@@ -4,6 +4,7 @@ import difflib
 import inspect
 from typing import Any
 
+import torch
 from torch import nn
 
 from cifar_lightning.models.resnet import ResNet18
@@ -59,3 +60,28 @@ def build(name: str, *, num_classes: int, in_channels: int, **arguments: Any) ->
         if not fits(value, hint):
             raise ValueError(f"{key} must be {words(hint)}, got {value!r}")
     return network(num_classes=num_classes, in_channels=in_channels, **arguments)
+
+
+def head_names(name: str, *, num_classes: int, in_channels: int, **arguments: Any) -> set[str]:
+    """Names of a network's head in its state dictionary: the values whose shapes depend on the number of classes.
+
+    Two networks are built and compared, without memory for their weights.
+
+    Args:
+        name: As in ``build``.
+        num_classes: Likewise.
+        in_channels: Likewise.
+        arguments: Likewise.
+
+    Returns:
+        Names such as ``fc3.weight``.
+
+    Raises:
+        ValueError: As in ``build``.
+    """
+    with torch.device("meta"):
+        one, other = (
+            build(name, num_classes=num, in_channels=in_channels, **arguments).state_dict()
+            for num in (num_classes, 3 if num_classes == 2 else 2)
+        )
+    return {key for key, value in one.items() if value.shape != other[key].shape}
