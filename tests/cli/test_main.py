@@ -120,7 +120,7 @@ def test_composition_errors_are_one_line_and_exit_2(command, arguments, message)
         (["data.val_size=20", "trainer.limit_val_batches=0.5"], "trainer.limit_val_batches=0.5 leaves none of the 1"),
         (["trainer.limit_train_batches=0.01"], "trainer.limit_train_batches=0.01 leaves none of the 15 batches"),
         (["trainer.fast_dev_run=-1"], "trainer: fast_dev_run=-1 is not a valid configuration"),
-        (["data.val_size=abc"], "data.val_size must be a whole number or null, got 'abc'"),
+        (["data.val_size=abc"], "data.val_size must be a whole number or auto or null, got 'abc'"),
     ],
 )
 def test_bad_values_are_one_line_and_exit_2(command, arguments, message):
