@@ -14,8 +14,9 @@ from torch import Tensor
 
 from cifar_lightning.checkpoint.exported import ExportedClassifier
 from cifar_lightning.checkpoint.load import load_classifier
-from cifar_lightning.data.decode import MAX_PIXELS, UNKNOWN_FORMAT, Problems, limited_to, pixels_of
+from cifar_lightning.data.decode import MAX_PIXELS, UNKNOWN_FORMAT, Colour, Problems, limited_to, pixels_of
 from cifar_lightning.data.decode_pool import decode_many
+from cifar_lightning.data.folder import colour
 from cifar_lightning.data.formats import why_not_by_content
 from cifar_lightning.device import multiplies_bf16
 from cifar_lightning.errors import RunError, UserError, listed, one_line
@@ -51,6 +52,7 @@ class Predictor:
         image_size: Height and width, in pixels, to which pictures are brought.
         num_channels: 3 for colour, 1 for grey.
         settings: The checkpoint's settings, as plain values.
+        background: Colour that stands behind transparent pixels; None for what a file has there.
         tta: Level of test-time augmentation that the checkpoint was evaluated with.
         device: Where the network is.
         precision: Lightning's name of the precision that it computes in.
@@ -63,6 +65,7 @@ class Predictor:
         height, width = self.settings["image_size"]
         self.image_size: tuple[int, int] = (height, width)
         self.num_channels: int = self.settings["model"]["in_channels"]
+        self.background = _background(self.settings["data"].get("background"))
         self.tta: int = self.settings["tta"]
         exported = self._classifier if isinstance(self._classifier, ExportedClassifier) else None
         if exported is not None and exported.is_onnx and accelerator == "auto":
@@ -116,7 +119,7 @@ class Predictor:
             return self._pixels_of_files([str(picture)])[0]
         if isinstance(picture, Image.Image):
             with limited_to(MAX_PIXELS):
-                pixels = bytearray(pixels_of(picture, self.side))
+                pixels = bytearray(pixels_of(picture, self.side, self.background))
             return self.from_rgb(np.frombuffer(pixels, np.uint8).reshape(1, self.side, self.side, 3))[0]
         if not isinstance(picture, Tensor):
             raise ValueError(
@@ -151,7 +154,9 @@ class Predictor:
         """
         side = side or self.side
         buffer = np.empty((len(paths), side, side, 3), np.uint8)
-        _, problems = decode_many(paths, buffer.reshape(-1).data, image_size=side, show=show)
+        _, problems = decode_many(
+            paths, buffer.reshape(-1).data, image_size=side, background=self.background, show=show
+        )
         for index, reason in problems.items():
             problems[index] = why_not_by_content(paths[index]) if reason == UNKNOWN_FORMAT else reason
         return self.from_rgb(buffer), problems
@@ -230,6 +235,14 @@ def load(ckpt: str | Path, *, accelerator: str = "auto", precision: str | None =
         UserError: If the file is no checkpoint of this project, or this machine has no such device or precision.
     """
     return Predictor(ckpt, accelerator=accelerator, precision=precision)
+
+
+def _background(name: Any) -> Colour | None:
+    """The colour that the checkpoint's data were read with."""
+    try:
+        return colour(name if isinstance(name, str) else None)
+    except ValueError as error:
+        raise UserError(f"the checkpoint's data.{error}") from error
 
 
 def _fabric(accelerator: str, precision: str | None, *, own: str | None) -> Fabric:

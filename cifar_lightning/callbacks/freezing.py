@@ -66,7 +66,7 @@ class TrunkFreezing(Callback):
 
     Args:
         share: Share of all optimizer steps in which the trunk is frozen, in (0, 1).
-        head: Names of the network's parameters that are trained from the start; see ``models.head_names``.
+        head: Names of the network's parameters that are trained from the start; see ``models.head_of``.
 
     Source: Howard and Ruder 2018 (arXiv:1801.06146), who thaw one layer after another.
     """

@@ -11,11 +11,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cifar_lightning import __version__
 from cifar_lightning.checkpoint.trust import check_archive, check_values, refuse_too_long
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.resolve import Settings, as_plain
@@ -42,7 +44,12 @@ def description(settings: Settings) -> dict[str, Any]:
         refuse_too_long(plain)
     except ValueError as error:
         raise UserError(f"{error}; no checkpoint can hold that") from error
-    return {"format_version": FORMAT_VERSION, "settings": plain}
+    return {"format_version": FORMAT_VERSION, "settings": plain, "versions": versions()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of this project and of the libraries that decide what a run computes."""
+    return {"cifar-lightning": __version__, **{name: version(name) for name in ("torch", "torchvision", "lightning")}}
 
 
 def described(settings: Settings) -> dict[str, Any]:

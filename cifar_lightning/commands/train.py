@@ -15,12 +15,11 @@ from cifar_lightning.callbacks.finite import NonFiniteLoss
 from cifar_lightning.callbacks.pictures import Pictures
 from cifar_lightning.callbacks.saving import all_saved
 from cifar_lightning.checkpoint.format import restoring
-from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.build import blame
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.overrides import argument
 from cifar_lightning.config.resolve import resolve, with_folder
-from cifar_lightning.data import ImageDataModule, spread
+from cifar_lightning.data import spread
 from cifar_lightning.device import device_name, keeping_freed_memory, restored_backends, threads
 from cifar_lightning.engine.assembly import Parts, assemble
 from cifar_lightning.engine.compile import compile_in_place, no_garbage_collection, refuse_without_compiler
@@ -135,7 +134,7 @@ def _run(parts: Parts, *, resumes: bool) -> dict[str, Any]:
     with threads(settings.num_threads), keeping_freed_memory(device), quick_hook_names(), recompiles:
         announce(settings, parts.data, parts.classifier, parts.trainer, parts.flops)
         _get_ready(parts)
-        seconds_of_init = 0.0 if resumes else _set_from_data(parts.classifier, parts.data)
+        seconds_of_init = 0.0 if resumes else _set_from_data(parts)
         with all_saved(parts.trainer):
             _fit_and_test(parts, ckpt_path=Path(settings.output_dir) / LAST if resumes else None)
         return _figures(parts, seconds_of_init=seconds_of_init)
@@ -149,16 +148,17 @@ def _get_ready(parts: Parts) -> None:
         parts.data.placed(split, device)
     parts.classifier.to(device)
     if settings.compile or device.type == "cuda":
-        _set_from_data(parts.classifier, parts.data)  # for the libraries it loads: the one that counts comes later
+        _set_from_data(parts)  # for the libraries it loads: the one that counts comes later
         collected = no_garbage_collection() if settings.compile else nullcontext()
         with refuse_without_compiler(settings.compile), collected:
             warm_up(parts.classifier, parts.trainer, parts.data, settings.trainer, parts.shapes, tta=settings.tta)
 
 
-def _set_from_data(classifier: ImageClassifier, data: ImageDataModule) -> float:
-    """Let a network that wants it see training images; gives the seconds that took."""
+def _set_from_data(parts: Parts) -> float:
+    """Let a network that wants it, and has no weights yet, see training images; gives the seconds that took."""
     started = time.perf_counter()
-    if hasattr(classifier.net, "init_from_data"):
+    classifier, data = parts.classifier, parts.data
+    if hasattr(classifier.net, "init_from_data") and parts.settings.init is None:
         index = data.index["train"]
         images = data.placed("train", classifier.device).images[index[spread(len(index), NUM_INIT_IMAGES)]]
         classifier.net.init_from_data(classifier.normalized(images))  # type: ignore[operator]

@@ -38,6 +38,7 @@ class Settings:
     seed: int
     output_dir: str
     resume: str | None
+    init: str | None
     num_threads: int | None
     compile: bool | str
     label_smoothing: float
@@ -236,6 +237,7 @@ def _put_in_home(config: dict[str, Any]) -> None:
     for section, key, name in (
         (config, "output_dir", "output_dir"),
         (config, "ckpt", "ckpt"),
+        (config, "init", "init"),
         (config["data"], "root", "data.root"),
     ):
         if isinstance(path := section.get(key), str):

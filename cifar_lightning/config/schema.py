@@ -23,6 +23,7 @@ class TrainSchema:
     seed: int = MISSING
     output_dir: str | None = None
     resume: str | None = None
+    init: str | None = None
     num_threads: int | None = None
     compile: Any = False
     label_smoothing: float = 0.0

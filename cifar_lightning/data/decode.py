@@ -28,6 +28,9 @@ FORMATS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 Pillow's other decoders are left out because some of them start other programs.
 """
 
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+"""What follows ``ftyp`` in HEIC files, which are read where pillow-heif is installed."""
+
 UNKNOWN_FORMAT = "not an image of a known format"
 
 MAX_PIXELS = 250_000_000
@@ -44,7 +47,13 @@ Pillow's own limit, up to which images are decoded whole: how a JPEG is decoded 
 """
 
 
-def decode_files(paths: Sequence[str], image_size: int) -> tuple[bytes, list[str], Problems]:
+Colour = tuple[int, int, int]
+"""Red, green and blue, in [0, 255]."""
+
+
+def decode_files(
+    paths: Sequence[str], image_size: int, background: Colour | None = None
+) -> tuple[bytes, list[str], Problems]:
     """Decode image files to RGB pixels.
 
     An image is turned as its EXIF says and converted as torchvision does, which drops transparency. 16-bit grey is
@@ -54,6 +63,7 @@ def decode_files(paths: Sequence[str], image_size: int) -> tuple[bytes, list[str
     Args:
         paths: The files.
         image_size: Height and width of the result, in pixels.
+        background: What stands behind transparent pixels; None takes the colour that the file has there.
 
     Returns:
         The pixels of all images, each (image_size, image_size, 3) uint8, black where a file cannot be decoded; the
@@ -72,7 +82,7 @@ def decode_files(paths: Sequence[str], image_size: int) -> tuple[bytes, list[str
                 if rows is not None:
                     png_rows[index] = rows
                 else:
-                    pixels[index] = _decode_with_pillow(path, content, image_size)
+                    pixels[index] = _decode_with_pillow(path, content, image_size, background)
             except Exception as error:  # Pillow's decoders raise many kinds
                 problems[index] = _reason(error)
     for index, image in zip(png_rows, _undo_filters(list(png_rows.values()), image_size), strict=True):
@@ -80,12 +90,13 @@ def decode_files(paths: Sequence[str], image_size: int) -> tuple[bytes, list[str
     return b"".join(pixels), stamps, problems
 
 
-def decode_content(content: bytes, image_size: int) -> bytes:
+def decode_content(content: bytes, image_size: int, background: Colour | None = None) -> bytes:
     """Decode one image file that is in memory; see ``decode_files``. To be called within ``limited_to``.
 
     Args:
         content: The bytes of the file.
         image_size: Height and width of the result, in pixels.
+        background: As in ``decode_files``.
 
     Raises:
         ValueError: If it cannot be decoded; says why.
@@ -93,7 +104,7 @@ def decode_content(content: bytes, image_size: int) -> bytes:
     if not content:
         raise ValueError("empty")
     try:
-        return _decode_with_pillow(content, content, image_size)
+        return _decode_with_pillow(content, content, image_size, background)
     except Exception as error:  # Pillow's decoders raise many kinds
         raise ValueError(_reason(error)) from error
 
@@ -142,15 +153,15 @@ Source = str | bytes
 """A file's path, or all of its bytes."""
 
 
-def _decode_with_pillow(source: Source, content: bytes, image_size: int) -> bytes:
+def _decode_with_pillow(source: Source, content: bytes, image_size: int, background: Colour | None) -> bytes:
     """Decode a file, of which ``content`` is the first bytes."""
     try:
-        with Image.open(_readable(source), formats=_formats(content)) as image:
-            return pixels_of(image, image_size)
+        with Image.open(_readable(source), formats=formats_of(content)) as image:
+            return pixels_of(image, image_size, background)
     except Exception as error:
         try:  # whether its pixels are whole and only its metadata damaged, or larger than Pillow allows
             with _open_without_metadata(source, content) as image:
-                return pixels_of(image, image_size)
+                return pixels_of(image, image_size, background)
         except Exception:
             raise error from None
 
@@ -159,7 +170,7 @@ def _readable(source: Source) -> str | BytesIO:
     return BytesIO(source) if isinstance(source, bytes) else source
 
 
-def pixels_of(image: Image.Image, image_size: int) -> bytes:
+def pixels_of(image: Image.Image, image_size: int, background: Colour | None = None) -> bytes:
     """RGB pixels of an image of Pillow, turned, converted, cropped and resized as ``decode_files`` says.
 
     Raises:
@@ -169,6 +180,10 @@ def pixels_of(image: Image.Image, image_size: int) -> bytes:
         image.draft(None, (2 * image_size, 2 * image_size))  # has an effect on JPEGs alone
     image.load()
     rgb = _grey_to_8_bits(_turned(image))
+    if background is not None and rgb.has_transparency_data:
+        picture = rgb.convert("RGBA")
+        rgb = Image.new("RGBA", picture.size, background)
+        rgb.alpha_composite(picture)
     if rgb.mode != "RGB":
         rgb = rgb.convert("RGB")
     if rgb.size != (image_size, image_size):
@@ -176,11 +191,18 @@ def pixels_of(image: Image.Image, image_size: int) -> bytes:
     return rgb.tobytes()
 
 
-def _formats(content: bytes) -> tuple[str, ...]:
+def formats_of(content: bytes) -> tuple[str, ...]:
     """Formats that a file may have, by its first bytes."""
     if content[4:8] != b"ftyp":
         return FORMATS
-    # AVIF. HEIC begins like it, and is refused by the plugin. Pillow has the plugin since 11.3.
+    if content[8:12] in HEIC_BRANDS:  # Pillow itself does not read it
+        with suppress(ImportError):
+            import pillow_heif
+
+            pillow_heif.register_heif_opener()
+            return ("HEIF",)
+        return ()
+    # AVIF, which Pillow reads since 11.3.
     with suppress(ImportError):
         from PIL import AvifImagePlugin
 
@@ -339,14 +361,15 @@ def limited_to(max_pixels: int) -> Iterator[None]:
 
 
 def _run_worker() -> None:
-    """Read one request from stdin, ``[image_size, lists of paths]`` as a JSON line, and answer it on stdout."""
+    """Read a request from stdin, ``[image_size, background, lists of paths]`` as a JSON line; answer it on stdout."""
     request = sys.stdin.buffer.readline()
     # A request without its line end, or a broken pipe: the process at the other end has ended.
     if request.endswith(b"\n"):
-        image_size, chunks = json.loads(request)
+        image_size, background, chunks = json.loads(request)
+        background = background and tuple(background)
         with suppress(BrokenPipeError):
             for paths in chunks:
-                _send(*decode_files(paths, image_size))
+                _send(*decode_files(paths, image_size, background))
     os._exit(0)  # a normal exit flushes stdout once more, and fails where the pipe is broken
 
 

@@ -26,6 +26,9 @@ MAX_FILES_PER_CHUNK = 40
 MAX_BYTES_PER_CHUNK = 4_000_000
 """Bytes of pixels."""
 
+_How = tuple[int, decode.Colour | None]
+"""``image_size`` and ``background`` of ``decode.decode_files``."""
+
 Write = Callable[[memoryview, int], None]
 """``(pixels, start)``: takes a part of the pixels, whose first byte is byte ``start`` of all pixels."""
 
@@ -43,6 +46,7 @@ def decode_many(
     pixels: memoryview,
     *,
     image_size: int,
+    background: decode.Colour | None = None,
     write: Write = write_nowhere,
     show: Callable[[int], None] | None = None,
 ) -> tuple[list[str], decode.Problems]:
@@ -52,6 +56,7 @@ def decode_many(
         paths: The files.
         pixels: Bytes that receive the pixels, ``3 * image_size**2`` of each file; see ``decode.decode_files``.
         image_size: Height and width, in pixels.
+        background: What stands behind transparent pixels; see ``decode.decode_files``.
         write: Called with each part of the pixels as soon as it is decoded, from several threads.
         show: Called now and then with the number of decoded files; None shows a progress bar of its own.
 
@@ -66,9 +71,9 @@ def decode_many(
     num_workers = min(num_cores(), len(chunks))
     with delayed_progress("reading images", len(paths)) if show is None else nullcontext(show) as show:
         if num_workers > 1 and _are_worth_workers(paths):
-            _decode_in_workers(paths, results, image_size, chunks, num_workers, show)
+            _decode_in_workers(paths, results, (image_size, background), chunks, num_workers, show)
         else:
-            _decode_here(paths, results, image_size, chunks, show)
+            _decode_here(paths, results, (image_size, background), chunks, show)
     return results.stamps, results.problems
 
 
@@ -116,10 +121,10 @@ def num_cores() -> int:
 
 
 def _decode_here(
-    paths: Sequence[str], results: _Results, image_size: int, chunks: Sequence[range], show: Callable[[int], None]
+    paths: Sequence[str], results: _Results, how: _How, chunks: Sequence[range], show: Callable[[int], None]
 ) -> None:
     for chunk in chunks:
-        pixels, stamps, problems = decode.decode_files(paths[chunk.start : chunk.stop], image_size)
+        pixels, stamps, problems = decode.decode_files(paths[chunk.start : chunk.stop], *how)
         results.pixels_of(chunk)[:] = pixels
         results.add(chunk, stamps, problems)
         show(chunk.stop)
@@ -128,14 +133,14 @@ def _decode_here(
 def _decode_in_workers(
     paths: Sequence[str],
     results: _Results,
-    image_size: int,
+    how: _How,
     chunks: Sequence[range],
     num_workers: int,
     show: Callable[[int], None],
 ) -> None:
     def receive(number: int) -> None:
         own = chunks[number::num_workers]  # interleaved, so that the workers share a folder of larger images
-        request = json.dumps([image_size, [paths[chunk.start : chunk.stop] for chunk in own]]).encode() + b"\n"
+        request = json.dumps([*how, [paths[chunk.start : chunk.stop] for chunk in own]]).encode() + b"\n"
         _receive(workers[number], request, own, results)
 
     workers: list[subprocess.Popen[bytes]] = []

@@ -3,11 +3,15 @@
 import hashlib
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import BinaryIO
 from urllib.parse import urlparse
 
@@ -21,8 +25,6 @@ from cifar_lightning.files import own
 from cifar_lightning.locks import held
 
 log = logging.getLogger(__name__)
-
-_NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError)
 
 _CHUNK_BYTES = 2**18
 
@@ -164,15 +166,14 @@ def announced(url: str, *, sha256: str, patience: Patience = Patience()) -> Remo
         DownloadError: If the server does not say it.
     """
     name = Path(urlparse(url).path).name
-    timeout = (patience.connect_seconds, patience.stall_seconds)
     try:
-        with _session() as session, session.head(url, allow_redirects=True, timeout=timeout) as response:
+        with _session() as session, _answer(partial(session.head, url, allow_redirects=True), patience) as response:
             length = response.headers.get("Content-Length", "")
             if response.status_code != 200 or not (length.isascii() and length.isdigit() and len(length) < 16):
                 raise DownloadError(f"{url}: the server answers {response.status_code} {response.reason} and no size")
             return RemoteFile(name, int(length), None, sha256)
-    except (*_NETWORK_ERRORS, ValueError) as error:
-        raise DownloadError(f"{url}: {_translated(error, patience)}") from error
+    except (_UrlFailed, _TransferFailed) as error:
+        raise DownloadError(f"{url}: {error}") from error
 
 
 @contextmanager
@@ -254,17 +255,36 @@ def _receive(session: requests.Session, url: str, file: RemoteFile, part: Path, 
     """Append what is missing to the part. Raise if the transfer fails or is too slow."""
     begin = _size(part)
     headers = {"Range": f"bytes={begin}-"} if begin else {}
-    timeout = (patience.connect_seconds, patience.stall_seconds)
-    try:
-        response = session.get(url, headers=headers, stream=True, timeout=timeout)
-    except _NETWORK_ERRORS as error:
-        raise _translated(error, patience) from error
-    with response:
+    with _answer(partial(session.get, url, headers=headers, stream=True), patience) as response:
         _check_headers(response, begin, file)
         with part.open("r+b" if begin else "wb") as written, _progress(file, begin) as show:
             written.truncate(begin)
             written.seek(begin)
             _copy(response, written, begin, file, patience, show)
+
+
+def _answer(request: Callable[..., requests.Response], patience: Patience) -> requests.Response:
+    """A server's answer up to its headers, redirects followed; any failure is this address's alone.
+
+    A thread asks: headers may come byte by byte, and each byte renews the limit on a wait.
+    """
+    answers: SimpleQueue[requests.Response | Exception] = SimpleQueue()
+    timeout = (patience.connect_seconds, patience.stall_seconds)
+
+    def ask() -> None:
+        try:
+            answers.put(request(timeout=timeout))
+        except Exception as error:  # a server's answer makes the libraries raise anything
+            answers.put(error)
+
+    Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=sum(timeout))
+    except Empty as error:
+        raise _TransferFailed(f"no answer within {sum(timeout):g} s") from error
+    if isinstance(answer, Exception):
+        raise _translated(answer, patience) from answer
+    return answer
 
 
 def _copy(
@@ -282,7 +302,7 @@ def _copy(
             chunk = response.raw.read1(_CHUNK_BYTES, decode_content=False)
         except urllib3.exceptions.ProtocolError:
             chunk = b""
-        except _NETWORK_ERRORS as error:
+        except Exception as error:  # as above
             raise _translated(error, patience) from error
         if not chunk:
             raise _TransferFailed(f"the connection ended after {done:,} of {file.size:,} bytes")
@@ -311,7 +331,7 @@ def _check_headers(response: requests.Response, begin: int, file: RemoteFile) ->
     elif not response.headers.get("Content-Range", "").startswith(f"bytes {begin}-"):
         raise _UrlFailed(f"it sends another part than requested: {response.headers.get('Content-Range')}")
     length = response.headers.get("Content-Length", "")
-    if length.isdigit() and int(length) != file.size - begin:
+    if re.fullmatch(r"[0-9]{1,18}", length) and int(length) != file.size - begin:
         raise _UrlFailed(f"it has another file: {begin + int(length):,} bytes instead of {file.size:,}")
 
 

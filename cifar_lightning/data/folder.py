@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 import PIL
 from jaxtyping import UInt8
+from PIL import ImageColor
 
 from cifar_lightning.data import layout, pixelcache
-from cifar_lightning.data.decode import UNKNOWN_FORMAT, file_stamp
+from cifar_lightning.data.decode import UNKNOWN_FORMAT, Colour, file_stamp
 from cifar_lightning.data.decode_pool import Write, decode_many, write_nowhere
 from cifar_lightning.data.formats import HELP, NOT_READ, why_not_by_content
 from cifar_lightning.data.scan import Problems, find_images
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 CACHE_FOLDER = ".cifar-lightning"
 MAX_IMAGE_SIZE = 1024
 NUM_PROBLEMS_SHOWN = 10
+How = tuple[int, Colour | None]
+"""Height and width of the images, and the colour behind transparent pixels."""
+
 _FORMAT_VERSION = 1
 """Part of a cache's key. To be raised when the project decodes the same files to other pixels."""
 
@@ -49,17 +53,19 @@ class ImageFolder:
         train: Whether to read the images of train/ and val/, or those of test/.
         download: Not used.
         image_size: Height and width of the images, in pixels, in [1, 1024].
+        background: Colour behind transparent pixels, such as ``white`` or ``#ff8800``; None takes what the file has
+            there.
         pair: Whether the other ones are read too, as training does. The classes are then those of train/, and test/
             must have the same. By itself, test/ names its own classes.
 
     Raises:
-        ValueError: If ``root`` is not such a folder, or ``image_size`` is out of its range. If classes have no images,
+        ValueError: If ``root`` is no such folder, or another argument is out of its range. If classes have no images,
             or names that UTF-8 cannot hold, or are not in train/, or files are damaged or are not images: one message
             lists them, those of train/ and of test/ for a pair.
         WorkerLost: If a process that decodes images is ended from outside.
     """
 
-    options: ClassVar[dict[str, Any]] = {"image_size": int}
+    options: ClassVar[dict[str, Any]] = {"image_size": int, "background": str | None}
     takes_pair: ClassVar[bool] = True
 
     def __init__(
@@ -69,10 +75,12 @@ class ImageFolder:
         download: bool = False,
         *,
         image_size: int = 32,
+        background: str | None = None,
         pair: bool = False,
     ) -> None:
         if not 1 <= image_size <= MAX_IMAGE_SIZE:
             raise ValueError(f"image_size must be in [1, {MAX_IMAGE_SIZE}], got {image_size}")
+        how = (image_size, colour(background))
         split, other = ("train", "test") if train else ("test", "train")
         folder = _checked_root(root, [split, other] if pair else [split])
         named_by = "train" if pair else split
@@ -89,12 +97,31 @@ class ImageFolder:
         self.targets: list[int] = [
             target for found in by_split.values() for target, members in enumerate(found) for _ in members
         ]
-        self.data = _pixels(folder, split, files, image_size, problems)
+        self.data = _pixels(folder, split, files, how, problems)
         if problems:
             if pair:  # look for those of the other splits too, so that the user can mend all at once
                 others = _flat(_find_splits(folder, self.classes, problems, train=not train))
-                _decode(folder, others, image_size, problems)
+                _decode(folder, others, how, problems)
             raise ValueError(_message(folder, problems))
+
+
+def colour(name: str | None) -> Colour | None:
+    """Red, green and blue of a colour by its name, as in CSS, or in hexadecimal.
+
+    Raises:
+        ValueError: If there is no such colour.
+    """
+    if name is None:
+        return None
+    try:
+        red, green, blue, *opacity = ImageColor.getrgb(name)
+        if opacity:
+            raise ValueError("it has an opacity")
+    except ValueError as error:
+        raise ValueError(
+            f"background must be a colour such as white, black or #ff8800, or null, got {name!r}"
+        ) from error
+    return red, green, blue
 
 
 def _checked_root(root: str | Path | None, splits: Iterable[str]) -> Path:
@@ -142,37 +169,39 @@ def _flat(by_split: dict[str, list[list[str]]]) -> list[str]:
     return [file for found in by_split.values() for members in found for file in members]
 
 
-def _pixels(
-    root: Path, split: str, files: list[str], image_size: int, problems: Problems
-) -> UInt8[np.ndarray, "n s s 3"]:
+def _pixels(root: Path, split: str, files: list[str], how: How, problems: Problems) -> UInt8[np.ndarray, "n s s 3"]:
     """Pixels of the files, from the cache or decoded. They are cached if nothing is wrong with any file."""
+    image_size, _ = how
     name = f"{split}-{image_size}"
     folder = root / CACHE_FOLDER
 
     def cache(stamps: Iterable[str]) -> Path:
-        return pixelcache.cache_file(folder, name, _cache_key(files, stamps, image_size))
+        return pixelcache.cache_file(folder, name, _cache_key(files, stamps, how))
 
     if problems:  # keep the cache: it may fit again once the user has mended the problems
-        return _decode(root, files, image_size, problems)[0]
+        return _decode(root, files, how, problems)[0]
     # Without a cache, the stamps are not needed here: the workers get them at less cost when they open the files.
     if pixelcache.own_files(folder, name):
         cached = pixelcache.load(cache(map(file_stamp, _full_paths(root, files))), (len(files), *(image_size,) * 2, 3))
         if cached is not None:
             return cached
     with closing(pixelcache.Draft(folder, name)) as draft:
-        pixels, stamps = _decode(root, files, image_size, problems, draft.write)
+        pixels, stamps = _decode(root, files, how, problems, draft.write)
         if not problems:
             draft.keep(cache(stamps), pixels)
     return pixels
 
 
 def _decode(
-    root: Path, files: list[str], image_size: int, problems: Problems, write: Write = write_nowhere
+    root: Path, files: list[str], how: How, problems: Problems, write: Write = write_nowhere
 ) -> tuple[UInt8[np.ndarray, "n s s 3"], list[str]]:
     """Pixels and stamps of the files. The pixels also go to ``write``. Damaged files are added to ``problems``."""
+    image_size, background = how
     pixels = np.empty((len(files), image_size, image_size, 3), np.uint8)
     paths = _full_paths(root, files)
-    stamps, damaged = decode_many(paths, pixels.reshape(-1).data, image_size=image_size, write=write)
+    stamps, damaged = decode_many(
+        paths, pixels.reshape(-1).data, image_size=image_size, background=background, write=write
+    )
     for index, reason in damaged.items():
         problems[files[index]] = why_not_by_content(paths[index]) if reason == UNKNOWN_FORMAT else reason
     return pixels, stamps
@@ -183,9 +212,10 @@ def _full_paths(root: Path, files: list[str]) -> list[str]:
     return [folder + path for path in files]
 
 
-def _cache_key(files: list[str], stamps: Iterable[str], image_size: int) -> str:
+def _cache_key(files: list[str], stamps: Iterable[str], how: How) -> str:
     # Pillow's version is part of it, as another version may decode or resize to other pixels.
-    parts = [f"{_FORMAT_VERSION} {PIL.__version__} {image_size}", *files, *stamps]
+    image_size, background = how
+    parts = [f"{_FORMAT_VERSION} {PIL.__version__} {image_size}{background or ''}", *files, *stamps]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

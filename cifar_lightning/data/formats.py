@@ -1,14 +1,21 @@
 """Formats of image files: which are read, and what another file is, for error messages."""
 
+import importlib.util
 import os
 import warnings
 from contextlib import suppress
 
 from PIL import features
 
+from cifar_lightning.data.decode import HEIC_BRANDS
+
+HAS_HEIC = importlib.util.find_spec("pillow_heif") is not None
+"""Whether HEIC, the format of iPhones, is read."""
+
 EXTENSIONS = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".gif", ".apng", ".avif"),
+    *((".heic", ".heif", ".hif") if HAS_HEIC else ()),
 )
 """Extensions of the files that are read: all of torchvision's, and other names of formats that are decoded.
 
@@ -61,7 +68,6 @@ _READ_BY_START = {
     b"MM\0*": "TIFF",
     b"BM": "BMP",
 }
-_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _AVIF_BRANDS = (b"avif", b"avis")
 
 START_BYTES = 1_000
@@ -103,7 +109,7 @@ def _kind(start: bytes, text: bytes) -> str | None:
         brand = start[8:12]
         if brand in _AVIF_BRANDS:
             return _avif()
-        return "HEIC" if brand in _HEIC_BRANDS else "a video"
+        return _heic() if brand in HEIC_BRANDS else "a video"
     if text.startswith(b"<?xml") and b"<svg" in text:
         return "SVG"
     starts = (kind for known, kind in _KIND_BY_START.items() if start.startswith(known) or text.startswith(known))
@@ -121,3 +127,9 @@ def _avif() -> str:
     if has_avif():
         return "AVIF of a kind that Pillow does not decode, or damaged,"
     return "AVIF, for which this Pillow is too old (pip install -U pillow),"
+
+
+def _heic() -> str:
+    if HAS_HEIC:
+        return "HEIC of a kind that pillow-heif does not decode, or damaged,"
+    return "HEIC, for which pillow-heif is not installed (pip install pillow-heif),"

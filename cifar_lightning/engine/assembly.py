@@ -19,6 +19,7 @@ from cifar_lightning.callbacks.freezing import Freezing, TrunkFreezing
 from cifar_lightning.callbacks.progress import EpochProgress
 from cifar_lightning.callbacks.saving import RunCheckpoints
 from cifar_lightning.checkpoint.format import check_state, description
+from cifar_lightning.checkpoint.initial import load_initial
 from cifar_lightning.checkpoint.pretrained import load_pretrained
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.build import blame, build_augment, build_pieces
@@ -100,10 +101,12 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
     _plan_validation(trainer, data, invocation)
     check_limits(trainer, data)
 
-    net = _build_net(config.model, data, pretrained=before is None)
+    net = _build_net(config.model, data, pretrained=before is None and config.init is None)
     name = config.model["name"]
     flops = flops_of(net, data.image_shape, refusal=f"model={name} cannot take images of {{size}}")
     settings = settle(config, _facts(config, data, trainer, flops=flops, fingerprint=fingerprint))
+    if config.init is not None and before is None:
+        load_initial(config.init, net, model=settings.model, normalize=settings.normalize, classes=settings.classes)
     data.augment = build_augment(settings.augment)
     shapes = _image_shapes(settings, data)
     for shape in set(shapes) - {data.image_shape}:
@@ -189,7 +192,7 @@ def _build_net(section: Section, data: ImageDataModule, *, pretrained: bool) -> 
 
 def _head_of(section: Section) -> set[str]:
     with blame("model", section):
-        return models.head_names(**{**section, "num_classes": 2, "in_channels": 3})
+        return models.head_of(**{**section, "num_classes": 2, "in_channels": 3})
 
 
 def flops_of(net: nn.Module, shape: torch.Size, *, refusal: str) -> int:

@@ -62,26 +62,18 @@ def build(name: str, *, num_classes: int, in_channels: int, **arguments: Any) ->
     return network(num_classes=num_classes, in_channels=in_channels, **arguments)
 
 
-def head_names(name: str, *, num_classes: int, in_channels: int, **arguments: Any) -> set[str]:
-    """Names of a network's head in its state dictionary: the values whose shapes depend on the number of classes.
-
-    Two networks are built and compared, without memory for their weights.
+def head_of(name: str, *, num_classes: int, in_channels: int, **arguments: Any) -> set[str]:
+    """Names of a network's parameters and buffers whose shapes the number of classes decides.
 
     Args:
-        name: As in ``build``.
-        num_classes: Likewise.
-        in_channels: Likewise.
-        arguments: Likewise.
-
-    Returns:
-        Names such as ``fc3.weight``.
-
-    Raises:
-        ValueError: As in ``build``.
+        name: Key of ``NETWORKS``.
+        num_classes: Number of outputs.
+        in_channels: Channels of the images.
+        arguments: As in ``build``.
     """
     with torch.device("meta"):
         one, other = (
             build(name, num_classes=num, in_channels=in_channels, **arguments).state_dict()
-            for num in (num_classes, 3 if num_classes == 2 else 2)
+            for num in (num_classes, 2 if num_classes != 2 else 3)
         )
-    return {key for key, value in one.items() if value.shape != other[key].shape}
+    return {name for name, value in one.items() if value.shape != other[name].shape}

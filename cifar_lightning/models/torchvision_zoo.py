@@ -101,10 +101,8 @@ class TorchvisionNet(nn.Module):
         return sorted(new)
 
     def _head(self) -> set[str]:
-        """Names in torchvision's own network; see ``models.head_names``."""
-        names = models.head_names(
-            "torchvision", num_classes=2, in_channels=3, arch=self.arch, image_size=self.image_size
-        )
+        """Names in torchvision's own network; see ``models.head_of``."""
+        names = models.head_of("torchvision", num_classes=2, in_channels=3, arch=self.arch, image_size=self.image_size)
         return {name.removeprefix("net.") for name in names}
 
 

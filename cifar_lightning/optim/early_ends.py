@@ -64,7 +64,7 @@ def with_trunk_apart(
 
     Args:
         make_optimizer: A builder of optimizers.
-        head: Names of the head's parameters; see ``models.head_names``.
+        head: Names of the head's parameters; see ``models.head_of``.
     """
 
     def make(net: nn.Module) -> torch.optim.Optimizer:

@@ -24,7 +24,7 @@ METRICS = "metrics.json"
 LOCK = ".cifar-lightning.lock"
 """Held by the run in a folder; its name says whose it is, as folders may be shared with other programs."""
 
-CONTINUED = ("metrics.csv", "train.log", "evaluate.log", "predict.log")
+CONTINUED = ("metrics.csv", "train.log", "evaluate.log", "predict.log", "export.log")
 """Files of a run that are written into where they are; all others are written beside their place, then renamed."""
 
 WRITTEN = (CONFIG, OVERRIDES, HYDRA, METRICS, "metrics.csv")
@@ -122,6 +122,10 @@ def refuse_foreign_sweep(folder: Path) -> None:
     stopped.
     """
     path = folder / "multirun.yaml"
+    try:
+        own(path)
+    except OSError as error:  # a link, whatever it leads to
+        raise UserError(_foreign(folder, path)) from error
     try:
         text = read_text(path) if os.path.lexists(path) else ""
     except (OSError, ValueError):

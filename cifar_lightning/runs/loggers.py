@@ -3,6 +3,7 @@
 import csv
 import inspect
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from io import StringIO
@@ -53,10 +54,19 @@ class TensorBoard(TensorBoardLogger):
     def resume(self, *, after_step: int) -> None:
         """Continue the curves of an earlier process; what it wrote after a step is not shown any more.
 
+        TensorBoard reads a run's files in the order of their names, which begin with the time: where the clock is not
+        past that of an earlier file, that file gets a name that stands before the next one's.
+
         Args:
             after_step: That step; -1 for a run that starts over.
         """
         self._purge_step = after_step + 1
+        prefix = "events.out.tfevents."
+        now = f"{prefix}{int(time.time()):010d}."
+        with self._written():
+            for path in Path(self.log_dir).glob(f"{prefix}*"):
+                if path.name >= now and path.is_file():
+                    path.rename(path.with_name(f"{now}-{path.name.removeprefix(prefix)}"))
 
     def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
         """Start the session with hyper-parameters: a flat dictionary of str, int, float, bool; None is left out."""
@@ -102,9 +112,10 @@ class CSV(CSVLogger):
         if not path.exists():
             return
         try:
-            with path.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                rows = [row for row in reader if (row["step"] or "").isdigit() and int(row["step"]) <= after_step]
+            text = path.read_bytes().decode()
+            whole = text[: text.rfind("\n") + 1]  # a kill may have torn the last line
+            reader = csv.DictReader(StringIO(whole, newline=""))
+            rows = [row for row in reader if (row["step"] or "").isdigit() and int(row["step"]) <= after_step]
             _write_rows(path, reader.fieldnames or [], rows)
         except (ValueError, KeyError, csv.Error) as error:
             aside = path.with_suffix(".damaged.csv")

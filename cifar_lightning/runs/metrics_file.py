@@ -9,21 +9,21 @@ from pathlib import Path
 from platform import python_version
 from typing import Any
 
+from cifar_lightning.checkpoint.format import versions
 from cifar_lightning.checkpoint.trust import read_text
 from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.runs.folder import METRICS
 from cifar_lightning.typehints import fits
 
-_PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "tensorboard")
+_PACKAGES = ("torchmetrics", "hydra-core", "tensorboard")
 
 
 def provenance(invocation: Invocation) -> dict[str, Any]:
     """Overrides, versions and commit that a result was made with."""
-    versions = {"python": python_version(), **{name: version(name) for name in _PACKAGES}}
     return {
         "overrides": list(invocation.overrides),
-        "versions": versions,
+        "versions": {"python": python_version(), **versions(), **{name: version(name) for name in _PACKAGES}},
         **commit_of(Path(__file__).resolve().parents[2]),
     }
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar_lightning.checkpoint.format import described, read_state
+from cifar_lightning.checkpoint.format import described, read_state, versions
 from cifar_lightning.config.overrides import argument
 from cifar_lightning.config.resolve import AUTO, Settings, frozen, in_place_of_auto
 from cifar_lightning.errors import UserError, listed
@@ -17,6 +17,7 @@ from cifar_lightning.runs.metrics_file import finished_metrics
 log = logging.getLogger(__name__)
 
 MAY_CHANGE = (
+    "init",
     "output_dir",
     "resume",
     "num_threads",
@@ -57,6 +58,7 @@ def checkpoint_to_resume(folder: Path, resume: str | None) -> dict[str, Any] | N
     if (folder / LAST).exists():
         checkpoint = read_state(folder / LAST)
         log.info("resume    %s, after step %d", relative(folder), checkpoint["global_step"])
+        _name_other_versions(checkpoint.get("versions"))
         return checkpoint
     if resume != "auto":
         raise UserError(
@@ -65,6 +67,14 @@ def checkpoint_to_resume(folder: Path, resume: str | None) -> dict[str, Any] | N
         )
     log.info("resume    nothing in %s to resume from: starting", folder)
     return None
+
+
+def _name_other_versions(before: Any) -> None:
+    """Say with which other versions a run was saved, if that is known."""
+    known = before if isinstance(before, dict) else {}
+    other = [f"{name} {known[name]} -> {now}" for name, now in versions().items() if known.get(name, now) != now]
+    if other:
+        log.warning("versions  %s: from here on the run may differ from one that was never stopped", listed(other))
 
 
 def take_over(config: Settings, before: Mapping[str, Any]) -> Settings:

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from cifar_lightning.data.decode import FORMATS, UNKNOWN_FORMAT, decode_content, limited_to
+from cifar_lightning.data.decode import UNKNOWN_FORMAT, decode_content, formats_of, limited_to
 from cifar_lightning.data.decode_pool import num_cores
 from cifar_lightning.data.formats import START_BYTES, why_not_by_start
 from cifar_lightning.predictor import Predictor
@@ -121,7 +121,7 @@ class Desk:
         side = self.predictor.side
         try:
             with self._gate.passed(self._num_pixels(content)):
-                pixels = bytearray(decode_content(content, side))
+                pixels = bytearray(decode_content(content, side, self.predictor.background))
         except ValueError as error:
             is_unknown = str(error) == UNKNOWN_FORMAT
             raise Unreadable(why_not_by_start(content[:START_BYTES]) if is_unknown else str(error)) from error
@@ -134,7 +134,7 @@ class Desk:
             Unreadable: If they are too many.
         """
         try:
-            with Image.open(BytesIO(content), formats=(*FORMATS, "AVIF")) as image:
+            with Image.open(BytesIO(content), formats=formats_of(content)) as image:
                 return image.width * image.height
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise Unreadable(f"more than {self.limits.max_pixels:,} pixels: save it smaller") from error

@@ -98,7 +98,7 @@ def test_the_trunk_is_bitwise_unchanged_until_its_step(tmp_path, optimizer):
     torch.manual_seed(0)
     net = models.build(**SPEEDRUN)
     trainable = [parameter.requires_grad for parameter in net.parameters()]
-    head = models.head_names(**SPEEDRUN)
+    head = models.head_of(**SPEEDRUN)
     classifier = make_classifier(optimizer=with_trunk_apart(optimizer, head), schedule=finetune(head_fraction=0.5))
     classifier.net = net
     callbacks = [TrunkFreezing(0.5, head), FiniteWatch(), Lookahead(every=1), Record()]

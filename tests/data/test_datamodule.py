@@ -281,7 +281,11 @@ def test_files_of_conf_list_the_options_that_their_class_declares(name):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("cifar10", {"urls": ["https://x"]}), ("cifar100", {"urls": ["https://x"]}), ("folder", {"image_size": 24})],
+    [
+        ("cifar10", {"urls": ["https://x"]}),
+        ("cifar100", {"urls": ["https://x"]}),
+        ("folder", {"image_size": 24, "background": "white"}),
+    ],
 )
 def test_options_typed_on_the_command_line_reach_the_data_set(name, options):
     overrides = [f"data.{key}={value}" for key, value in options.items()]

@@ -309,3 +309,73 @@ def test_a_photo_of_200_megapixels_is_read_in_little_memory(tmp_path):
     assert problems == "{}"
     assert int(kib) < 100_000
     np.testing.assert_allclose(pixels(path)[0, 0], (10, 200, 30), atol=3)
+
+
+@pytest.mark.parametrize(
+    ("mode", "save"),
+    [("RGBA", {}), ("LA", {}), ("P", {"transparency": 0}), ("RGB", {"transparency": (200, 40, 40)})],
+)
+def test_a_background_stands_behind_transparent_pixels(tmp_path, mode, save):
+    picture = Image.new("RGBA", (40, 40), (200, 40, 40, 255))
+    picture.paste((10, 20, 30, 255), (0, 0, 20, 40))
+    if mode in ("RGBA", "LA"):  # the right half is transparent, and half of that a little
+        picture.paste((200, 40, 40, 0), (20, 0, 40, 20))
+        picture.paste((200, 40, 40, 51), (20, 20, 40, 40))
+        image = picture.convert(mode)
+    elif mode == "P":  # colour 0 is transparent
+        image = Image.new("P", (40, 40), 0)
+        image.putpalette([200, 40, 40, 10, 20, 30])
+        image.paste(1, (0, 0, 20, 40))
+    else:  # that very colour is transparent
+        image = picture.convert("RGB")
+    image.save(tmp_path / "x.png", **save)
+
+    def over(background):
+        decoded, _, problems = decode.decode_files([str(tmp_path / "x.png")], 40, background)
+        assert problems == {}
+        return np.frombuffer(decoded, np.uint8).reshape(40, 40, 3)
+
+    as_it_is, white = over(None), over((255, 255, 255))
+    assert np.array_equal(as_it_is[:, :20], white[:, :20])
+    assert (white[:20, 20:] == 255).all()
+    assert not (as_it_is[:20, 20:] == 255).all()
+    if mode == "RGBA":
+        assert white[30, 30].tolist() == [244, 212, 212]  # a fifth of the way
+    assert np.array_equal(from_memory(tmp_path / "x.png", (0, 0, 255)), over((0, 0, 255)))
+
+
+def from_memory(path, background):
+    with decode.limited_to(decode.MAX_PIXELS):
+        content = decode.decode_content(path.read_bytes(), 40, background)
+    return np.frombuffer(content, np.uint8).reshape(40, 40, 3)
+
+
+def test_opaque_images_do_not_change_with_a_background(tmp_path):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(tmp_path / "x.png")
+    Image.fromarray(rng.integers(0, 256, (40, 40), np.uint8)).save(tmp_path / "y.png")
+    paths = [str(tmp_path / name) for name in ("x.png", "y.png")]
+    assert decode.decode_files(paths, 32)[0] == decode.decode_files(paths, 32, (255, 0, 0))[0]
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    picture = Image.new("RGB", (64, 48), (200, 40, 40))
+    picture.save(tmp_path / "x.heic", "HEIF", quality=100)
+    picture.save(tmp_path / "x.jpg", "HEIF", quality=100)  # as phones name it when they send it
+    decoded, _, problems = decode.decode_files([str(tmp_path / "x.heic"), str(tmp_path / "x.jpg")], 32)
+    assert problems == {}
+    assert np.abs(np.frombuffer(decoded, np.uint8).reshape(-1, 3).astype(int) - [200, 40, 40]).max() <= 3
+
+
+def test_heic_is_named_where_pillow_heif_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr(formats, "HAS_HEIC", False)
+    (tmp_path / "x.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    _, _, problems = decode.decode_files([str(tmp_path / "x.jpg")], 32)
+    assert problems == {0: decode.UNKNOWN_FORMAT}
+    reason = formats.why_not_by_content(str(tmp_path / "x.jpg"))
+    assert reason.startswith(
+        "HEIC, for which pillow-heif is not installed (pip install pillow-heif), by its content, wh"
+    )

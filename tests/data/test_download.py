@@ -142,6 +142,28 @@ class Handler(BaseHTTPRequestHandler):
             if self.server.stopped.wait(0.02):
                 return
 
+    def to_nowhere(self, begin: int, turn: int) -> None:
+        self._send(b"", 302, Location="https://[::1")
+
+    def to_a_long_name(self, begin: int, turn: int) -> None:
+        self._send(b"", 302, Location=f"http://127.0.0.1:{'9' * 5000}/good")
+
+    def _with_length(self, length: str) -> None:
+        self.wfile.write(f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n".encode("latin-1"))
+        self.wfile.write(self.server.content)
+
+    def length_in_other_digits(self, begin: int, turn: int) -> None:
+        self._with_length("\xb3")
+
+    def length_of_5000_digits(self, begin: int, turn: int) -> None:
+        self._with_length("3" * 5000)
+
+    def dripping(self, begin: int, turn: int) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        while not self.server.stopped.wait(0.05):
+            self.wfile.write(b"x")
+            self.wfile.flush()
+
     def slow_then_busy(self, begin: int, turn: int) -> None:
         self.slowly(begin, turn) if turn == 1 else self.busy(begin, turn)
 
@@ -219,6 +241,28 @@ def test_each_fault_has_its_reason_and_the_next_address_is_used(name, reason, nu
     assert not (tmp_path / FILE.name).exists()
     assert [asked for asked, _ in server.requests if asked == name] == [name] * num_requests
     fetch(name, "good")
+    assert arrived(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["to_nowhere", "to_a_long_name"])
+def test_an_odd_answer_costs_its_address_alone(name, fetch, server, tmp_path):
+    with pytest.raises(DownloadError, match=rf"^{server.url(name)}: .*(Invalid|Exceeds)"):
+        fetch(name)
+    fetch(name, "good")
+    assert arrived(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["length_in_other_digits", "length_of_5000_digits"])
+def test_a_length_that_is_none_is_not_believed(name, fetch, tmp_path):
+    fetch(name)
+    assert arrived(tmp_path)
+
+
+def test_headers_that_drip_are_a_stall(fetch, server, tmp_path):
+    patience = replace(HASTY, connect_seconds=0.1, attempts=1)
+    with pytest.raises(DownloadError, match=rf"^{server.url('dripping')}: no answer within 0\.4 s$"):
+        fetch("dripping", patience=patience)
+    fetch("dripping", "good", patience=patience)
     assert arrived(tmp_path)
 
 
@@ -467,6 +511,16 @@ def test_too_little_disk_space_is_noticed_before_the_download(tiny, server, tmp_
     with pytest.raises(OSError, match=r"has 0 MB free, and 1 MB are needed: make room, or name another folder"):
         tiny(tmp_path, download=True, urls=[server.url("good")])
     assert server.requests == []
+
+
+def test_an_archive_is_not_unpacked_through_a_link(tiny, server, tmp_path):
+    folder, outside = tmp_path / "data", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    (folder / f".{tiny.archive.name}.unpacking").symlink_to(outside)
+    with pytest.raises(OSError, match="unpacking is a link: there must be a plain folder or none"):
+        tiny(folder, download=True, urls=[server.url("good")])
+    assert list(outside.iterdir()) == []
 
 
 def test_the_half_unpacked_files_of_a_killed_process_are_removed(tiny, server, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pictures import read, write, write_pets
+from PIL import Image
 
 from cifar_lightning.data.arrays import fetch, to_arrays
 from cifar_lightning.data.folder import ImageFolder
@@ -203,3 +204,18 @@ def test_a_file_of_an_unknown_format_starts_no_program(root, monkeypatch):
     )
     with pytest.raises(ValueError, match=r"train/cat/x.png: a document by its content"):
         ImageFolder(root)
+
+
+def test_a_background_is_part_of_the_data_and_of_the_cache(root):
+    Image.new("RGBA", (32, 32), (0, 0, 0, 0)).save(root / "train" / "cat" / "0.png")
+    dark = ImageFolder(root).data
+    light = ImageFolder(root, background="#ffeedd").data
+    assert light[0].reshape(-1, 3).tolist() == [[255, 238, 221]] * 1024
+    assert np.array_equal(ImageFolder(root).data, dark)
+    assert np.array_equal(ImageFolder(root, background="#ffeedd").data, light)
+
+
+@pytest.mark.parametrize("background", ["purpel", "", "#12345678", "1"])
+def test_a_background_is_a_colour(root, background):
+    with pytest.raises(ValueError, match=r"background must be a colour such as white, black or #ff8800, or null, got"):
+        ImageFolder(root, background=background)

@@ -29,7 +29,9 @@ def test_all_extensions_of_torchvision_are_read():
 )
 def test_a_file_of_each_extension_is_read(extension, root):
     name = Path("2" + extension.upper())
-    kinds = {".jfif": "JPEG", ".apng": "PNG", ".pbm": "PPM", ".pnm": "PPM"}
+    if extension in (".heic", ".heif", ".hif"):
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    kinds = {".jfif": "JPEG", ".apng": "PNG", ".pbm": "PPM", ".pnm": "PPM", ".heic": "HEIF", ".hif": "HEIF"}
     mode = {".pbm": "1", ".pgm": "L", ".gif": "P"}.get(extension, "RGB")
     path = write(root / "train/cat" / name, Image.fromarray(noise()).convert(mode), format=kinds.get(extension))
     np.testing.assert_array_equal(ImageFolder(root).data[2], read(path))
@@ -49,11 +51,19 @@ def test_of_several_frames_the_first_is_read(root):
     np.testing.assert_array_equal(ImageFolder(root).data[2], read(path))
 
 
+HEIC = (
+    "HEIC of a kind that pillow-heif does not decode, or damaged,"
+    if formats.HAS_HEIC
+    else "HEIC, for which pillow-heif is not installed (pip install pillow-heif),"
+)
+without_heic = pytest.mark.skipif(formats.HAS_HEIC, reason="pillow-heif is installed, and reads it")
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("x.heic", "HEIC"),
-        ("x.HEIF", "HEIC"),
+        pytest.param("x.heic", "HEIC", marks=without_heic),
+        pytest.param("x.HEIF", "HEIC", marks=without_heic),
         ("x.jxl", "JPEG XL"),
         ("x.svg", "SVG"),
         ("x.jp2", "JPEG 2000"),
@@ -78,8 +88,8 @@ BOX = b"\0\0\0\x1cftyp"
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
-        (BOX + b"heic\0\0\0\0mif1heic", "HEIC"),
-        (BOX + b"mif1\0\0\0\0mif1heic", "HEIC"),
+        (BOX + b"heic\0\0\0\0mif1heic", HEIC),
+        (BOX + b"mif1\0\0\0\0mif1heic", HEIC),
         (BOX + b"avif\0\0\0\0avifmif1", "AVIF of a kind that Pillow does not decode, or damaged,"),
         (BOX + b"isom\0\0\0\0isomavc1", "a video"),
         (b"\xff\x0a" + bytes(50), "JPEG XL"),

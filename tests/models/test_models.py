@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from cifar_lightning.models import NETWORKS, build, head_names
+from cifar_lightning.models import NETWORKS, build, head_of
 
 
 def num_parameters(net: nn.Module) -> int:
@@ -110,5 +110,5 @@ def test_networks_take_their_arguments_by_keyword():
 @pytest.mark.parametrize("num_classes", [2, 10_000])
 def test_the_head_is_what_the_number_of_classes_changes(model, head, num_classes):
     before = torch.get_rng_state()
-    assert head_names(**model, num_classes=num_classes, in_channels=1) == head
+    assert head_of(**model, num_classes=num_classes, in_channels=1) == head
     assert torch.equal(torch.get_rng_state(), before)

@@ -1,5 +1,6 @@
 """Run folders: claimed, recorded, resumed; and sweeps that are run again."""
 
+import csv
 import json
 import os
 import re
@@ -11,12 +12,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+import torch
 from conftest import CLASSES, SMALL, TINY, differences, last
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.summary.writer import event_file_writer
 
 from cifar_lightning.callbacks.saving import RunCheckpoints
 from cifar_lightning.checkpoint.format import described
@@ -29,7 +30,7 @@ from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.resolve import resolve
 from cifar_lightning.data.arrays import to_arrays
 from cifar_lightning.errors import SweepError, UserError
-from cifar_lightning.runs.folder import CONFIG, LOCK, claimed, record
+from cifar_lightning.runs.folder import CONFIG, LOCK, claimed, record, refuse_foreign_sweep
 from cifar_lightning.runs.resume import take_over
 from cifar_lightning.runs.sweep import folder_of_job, refuse_other_job
 
@@ -37,12 +38,6 @@ from cifar_lightning.runs.sweep import folder_of_job, refuse_other_job
 def scalars(folder, tag):
     events = EventAccumulator(str(folder)).Reload()
     return [(event.step, event.value) for event in events.Scalars(tag)]
-
-
-@pytest.fixture(autouse=True)
-def event_files_sort_as_they_were_made(monkeypatch):
-    """TensorBoard's names end in a count over the process, and of one second "10" is read before "9"."""
-    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(10))
 
 
 # Folders
@@ -174,6 +169,21 @@ def test_evaluate_in_a_folder_whose_name_wants_quotes(folder, command):
     assert outcome.code == 0, outcome.err
     evaluated, trained = (json.loads((folder / name / "metrics.json").read_text()) for name in ("evaluate/last", "."))
     assert evaluated["test/loss"] == trained["test/loss"]
+
+
+@pytest.mark.parametrize("before", [{"torch": "1.0\x1b", "lightning": "0.9"}, {}, None, "x"])
+def test_other_versions_are_named(before, folder, command):
+    path = folder / "checkpoints" / "last.ckpt"
+    contents = last(folder)
+    assert contents["versions"].keys() == {"cifar-lightning", "torch", "torchvision", "lightning"}
+    torch.save(contents | {"versions": before}, path)
+    outcome = command("train.py", f"resume='{folder}'", TINY, "trainer.max_epochs=3")
+    assert outcome.code == 0, outcome.err
+    named = re.search(
+        r"^versions  torch 1\.0\\x1b -> .*, lightning 0\.9 -> .*: from here on", outcome.out, re.MULTILINE
+    )
+    assert (named is not None) == (isinstance(before, dict) and "torch" in before)
+    assert ("versions" in outcome.out) == (named is not None)
 
 
 def test_a_raised_number_of_epochs_is_remembered(folder, command):
@@ -329,6 +339,24 @@ def test_curves_go_on_without_doubled_points(compose, tmp_path, monkeypatch):
     ]
 
 
+def test_curves_go_forward_though_the_clock_goes_back(compose, tmp_path, monkeypatch):
+    overrides = ("logger=both", "callbacks=none", "data.batch_size=10", "trainer.log_every_n_steps=1")
+    folder = tmp_path / "run"
+    train_until_killed(compose(*overrides), monkeypatch, step=8)
+    for path in folder.glob("events*"):
+        time, rest = path.name.removeprefix("events.out.tfevents.").split(".", 1)
+        path.rename(folder / f"events.out.tfevents.{int(time) + 9999}.{rest}")
+    rows = (folder / "metrics.csv").read_text().splitlines(keepends=True)
+    torn = rows[-1].replace(",8,", ",6,")[:-5]  # as of a point that is kept
+    (folder / "metrics.csv").write_text("".join([*rows, torn]), newline="")
+    for epochs in (2, 3):  # the second time within the same second
+        train(compose(*overrides, f"resume={folder}", f"trainer.max_epochs={epochs}"))
+    assert [step for step, _ in scalars(folder, "train/loss")] == list(range(1, 19))
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert [row["step"] for row in rows] == [str(step) for step in range(1, 19)]
+
+
 class Killed(BaseException):
     def __str__(self):
         return "killed"
@@ -432,6 +460,17 @@ def test_a_foreign_multirun_yaml_is_refused(command, tmp_path, typed, content):
     )
     assert content is None or path.read_text() == content
     assert [*path.parent.iterdir(), *tmp_path.glob("nowhere")] == [path]
+
+
+def test_a_linked_multirun_yaml_is_refused_whatever_it_leads_to(tmp_path):
+    outside = tmp_path / "notes.yaml"
+    outside.write_text("of cifar_lightning.models")
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "multirun.yaml").symlink_to(outside)
+    with pytest.raises(UserError, match=r"sweep holds multirun\.yaml, which would be written over"):
+        refuse_foreign_sweep(tmp_path / "sweep")
+    os.replace(outside, tmp_path / "sweep" / "multirun.yaml")
+    refuse_foreign_sweep(tmp_path / "sweep")
 
 
 def test_a_sweep_that_is_run_again(command, tmp_path, monkeypatch):
