@@ -1,6 +1,7 @@
 """What a run is made of, from its settings: data, classifier, callbacks, Trainer; and whether they fit each other."""
 
 import copy
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ from cifar_lightning.optim.schedules import Schedule, constant
 from cifar_lightning.patches import clippable
 from cifar_lightning.runs.folder import LAST
 from cifar_lightning.runs.resume import refuse_other_data
+
+log = logging.getLogger(__name__)
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 
@@ -84,6 +87,8 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
         own.append(EpochProgress(curves))
     if config.freeze_trunk:
         own.append(TrunkFreezing(config.freeze_trunk, _head_of(config.model)))
+        if config.init is None and not config.model.get("pretrained"):
+            log.warning("note      freeze_trunk: the trunk is new; model.pretrained=true or init=CKPT gives it weights")
     refuse_half_precision_on_cpu(config.trainer)
     trainer = build_trainer(
         config.trainer, output_dir=config.output_dir, callbacks=[*own, *pieces.callbacks, saving], logger=pieces.loggers
