@@ -33,15 +33,15 @@ NUM_TRIED_PER_CLASS = 200
 
 NETWORK = (
     "model=torchvision",
-    "model.stem=small",
+    "model.image_size=64",
     "model.pretrained=false",
     "normalize=imagenet",
     "data.image_size=32",
 )
 QUIET = ("callbacks=none", "logger=none", "trainer.enable_progress_bar=false")
 PRETRAINING = (
-    *("experiment=resnet18", "name=pretraining", "freeze=[]", "tta=0", "trainer.max_epochs=4", "data=folder"),
-    *("data.batch_size=500", "data.val_size=0"),
+    *("experiment=resnet18", "name=pretraining", "freeze=[]", "tta=0", "trainer.max_epochs=5", "data=folder"),
+    *("data.batch_size=500", "data.val_size=0", "augment.early_sizes=[]"),
 )
 RECIPE = ("experiment=finetune", "data.eval_batch_size=500")
 CONTENDERS = {
