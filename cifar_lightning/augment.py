@@ -4,18 +4,22 @@ An augmentation is called as ``(images, epoch, generator) -> images``. The gener
 all random numbers come from it. No function here waits for the device.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Generator, Tensor
 
 Images = UInt8[Tensor, "n c h w"]
 
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 """2**64 divided by the golden ratio, as an int64: the multiplier of Fibonacci hashing."""
+
+NUM_CACHED = 2**19
+"""Values that are changed at a time on a CPU, whose caches hold them: half the time for images of 224 pixels."""
 
 
 def random_flip(images: Images, generator: Generator) -> Images:
@@ -149,6 +153,87 @@ def cutout(images: Images, generator: Generator, *, size: int, fill: Sequence[in
     return torch.stack(painted, dim=1)
 
 
+def random_resized_crop(
+    images: Images, generator: Generator, *, scale: Sequence[float], ratio: Sequence[float], flip: bool = False
+) -> Float[Tensor, "n c h w"]:
+    """Crop each image to a random rectangle inside it, resized to the size of the image; mirror half of them.
+
+    Every rectangle that is drawn fits: its ratio is drawn, evenly in the logarithm, from that part of the range for
+    which it does. (torchvision draws both anew until they fit.) Pixels are interpolated between neighbours inside the
+    rectangle. No image is made smaller, so nothing has to be smoothed.
+
+    Args:
+        images: Batch of images.
+        generator: Source of the rectangles.
+        scale: Least and largest area, as a share of the image's, in (0, 1].
+        ratio: Least and largest ratio of width to height, as a multiple of the image's; 1 must be inside the range.
+        flip: Whether to mirror each image with probability 1/2.
+
+    Returns:
+        Pixels in [0, 255], not rounded.
+
+    Source: Szegedy et al. 2015 (arXiv:1409.4842, section 6).
+    """
+    n, _, height, width = images.shape
+    area, tilt, *places, mirror = torch.rand(5, n, generator=generator, device=images.device)
+    area = scale[0] + (scale[1] - scale[0]) * area
+    # A ratio r fits an area a if it is within [a, 1 / a].
+    least, most = area.log().clamp(min=math.log(ratio[0])), (-area.log()).clamp(max=math.log(ratio[1]))
+    half = (least + (most - least) * tilt).mul(0.5).exp()
+    shares = area.sqrt() * half, area.sqrt() / half
+    mirrored = mirror < 0.5 if flip else torch.zeros_like(mirror, dtype=torch.bool)
+    columns, rows = (
+        _random_positions(size, share, place)
+        for size, share, place in zip((width, height), shares, places, strict=True)
+    )
+    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    grid = torch.stack([columns[:, None, :].expand(-1, height, -1), rows[:, :, None].expand(-1, -1, width)], dim=-1)
+    return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _random_positions(size: int, share: Float[Tensor, " n"], place: Float[Tensor, " n"]) -> Float[Tensor, "n {size}"]:
+    """Positions in the image of the pixels of a crop along one side, as ``grid_sample`` takes them: in [-1, 1].
+
+    Args:
+        size: Pixels of the image and of the resized crop.
+        share: Length of the crop as a share of the image's.
+        place: Where the crop begins, in [0, 1) of what is free.
+    """
+    length = (size * share).round().clamp(1, size)
+    start = (place * (size - length + 1)).floor().clamp(max=size - 1)
+    steps = (torch.arange(size, device=share.device) + 0.5) / size
+    inside = (steps * length[:, None] - 0.5).clamp(min=0).minimum(length[:, None] - 1)
+    return (start[:, None] + inside + 0.5) * (2 / size) - 1
+
+
+def jitter_colors(
+    images: Float[Tensor, "n c h w"], generator: Generator, *, brightness: float, contrast: float, saturation: float
+) -> Float[Tensor, "n c h w"]:
+    """Change brightness, contrast and saturation of each image, in this order, each by a random factor.
+
+    Args:
+        images: Pixels in [0, 255]; they are overwritten.
+        generator: Source of the factors.
+        brightness: The factor is in [1 - ``brightness``, 1 + ``brightness``]; in [0, 1].
+        contrast: Likewise; with a factor of 0 an image has its mean everywhere.
+        saturation: Likewise; with a factor of 0 an image is grey. Only images with 3 channels have colours.
+
+    Returns:
+        Pixels in [0, 255], not rounded.
+
+    Source: torchvision's ColorJitter, for the definitions.
+    """
+    draws = 2 * torch.rand(3, len(images), 1, 1, 1, generator=generator, device=images.device) - 1
+    bright, sharp, vivid = 1 + brightness * draws[0], 1 + contrast * draws[1], 1 + saturation * draws[2]
+    images = images.mul_(bright).clamp_(max=255)
+    mean = _grey(images).mean((1, 2, 3), keepdim=True)
+    images = images.mul_(sharp).add_(mean * (1 - sharp)).clamp_(0, 255)
+    if images.shape[1] == 3:
+        grey = _grey(images).mul_(1 - vivid)
+        images = images.mul_(vivid).add_(grey).clamp_(0, 255)
+    return images
+
+
 def _random_interval(
     n: int, length: int, size: int, generator: Generator, device: torch.device
 ) -> Bool[Tensor, "{n} {length}"]:
@@ -158,9 +243,65 @@ def _random_interval(
     return (start <= index) & (index < start + size)
 
 
+def _grey(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:
+    """The brightness of each pixel."""
+    if images.shape[1] != 3:
+        return images.mean(1, keepdim=True)
+    red, green, blue = images.split(1, dim=1)
+    return (0.2989 * red).add_(green, alpha=0.587).add_(blue, alpha=0.114)  # ITU-R BT.601, as torchvision rounds it
+
+
 def _reflected(index: Tensor, size: int) -> Tensor:
     """Reflect indices outside [0, size) back into it, without repeating the border."""
     return (size - 1) - ((size - 1) - index.abs()).abs()
+
+
+class Photo:
+    """Random crops that are resized, mirror images and changes of colour: for photographs, a few hundred of them even.
+
+    Args:
+        scale: Least and largest area of a crop, as a share of the image's; see ``random_resized_crop``.
+        ratio: Least and largest ratio of a crop's width to its height.
+        flip: Whether half of the images are mirrored; not for letters, for example.
+        brightness: Largest change, in [0, 1]; see ``jitter_colors``.
+        contrast: Likewise.
+        saturation: Likewise; grey images have none.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Source: Szegedy et al. 2015 (arXiv:1409.4842, section 6).
+    """
+
+    def __init__(
+        self,
+        *,
+        scale: Sequence[float] = (0.5, 1.0),
+        ratio: Sequence[float] = (3 / 4, 4 / 3),
+        flip: bool = True,
+        brightness: float = 0.2,
+        contrast: float = 0.2,
+        saturation: float = 0.2,
+    ) -> None:
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(f"scale must be two numbers in (0, 1], the smaller one first, got {list(scale)}")
+        if len(ratio) != 2 or not 0 < ratio[0] <= 1 <= ratio[1]:
+            raise ValueError(f"ratio must be a number in (0, 1] and one of at least 1, got {list(ratio)}")
+        self.colors = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
+        for name, value in self.colors.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {value}")
+        self.scale, self.ratio, self.flip = list(scale), list(ratio), flip
+
+    def __call__(self, images: Images, epoch: int, generator: Generator) -> Images:
+        if images.device.type != "cpu":
+            return self._changed(images, generator)
+        num = max(1, NUM_CACHED // images[0].numel())
+        return torch.cat([self._changed(some, generator) for some in images.split(num)])
+
+    def _changed(self, images: Images, generator: Generator) -> Images:
+        crops = random_resized_crop(images, generator, scale=self.scale, ratio=self.ratio, flip=self.flip)
+        return jitter_colors(crops, generator, **self.colors).round_().to(torch.uint8)
 
 
 class CropFlip:

@@ -1,13 +1,18 @@
+import math
+import re
 from collections import Counter
 
 import jaxtyping
 import pytest
 import torch
+import torchvision.transforms.functional as TF
 from conftest import no_synchronizing
 
 from cifar_lightning.augment import (
+    NUM_CACHED,
     CropFlip,
     FlipTranslateCutout,
+    Photo,
     alternating_flip,
     cutout,
     flip_coins,
@@ -291,4 +296,93 @@ def test_augmentation_does_not_wait_for_a_gpu_and_draws_the_coins_of_the_cpu(ima
     with no_synchronizing():
         augment(on_gpu, 1, generator)
         flipped = alternating_flip(on_gpu, 1)
+        Photo()(on_gpu, 0, generator)
     assert torch.equal(flipped.cpu(), alternating_flip(images, 1))
+
+
+def photo_by_image(images, generator, *, scale, ratio, flip, brightness, contrast, saturation):
+    """One image after the other by torchvision's functions, with the numbers that ``Photo`` draws."""
+    n, _, height, width = images.shape
+    drawn = torch.rand(5, n, generator=generator)
+    colors = torch.rand(3, n, 1, 1, 1, generator=generator).flatten(1)
+    results, boxes = [], []
+    for i, image in enumerate(images):
+        area, tilt, left, top, mirror = drawn[:, i].tolist()
+        area = scale[0] + (scale[1] - scale[0]) * area
+        least, most = max(math.log(ratio[0]), math.log(area)), min(math.log(ratio[1]), -math.log(area))
+        r = math.exp(least + (most - least) * tilt)
+        w, h = round(width * (area * r) ** 0.5), round(height * (area / r) ** 0.5)
+        x, y = int(left * (width - w + 1)), int(top * (height - h + 1))
+        boxes.append((y, x, h, w))
+        changed = TF.resized_crop(image / 255, y, x, h, w, [height, width])
+        changed = TF.hflip(changed) if flip and mirror < 0.5 else changed
+        for adjust, strength, draw in zip(
+            (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation),
+            (brightness, contrast, saturation),
+            colors[:, i].tolist(),
+            strict=True,
+        ):
+            changed = adjust(changed, 1 + strength * (2 * draw - 1))
+        results.append((changed * 255).round().to(torch.uint8))
+    return torch.stack(results), boxes
+
+
+PHOTO = {"scale": (0.3, 1.0), "ratio": (0.5, 2.0), "flip": True, "brightness": 0.4, "contrast": 0.6, "saturation": 1.0}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("off", [{}, {"flip": False}, {"scale": (1.0, 1.0)}, {"brightness": 0.0, "contrast": 0.0}])
+def test_photo_equals_torchvisions_functions_image_by_image(channels, off):
+    smooth = torch.rand(60, channels, 7, 9, generator=seeded(1))
+    images = (255 * torch.nn.functional.interpolate(smooth, (30, 40), mode="bilinear")).to(torch.uint8)
+    before = images.clone()
+    arguments = PHOTO | off
+    found = Photo(**arguments)(images, 0, seeded(2))
+    expected, boxes = photo_by_image(images, seeded(2), **arguments)
+    assert found.dtype == torch.uint8
+    assert torch.equal(images, before)
+    difference = (found.int() - expected.int()).abs()
+    assert difference.max() <= 1
+    assert (difference > 0).float().mean() < 0.02  # whose fraction is about a half
+    assert all(y >= 0 and y + h <= 30 and x >= 0 and x + w <= 40 for y, x, h, w in boxes)
+    assert len(set(boxes)) == (1 if "scale" in off else 60)
+
+
+def test_photo_without_changes_is_the_image(images):
+    off = {"scale": (1.0, 1.0), "flip": False, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
+    assert torch.equal(Photo(**off)(images, 0, seeded()), images)
+
+
+def test_large_images_are_changed_a_few_at_a_time():
+    images = torch.randint(256, (3, 1, NUM_CACHED // 1024, 512), dtype=torch.uint8, generator=seeded())
+    generator = seeded()
+    few = [Photo()(some, 0, generator) for some in (images[:2], images[2:])]
+    assert torch.equal(Photo()(images, 0, seeded()), torch.cat(few))
+
+
+def test_areas_are_even_and_ratios_symmetric():
+    _, boxes = photo_by_image(
+        torch.zeros(1000, 1, 100, 100, dtype=torch.uint8),
+        seeded(),
+        **PHOTO | {"scale": (0.5, 1.0), "ratio": (0.75, 4 / 3)},
+    )
+    areas = torch.tensor([h * w / 100**2 for _, _, h, w in boxes])
+    assert areas.mean().item() == pytest.approx(0.75, abs=0.02)
+    logs = torch.tensor([math.log(w / h) for _, _, h, w in boxes])
+    assert logs.mean().abs() < 0.01
+    assert logs.abs().max() <= math.log(4 / 3) + 0.03
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scale": (0.0, 1.0)}, "scale must be two numbers in (0, 1], the smaller one first, got [0.0, 1.0]"),
+        ({"scale": (0.9, 0.5)}, "scale must be two numbers in (0, 1], the smaller one first, got [0.9, 0.5]"),
+        ({"scale": [0.5]}, "scale must be two numbers in (0, 1], the smaller one first, got [0.5]"),
+        ({"ratio": (1.1, 1.3)}, "ratio must be a number in (0, 1] and one of at least 1, got [1.1, 1.3]"),
+        ({"contrast": 1.1}, "contrast must be in [0, 1], got 1.1"),
+    ],
+)
+def test_bad_photo(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Photo(**arguments)

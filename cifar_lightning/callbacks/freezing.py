@@ -1,12 +1,20 @@
-"""Freezing while training: parts whose schedule has ended need no gradients."""
+"""Freezing while training: parts whose schedule has ended, and the trunk while the head alone is trained."""
 
+import logging
+from collections.abc import Collection
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
-from torch import nn
+from torch import Tensor, nn
 
+from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.optim.early_ends import ended
+
+log = logging.getLogger(__name__)
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+"""The modules that keep statistics of the images they have seen."""
 
 
 class Freezing(Callback):
@@ -47,3 +55,64 @@ class Freezing(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._epoch_start = state_dict["epoch_start"]
+
+
+class TrunkFreezing(Callback):
+    """Trains the head alone in the first steps, and the whole network from then on.
+
+    Meanwhile the trunk gets no gradients, so that no optimizer moves it, and its batch norms are in evaluation mode. It
+    depends on the number of steps done alone, so a resumed run needs no state for it. The optimizer is one that
+    ``optim.early_ends.with_trunk_apart`` builds.
+
+    Args:
+        share: Share of all optimizer steps in which the trunk is frozen, in (0, 1).
+        head: Names of the network's parameters that are trained from the start; see ``models.head_of``.
+
+    Source: Howard and Ruder 2018 (arXiv:1801.06146), who thaw one layer after another.
+    """
+
+    def __init__(self, share: float, head: Collection[str]) -> None:
+        self._share = share
+        self._head = frozenset(head)
+        self._frozen: list[Tensor] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Not sooner: the optimizer takes those parameters that need gradients as it is built.
+        assert isinstance(pl_module, ImageClassifier)
+        if not self._is_early(trainer):
+            return
+        named = pl_module.net.named_parameters()
+        self._frozen = [p for name, p in named if name not in self._head and p.requires_grad]
+        for parameter in self._frozen:
+            parameter.requires_grad_(False).grad = None
+        num_steps = trainer.estimated_stepping_batches
+        log.info("frozen    all but the head, for the first %g of %s steps", self._share, f"{num_steps:,}")
+        self._set_norms(pl_module.net, training=False)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        if self._frozen and not self._is_early(trainer):
+            self._thaw(pl_module)
+            log.info("thawed    the whole network is trained from step %s on", f"{trainer.global_step:,}")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        self._thaw(pl_module)
+
+    def _is_early(self, trainer: L.Trainer) -> bool:
+        # As the schedule counts: the steps done, of all steps.
+        return trainer.global_step / max(1, trainer.estimated_stepping_batches) < self._share
+
+    def _thaw(self, classifier: ImageClassifier) -> None:
+        if self._frozen:
+            for parameter in self._frozen:
+                parameter.requires_grad_()
+            self._frozen.clear()
+            self._set_norms(classifier.net, training=True)
+
+    def _set_norms(self, net: nn.Module, *, training: bool) -> None:
+        for name, module in net.named_modules():
+            if isinstance(module, NORMS) and f"{name}.running_mean" not in self._head:
+                module.train(training)

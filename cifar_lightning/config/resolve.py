@@ -44,6 +44,7 @@ class Settings:
     label_smoothing: float
     class_weights: str | None
     freeze: tuple[tuple[str, float], ...]
+    freeze_trunk: float
     tta: int
     data: Section
     normalize: Section
@@ -259,6 +260,11 @@ def _check_training(config: dict[str, Any]) -> None:
             raise UserError(f"{key} must be one of the choices in conf/{key} or null, got {config[key]!r}")
     if not fits(freeze := config["freeze"], list[tuple[str, float]]):
         raise UserError(f"freeze must be parts of the network and fractions, as in [[conv1,0.5]], got {freeze}")
+    if not 0 <= config["freeze_trunk"] < 1:
+        raise UserError(f"freeze_trunk must be in [0, 1), the share of the steps, got {config['freeze_trunk']}")
+    for key, off in (("freeze", []), ("compile", False)):
+        if config["freeze_trunk"] and config[key] != off:
+            raise UserError(f"{key} must be {str(off).lower()} where freeze_trunk is above 0, got {config[key]}")
     if not 0 <= config["label_smoothing"] <= 1:
         raise UserError(f"label_smoothing must be in [0, 1], got {config['label_smoothing']}")
     if config["class_weights"] not in (None, "balanced"):

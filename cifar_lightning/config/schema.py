@@ -29,6 +29,7 @@ class TrainSchema:
     label_smoothing: float = 0.0
     class_weights: str | None = None
     freeze: Any = MISSING
+    freeze_trunk: float = 0.0
     tta: int = 0
     data: Any = MISSING
     normalize: Any = MISSING

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -14,7 +14,7 @@ from cifar_lightning.data.arrays import Arrays, Dataset, declared_options, fetch
 from cifar_lightning.data.batches import Augment, Batches
 from cifar_lightning.data.checks import checked_num_val, files_of
 from cifar_lightning.data.mapped import gigabytes
-from cifar_lightning.data.splits import stratified_split
+from cifar_lightning.data.splits import fifth_of_each_class, stratified_split
 from cifar_lightning.errors import listed, nearest
 from cifar_lightning.typehints import fits, words
 
@@ -41,6 +41,7 @@ class ImageDataModule(L.LightningDataModule):
         eval_batch_size: Images per step of evaluation, at least 1.
         val_size: Number of training images set aside for validation. 0 trains on all of them. None takes the
             validation images that the data set brings: the last ``num_val`` of its training images, if it has any.
+            ``auto`` takes those too, or else a fifth of the training images of each class, rounded down.
         split_seed: Seed of the choice of validation images.
         seed: Seed of the order and of the augmentation.
         augment: Changes each batch of training images; see the attribute.
@@ -67,7 +68,7 @@ class ImageDataModule(L.LightningDataModule):
         note: str = "",
         batch_size: int = 4,
         eval_batch_size: int = 500,
-        val_size: int | None = 0,
+        val_size: int | Literal["auto"] | None = 0,
         split_seed: int = 0,
         seed: int = 0,
         augment: Augment | None = None,
@@ -77,7 +78,7 @@ class ImageDataModule(L.LightningDataModule):
         for key, value, least in (
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
-            ("val_size", val_size or 0, 0),
+            ("val_size", val_size if isinstance(val_size, int) else 0, 0),
             ("split_seed", split_seed, 0),
         ):
             if value < least:
@@ -166,10 +167,12 @@ class ImageDataModule(L.LightningDataModule):
     def _split(self) -> tuple[Tensor, Tensor]:
         targets = self._arrays[True].targets
         if not self._num_val:
+            if self.val_size == "auto":
+                return fifth_of_each_class(targets, seed=self.split_seed)
             return stratified_split(targets, val_size=self.val_size or 0, seed=self.split_seed)
-        if self.val_size is not None:
+        if self.val_size not in (None, "auto"):
             raise ValueError(
-                f"val_size must be null, as the data bring {self._num_val} validation images of their own, "
+                f"val_size must be null or auto, as the data bring {self._num_val} validation images of their own, "
                 f"got {self.val_size}"
             )
         train_index, val_index = torch.arange(len(targets)).tensor_split([len(targets) - self._num_val])

@@ -1,6 +1,7 @@
 """What a run is made of, from its settings: data, classifier, callbacks, Trainer; and whether they fit each other."""
 
 import copy
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from cifar_lightning import models
 from cifar_lightning.callbacks.clock import Clock
 from cifar_lightning.callbacks.curves import TrainingCurves
 from cifar_lightning.callbacks.finite import FiniteWatch
-from cifar_lightning.callbacks.freezing import Freezing
+from cifar_lightning.callbacks.freezing import Freezing, TrunkFreezing
 from cifar_lightning.callbacks.progress import EpochProgress
 from cifar_lightning.callbacks.saving import RunCheckpoints
 from cifar_lightning.checkpoint.format import check_state, description
@@ -31,11 +32,13 @@ from cifar_lightning.engine.compile import refuse_accumulation, with_compiled_up
 from cifar_lightning.engine.trainer import build_trainer, check_length, check_limits, refuse_half_precision_on_cpu
 from cifar_lightning.errors import SweepError, UserError, one_line
 from cifar_lightning.models.torchvision_zoo import TorchvisionNet
-from cifar_lightning.optim.early_ends import with_early_ends
+from cifar_lightning.optim.early_ends import with_early_ends, with_trunk_apart
 from cifar_lightning.optim.schedules import Schedule, constant
 from cifar_lightning.patches import clippable
 from cifar_lightning.runs.folder import LAST
 from cifar_lightning.runs.resume import refuse_other_data
+
+log = logging.getLogger(__name__)
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 
@@ -82,6 +85,10 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
     own: list[Callback] = [clock, curves, FiniteWatch(), *([Freezing()] if config.freeze else [])]
     if config.trainer["enable_progress_bar"] is not False:
         own.append(EpochProgress(curves))
+    if config.freeze_trunk:
+        own.append(TrunkFreezing(config.freeze_trunk, _head_of(config.model)))
+        if config.init is None and not config.model.get("pretrained"):
+            log.warning("note      freeze_trunk: the trunk is new; model.pretrained=true or init=CKPT gives it weights")
     refuse_half_precision_on_cpu(config.trainer)
     trainer = build_trainer(
         config.trainer, output_dir=config.output_dir, callbacks=[*own, *pieces.callbacks, saving], logger=pieces.loggers
@@ -89,7 +96,8 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
     refuse_accumulation(trainer, config.compile)
     optimizer = _prepared(pieces.optimizer, config, clips=bool(trainer.gradient_clip_val))
     schedule = pieces.schedule or (constant if config.freeze else None)
-    check_length(trainer, planned_by="schedule" if config.schedule else "freeze" if config.freeze else None)
+    planned = ("schedule", "freeze", "freeze_trunk")
+    check_length(trainer, planned_by=next((key for key in planned if getattr(config, key)), None))
 
     read_data(data, config.data)
     fingerprint = data.fingerprint()
@@ -146,7 +154,10 @@ def _prepared(make: MakeOptimizer, config: Settings, *, clips: bool) -> MakeOpti
     with blame("optimizer", config.optimizer):
         make(nn.Linear(1, 1))  # to refuse a bad value before the data are read
     make = with_compiled_update(make, config.compile)
-    return with_early_ends(clippable(make) if clips else make, dict(config.freeze))
+    make = clippable(make) if clips else make
+    if config.freeze_trunk:
+        return with_trunk_apart(make, _head_of(config.model))
+    return with_early_ends(make, dict(config.freeze))
 
 
 def _plan_validation(trainer: L.Trainer, data: ImageDataModule, invocation: Invocation) -> None:
@@ -182,6 +193,11 @@ def _build_net(section: Section, data: ImageDataModule, *, pretrained: bool) -> 
         if pretrained and isinstance(net, TorchvisionNet) and net.pretrained:  # no weights that would be replaced
             load_pretrained(net)
     return net
+
+
+def _head_of(section: Section) -> set[str]:
+    with blame("model", section):
+        return models.head_of(**{**section, "num_classes": 2, "in_channels": 3})
 
 
 def flops_of(net: nn.Module, shape: torch.Size, *, refusal: str) -> int:

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models import ResNet, WeightsEnum
 
+from cifar_lightning import models  # which imports this file: its names are there once a function is called
+
 MAX_IMAGE_SIZE = 1024
 
 
@@ -85,7 +87,7 @@ class TorchvisionNet(nn.Module):
             ValueError: If a name or a shape is not what the network has.
         """
         own = self.net.state_dict()
-        new = _head(self.arch, self.image_size) | ({"conv1.weight"} if self.stem == "small" else set())
+        new = self._head() | ({"conv1.weight"} if self.stem == "small" else set())
         state = {name: value for name, value in state.items() if name not in new and not _is_auxiliary(name, own)}
         for name in sorted((own.keys() - new) | state.keys()):
             shapes = [tuple(values[name].shape) if name in values else "missing" for values in (state, own)]
@@ -97,6 +99,11 @@ class TorchvisionNet(nn.Module):
                 )
         self.net.load_state_dict(state, strict=False)
         return sorted(new)
+
+    def _head(self) -> set[str]:
+        """Names in torchvision's own network; see ``models.head_of``."""
+        names = models.head_of("torchvision", num_classes=2, in_channels=3, arch=self.arch, image_size=self.image_size)
+        return {name.removeprefix("net.") for name in names}
 
 
 def _built(arch: str, num_classes: int, *, pretrained: bool, image_size: int | None) -> nn.Module:
@@ -120,15 +127,6 @@ def _built(arch: str, num_classes: int, *, pretrained: bool, image_size: int | N
             return torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **options).to(place)
     except AssertionError as error:  # of vision transformers
         raise ValueError(f"image_size={image_size} is not one that {arch} can be built for: {error}") from error
-
-
-def _head(arch: str, image_size: int | None) -> set[str]:
-    """Names of the parameters whose shapes depend on the number of classes."""
-    with torch.device("meta"):
-        one, other = (
-            _built(arch, num_classes, pretrained=False, image_size=image_size).state_dict() for num_classes in (2, 3)
-        )
-    return {name for name, value in one.items() if value.shape != other[name].shape}
 
 
 def _is_auxiliary(name: str, own: Mapping[str, Tensor]) -> bool:

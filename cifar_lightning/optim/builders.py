@@ -1,6 +1,7 @@
 """Optimizers as functions of a network."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def sgd(
 
 
 def adamw(
-    net: nn.Module, *, lr: float, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.01
+    net: nn.Module, *, lr: float, betas: Sequence[float] = (0.9, 0.999), weight_decay: float = 0.01
 ) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay; ``torch.optim.AdamW`` over ``parameter_groups``.
 
@@ -56,8 +57,8 @@ def adamw(
     Source: Loshchilov and Hutter 2019 (arXiv:1711.05101).
     """
     _require_at_least_zero(lr=lr, weight_decay=weight_decay)
-    if not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"betas must be in [0, 1), got {betas}")
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas must be two numbers in [0, 1), got {list(betas)}")
     groups = parameter_groups(net, weight_decay=weight_decay)
     return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=_has_fused_kernels(net))
 

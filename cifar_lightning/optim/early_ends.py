@@ -1,8 +1,8 @@
-"""Freezing: parts of a network whose schedule ends early, and which are frozen from then on."""
+"""Freezing: parts of a network whose schedule ends early, and which are frozen from then on; and a trunk before it."""
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -39,17 +39,40 @@ def end_early(optimizer: torch.optim.Optimizer, net: nn.Module, ends: Mapping[st
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if all(parameter in fractions for parameter in trained):
         raise ValueError(f"{', '.join(ends)} must leave a part of the network that is trained to the end")
+    _split(optimizer, {parameter: {"end_fraction": end} for parameter, end in fractions.items()})
+
+
+def _split(optimizer: torch.optim.Optimizer, marks: Mapping[nn.Parameter, dict[str, Any]]) -> None:
+    """Split the optimizer's groups, so that parameters with other marks are in other groups, which carry the marks."""
     groups = []
     for group in optimizer.param_groups:
-        by_fraction = defaultdict(list)
+        by_mark = defaultdict(list)
         for parameter in group["params"]:
-            by_fraction[fractions.get(parameter)].append(parameter)
-        for fraction, parameters in by_fraction.items():
-            ending: dict[str, Any] = {} if fraction is None else {"end_fraction": fraction}
-            groups.append({**group, "params": parameters, **ending})
+            by_mark[tuple(marks.get(parameter, {}).items())].append(parameter)
+        groups += [(bool(mark), {**group, "params": parameters, **dict(mark)}) for mark, parameters in by_mark.items()]
     optimizer.param_groups.clear()
-    for group in sorted(groups, key=lambda group: "end_fraction" in group):  # the first one's rate is the one shown
+    for _, group in sorted(groups, key=lambda group: group[0]):  # the first one's rate is the one shown
         optimizer.add_param_group(group)
+
+
+def with_trunk_apart(
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer], head: Collection[str]
+) -> Callable[[nn.Module], torch.optim.Optimizer]:
+    """A builder of optimizers, in which no group holds parameters of the head and of the trunk.
+
+    torch's fused SGD with momentum wants that the parameters of a group have got their first gradients together.
+
+    Args:
+        make_optimizer: A builder of optimizers.
+        head: Names of the head's parameters; see ``models.head_of``.
+    """
+
+    def make(net: nn.Module) -> torch.optim.Optimizer:
+        optimizer = make_optimizer(net)
+        _split(optimizer, {p: {"is_trunk": True} for name, p in net.named_parameters() if name not in head})
+        return optimizer
+
+    return make
 
 
 def with_early_ends(

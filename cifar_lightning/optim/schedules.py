@@ -71,6 +71,39 @@ def triangular(*, warmup_fraction: float = 0.2, start_factor: float = 0.0, end_f
     return _warmed_up(warmup_fraction, start_factor, end_factor, lambda done: 1 - done)
 
 
+def finetune(*, head_fraction: float = 0.3, warmup_fraction: float = 0.0, trunk_factor: float = 0.1) -> Schedule:
+    """The full rate while the head alone is trained, then a lower one, which falls to 0 along half a cosine.
+
+    Args:
+        head_fraction: Fraction of all steps in which the head alone is trained, in [0, 1).
+        warmup_fraction: Fraction of all steps spent warming up from 0, in [0, 1).
+        trunk_factor: Factor as the whole network begins to be trained, in [0, 1].
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Source: Howard and Ruder 2018 (arXiv:1801.06146) for the head first; Loshchilov and Hutter 2017 (arXiv:1608.03983)
+    for the cosine.
+
+    >>> [round(finetune(head_fraction=0.2, warmup_fraction=0.1)(p), 3) for p in (0.0, 0.05, 0.1, 0.2, 0.6, 1.0)]
+    [0.0, 0.5, 1.0, 0.1, 0.05, 0.0]
+    """
+    for name, value in {"head_fraction": head_fraction, "warmup_fraction": warmup_fraction}.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {value}")
+    if not 0 <= trunk_factor <= 1:
+        raise ValueError(f"trunk_factor must be in [0, 1], got {trunk_factor}")
+
+    def factor(progress: float) -> float:
+        warmth = progress / warmup_fraction if progress < warmup_fraction else 1.0
+        if progress < head_fraction:
+            return warmth
+        done = (progress - head_fraction) / (1 - head_fraction)
+        return warmth * trunk_factor * (1 + math.cos(math.pi * done)) / 2
+
+    return factor
+
+
 def _warmed_up(warmup_fraction: float, start_factor: float, end_factor: float, fall: Schedule) -> Schedule:
     if not 0 <= warmup_fraction < 1:
         raise ValueError(f"warmup_fraction must be in [0, 1), got {warmup_fraction}")

@@ -105,13 +105,13 @@ def take_over(config: Settings, before: Mapping[str, Any]) -> Settings:
 
 def _refuse_changes(config: Settings, before: Mapping[str, Any]) -> None:
     old, new = flattened(before), flattened(described(config))
-    has_open_end = not (config.schedule or config.freeze or "lookahead" in (config.callbacks or {}))
-    may_change = (*MAY_CHANGE, *DECIDED_BY_DATA, *(["trainer.max_epochs"] if has_open_end else []))
+    is_planned = config.schedule or config.freeze or config.freeze_trunk or "lookahead" in (config.callbacks or {})
+    may_change = (*MAY_CHANGE, *DECIDED_BY_DATA, *([] if is_planned else ["trainer.max_epochs"]))
     changed = [
         f"{key}: {old.get(key)} -> {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
-        and (key in old or new[key] is not False)  # an option that the checkpoint does not know yet may be off
+        and (key in old or new[key] not in (False, 0))  # an option that the checkpoint does not know yet may be off
         and not key.startswith(tuple(f"{name}." for name in may_change))
         and key not in may_change
     ]

@@ -53,6 +53,10 @@ def test_help_lists_the_choices_without_importing_torch():
             "freeze must be parts of the network and fractions, as in [[conv1,0.5]], got [['con",
         ),
         (["freeze=0.5"], "freeze must be parts of the network and fractions, as in [[conv1,0.5]], got 0.5"),
+        (["freeze_trunk=1"], "freeze_trunk must be in [0, 1), the share of the steps, got 1.0"),
+        (["freeze_trunk=0.5", "freeze=[[conv1,0.5]]"], "freeze must be [] where freeze_trunk is above 0, got [['con"),
+        (["freeze_trunk=0.5", "compile=true"], "compile must be false where freeze_trunk is above 0, got True"),
+        (["freeze_trunk=0.5", "trainer.max_epochs=-1"], "freeze_trunk: it counts from the first step to the last"),
         (["+typo=1"], "+typo=1: no key can be added; write typo=1"),
         (["++optimizer.typo=1"], "++optimizer.typo=1: no key can be added"),
         (["~callbacks"], "~callbacks: no key can be removed; write callbacks=null"),
@@ -116,7 +120,7 @@ def test_composition_errors_are_one_line_and_exit_2(command, arguments, message)
         (["data.val_size=20", "trainer.limit_val_batches=0.5"], "trainer.limit_val_batches=0.5 leaves none of the 1"),
         (["trainer.limit_train_batches=0.01"], "trainer.limit_train_batches=0.01 leaves none of the 15 batches"),
         (["trainer.fast_dev_run=-1"], "trainer: fast_dev_run=-1 is not a valid configuration"),
-        (["data.val_size=abc"], "data.val_size must be a whole number or null, got 'abc'"),
+        (["data.val_size=abc"], "data.val_size must be a whole number or auto or null, got 'abc'"),
     ],
 )
 def test_bad_values_are_one_line_and_exit_2(command, arguments, message):

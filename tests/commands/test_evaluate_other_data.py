@@ -90,6 +90,21 @@ def test_a_checkpoint_knows_its_data_from_others(trained, pets, command):
     assert outcome.err.startswith(f"error: resume={folder}: the test images are not those that the run started with")
 
 
+def test_a_choice_of_val_size_auto_is_found_again(trained, pets, command):
+    folder = trained("data.val_size=auto")
+    settings = read(folder / "checkpoints" / "last.ckpt")["settings"]
+    assert settings["data"]["val_size"] == "auto"
+    assert command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", "split=val").code == 0
+    assert answer(folder)["num_val_images"] == 3
+    assert answer(folder / "evaluate" / "last-val")["val/loss"] == answer(folder)["val/loss"]
+    assert command("train.py", f"resume={folder}", "trainer.max_epochs=3").code == 0
+    draw(pets / "val" / "cat" / "0.png", 9)  # now it is another choice
+    assert (
+        "so it may have been trained on"
+        in command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", "split=val", f"output_dir={folder}/anew").err
+    )
+
+
 @pytest.mark.parametrize("overrides", [("data.val_size=9",), ("data.split_seed=1",)])
 def test_no_image_that_was_trained_on_is_validated_on(trained, command, overrides):
     folder = trained()

@@ -25,7 +25,8 @@ def test_trainer_default_lists_every_argument_with_lightnings_default():
 
 @pytest.mark.parametrize("choice", GROUPS)
 def test_every_file_composes_and_builds(choice, compose):
-    config = plain(compose(choice, *(["data.root=images"] if choice == "data=folder" else [])))
+    of_folder = choice in ("data=folder", "experiment=finetune")
+    config = plain(compose(choice, *(["data.root=images"] if of_folder else [])))
     nodes = {key: config[key] for key in ("data", "augment", "schedule", "trainer")}
     nodes |= {
         f"{group}.{name}": node for group in ("callbacks", "logger") for name, node in (config[group] or {}).items()

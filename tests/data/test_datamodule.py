@@ -17,7 +17,7 @@ from cifar_lightning.config.schema import CONF, compose
 from cifar_lightning.data import Arrays, Batches, ImageDataModule, balanced_weights, channel_statistics, spread
 from cifar_lightning.data.arrays import declared_options, fetch, to_arrays
 from cifar_lightning.data.batches import stream_seed
-from cifar_lightning.data.splits import stratified_split
+from cifar_lightning.data.splits import fifth_of_each_class, stratified_split
 from cifar_lightning.errors import UserError
 
 
@@ -151,8 +151,23 @@ def test_the_data_set_may_bring_validation_images(tiny_root):
     assert data.index["train"].tolist() == list(range(48))
     assert data.index["val"].tolist() == list(range(48, 60))
     assert data.has_val
-    with pytest.raises(ValueError, match=r"val_size must be null, as the data bring 12 validation images .*, got 5"):
+    with pytest.raises(ValueError, match=r"val_size must be null or auto, as the data bring 12 validation .*, got 5"):
         with_val(tiny_root, val_size=5)
+
+
+def test_val_size_auto_takes_the_validation_images_that_the_data_set_brings(tiny_root):
+    assert with_val(tiny_root, val_size="auto").index["val"].tolist() == list(range(48, 60))
+
+
+def test_val_size_auto_is_a_fifth_of_each_class_where_the_data_set_brings_none(tiny_root):
+    targets = torch.tensor([0] * 4 + [1] * 5 + [2] * 14 + [4] * 30)
+    train, val = fifth_of_each_class(targets, seed=0)
+    assert Counter(targets[val].tolist()) == {1: 1, 2: 2, 4: 6}
+    assert sorted([*train.tolist(), *val.tolist()]) == list(range(53))
+    data = [make_data(tiny_root, val_size="auto", split_seed=seed) for seed in (0, 0, 1)]
+    chosen = [one.index["val"].tolist() for one in data]
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert Counter(data[0].targets("val").tolist()) == dict.fromkeys(range(10), 1)
 
 
 def test_val_size_null_means_none_where_the_data_set_brings_none(tiny_root):

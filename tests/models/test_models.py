@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from cifar_lightning.models import NETWORKS, build
+from cifar_lightning.models import NETWORKS, build, head_of
 
 
 def num_parameters(net: nn.Module) -> int:
@@ -96,3 +96,19 @@ def test_networks_take_their_arguments_by_keyword():
     assert set(NETWORKS) == {"tutorial", "resnet18", "speedrun", "torchvision"}
     with pytest.raises(TypeError, match="positional"):
         NETWORKS["tutorial"](10)
+
+
+@pytest.mark.parametrize(
+    ("model", "head"),
+    [
+        ({"name": "tutorial"}, {"fc3.weight", "fc3.bias"}),
+        ({"name": "speedrun", "depth": 3}, {"head.weight"}),
+        ({"name": "torchvision", "arch": "efficientnet_b0"}, {"net.classifier.1.weight", "net.classifier.1.bias"}),
+    ],
+    ids=lambda value: value.get("name") if isinstance(value, dict) else "",
+)
+@pytest.mark.parametrize("num_classes", [2, 10_000])
+def test_the_head_is_what_the_number_of_classes_changes(model, head, num_classes):
+    before = torch.get_rng_state()
+    assert head_of(**model, num_classes=num_classes, in_channels=1) == head
+    assert torch.equal(torch.get_rng_state(), before)

@@ -64,7 +64,7 @@ def test_steps_equal_torchs_plain_optimizer(ours, reference):
         (sgd, {"lr": math.nan}, "lr must be a finite number of at least 0, got nan"),
         (sgd, {"lr": 0.1, "momentum": -0.1}, "momentum must be"),
         (sgd, {"lr": 0.1, "nesterov": True}, "nesterov must be false where momentum is 0"),
-        (adamw, {"lr": 0.1, "betas": (0.9, 1.0)}, r"betas must be in \[0, 1\)"),
+        (adamw, {"lr": 0.1, "betas": (0.9, 1.0)}, r"betas must be two numbers in \[0, 1\)"),
         (adamw, {"lr": 0.1, "weight_decay": -1.0}, "weight_decay must be"),
         (sgd_by_kind, {"lr": -1.0, "norm_lr": 0.1}, r"^lr must be a finite number of at least 0, got -1\.0"),
         (sgd_by_kind, {"lr": 0.1, "norm_lr": math.inf}, "norm_lr must be a finite number of at least 0, got inf"),

@@ -56,6 +56,10 @@ RECIPES = {
         *("data.val_size=20", "data.batch_size=8", "trainer.max_epochs=null", "trainer.max_steps=12"),
         *("callbacks=none", "trainer.val_check_interval=2", "model.name=dropout", "schedule=linear"),
     ],
+    "frozen trunk": [
+        *("data.val_size=20", "data.batch_size=10", "trainer.max_epochs=2", "model.name=dropout", "augment=photo"),
+        *("callbacks=none", "freeze_trunk=0.5", "schedule=finetune", "optimizer=adamw", "trainer.val_check_interval=3"),
+    ],
 }
 
 
