@@ -93,10 +93,10 @@ class Arrays:
         if self.mapped is None:
             yield from ((self.images[index], self.targets[index]) for index in chosen)
             return
-        read = partial(self.mapped.read, pinned=self.device.type == "cuda")
-        with closing(read_ahead(read, order.split(size))) as parts:
+        pinned = self.device.type == "cuda"
+        with closing(read_ahead(partial(self.mapped.read, pinned=pinned), order.split(size))) as parts:
             for images, index in zip(parts, chosen, strict=True):
-                yield images.to(self.device, non_blocking=True), self.targets[index]
+                yield images.to(self.device, non_blocking=pinned), self.targets[index]
 
     def _all_images(self) -> Iterator[UInt8[Tensor, "b c h w"]]:
         """All images on the CPU, contiguous, some at a time."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BARE, after_each_save, differences, last
+from conftest import BARE, after_each_save, differences, last, of_checkpoint
 from file_sizes import no_file_above
 from pictures import cache_files, noise, write, write_for_workers, write_pets
 
@@ -24,6 +24,7 @@ from cifar_lightning.config import schema
 from cifar_lightning.data import ImageDataModule, ImageFolder, batches, channel_statistics, mapped
 from cifar_lightning.data.arrays import Arrays, to_arrays
 from cifar_lightning.data.mapped import read_ahead
+from cifar_lightning.runs.evaluations import changed
 
 NOTHING, PLENTY = 0, 1
 """GB, for ``data.memory``."""
@@ -181,6 +182,11 @@ def test_a_resumed_run_has_them_too_whatever_the_memory(step, gigabytes, runs, f
     one, other = last(tmp_path / "run"), last(runs[1])
     del one["settings"]["data"]["memory"], other["settings"]["data"]["memory"]
     assert differences(one, other) == []
+
+
+def test_the_memory_is_that_of_the_machine_not_of_the_checkpoint(runs):
+    assert not [override for override in of_checkpoint(runs[0]) if "memory" in override]
+    assert changed({"data.memory": 5}, {"data": {"memory": 0}}) == {}
 
 
 def test_evaluations_are_equal(runs, folder, tmp_path):
