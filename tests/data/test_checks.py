@@ -54,7 +54,10 @@ WRONG = {
     "no data": ({"data": None}, "must have the attribute data"),
     "no classes": ({"classes": None}, "must have the attribute classes"),
     "floats in [0, 1]": ({"data": of_form().data / 255}, r"uint8 images in data, got float64 in \[0.*; convert them"),
-    "floats as a tensor": ({"data": torch.rand(6, 5, 4, 3)}, r"uint8 images in data, got float32 in \[0\."),
+    "floats as a tensor": (
+        {"data": torch.linspace(0.1, 0.9, 360).reshape(6, 5, 4, 3)},
+        r"uint8 images in data, got float32 in \[0\.",
+    ),
     "bools": ({"data": of_form().data > 99}, "uint8 images in data, got bool;"),
     "bools as a tensor": ({"data": torch.ones(6, 5, 4, 3, dtype=torch.bool)}, "uint8 images in data, got bool;"),
     "int64": ({"data": of_form().data.astype(np.int64)}, r"got int64 in \[\d+, \d+\]"),
