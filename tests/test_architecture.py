@@ -22,7 +22,7 @@ LIBRARIES = {
     "optim": PURE,
     "metrics": PURE,
     "tta": PURE,
-    "data": PURE | {"lightning", "torchvision", "requests", "urllib3", "rich", "PIL"},
+    "data": PURE | {"lightning", "torchvision", "requests", "urllib3", "rich", "PIL", "pillow_heif"},
     "classifier": PURE | {"lightning"},
     "config": GLUE,
     "checkpoint": GLUE | {"onnx", "onnxruntime"},

@@ -43,7 +43,7 @@ class UnknownOperator(ValueError):
     """A program uses an operator that is not among those that are run here."""
 
 
-_CHECKS = ("torch.ops.aten._assert_tensor_metadata.default",)
+_CHECKS = (f"torch.ops.{_aten.name}._assert_tensor_metadata.default",)
 """Operators without a result, which hold a program to the device that it was exported on."""
 
 _TYPES = {7: torch.float32, 5: torch.int64}

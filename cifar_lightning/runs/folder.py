@@ -122,12 +122,14 @@ def refuse_foreign_sweep(folder: Path) -> None:
     stopped.
     """
     path = folder / "multirun.yaml"
+    if not os.path.lexists(path):
+        return
     try:
         own(path)
     except OSError as error:  # a link, whatever it leads to
         raise UserError(_foreign(folder, path)) from error
     try:
-        text = read_text(path) if os.path.lexists(path) else ""
+        text = read_text(path)
     except (OSError, ValueError):
         text = "?"
     is_ours = not text or "cifar_lightning." in text
