@@ -1,6 +1,7 @@
 """A sweep that is started again: which of its jobs are composed, which are launched, and what is printed."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,8 @@ class Again:
 
     def __call__(self, *overrides):
         self.composed.clear()
-        outcome = self._command("train.py", "-m", *SHORT, f"output_dir={self.folder}", *overrides, tiny=True)
+        # Relative, so that a copy of the sweep elsewhere has the same overrides.
+        outcome = self._command("train.py", "-m", *SHORT, f"output_dir={self.folder.name}", *overrides, tiny=True)
         self.launched = [int(line[2:].split()[0]) for line in outcome.out.splitlines() if line.startswith("\t#")]
         return outcome
 
@@ -67,13 +69,24 @@ def listed(outcome):
     return [line for line in outcome.out.splitlines() if line.startswith("job ")]
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Where a sweep is kept whose keys are known, once one has been made."""
+    return tmp_path_factory.mktemp("made") / "sweep"
+
+
 @pytest.fixture
-def known(again):
+def known(again, made):
     """The same, of jobs whose keys are known."""
+    if made.exists():
+        shutil.rmtree(again.folder)
+        shutil.copytree(made, again.folder)
+        return again
     first = again("seed=range(3)")
     assert (first.code, first.err, listed(first)) == (0, "", LINES)
     assert again.composed == ALL + ALL
     assert again.launched == [0, 1, 2]
+    shutil.copytree(again.folder, made)
     return again
 
 
@@ -136,9 +149,7 @@ def test_a_failing_job_beside_finished_ones(known):
 
 def test_a_changed_override_is_a_conflict_before_any_job_runs(known):
     refusal = known("seed=range(3)", "label_smoothing=0.1").refusal
-    assert (
-        refusal == f"output_dir={known.folder} holds a run already, whose job 0 has another config: name another folder"
-    )
+    assert refusal == "output_dir=sweep holds a run already, whose job 0 has another config: name another folder"
     assert (known.composed, known.launched) == (["seed=0"], [])
     outcome = known("seed=0,7", "hydra.sweeper.max_batch_size=1")
     assert "whose job 1 has another config" in outcome.refusal  # found before the first batch
@@ -164,6 +175,7 @@ def test_a_changed_file_has_the_jobs_composed_again(again, tmp_path):
     assert (again.composed, again.launched) == (["seed=0"], [])
 
 
+@pytest.mark.slow
 def test_a_search_path_has_the_jobs_composed(known, tmp_path):
     for _ in range(2):
         outcome = known("seed=range(3)", f"hydra.searchpath=[file://{tmp_path}]")
@@ -171,6 +183,7 @@ def test_a_search_path_has_the_jobs_composed(known, tmp_path):
         assert known.composed == ALL + ALL
 
 
+@pytest.mark.slow
 def test_an_optimising_sweeper_has_all_jobs_composed(known):
     typed = ("seed=range(3)", "hydra.sweeper._target_=hydra_plugins.optimiser.Optimiser")
     for _ in range(2):
