@@ -46,7 +46,7 @@ PRETRAINING = (
 RECIPE = ("experiment=finetune", "data.eval_batch_size=500")
 CONTENDERS = {
     "fine-tuned": (),
-    "fine-tuned, without the frozen phase": ("freeze_trunk=0", "schedule.trunk_factor=1"),
+    "fine-tuned, without the frozen phase": ("freeze_trunk=0",),
     "from scratch": ("init=null", "freeze_trunk=0", "schedule.trunk_factor=1"),
 }
 """What is compared, and how it differs from the recipe."""
@@ -141,10 +141,10 @@ def main() -> None:
     parser.add_argument("--cifar10", type=Path, required=True, help="the folder of CIFAR-10")
     parser.add_argument("--dataset", default="torchvision.datasets.CIFAR10", help="its class")
     parser.add_argument("--work", type=Path, required=True, help="folder for images and runs")
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[*range(5)])
     parser.add_argument("--try", dest="tried", nargs="*", help="overrides of the recipe to test on training images")
     args = parser.parse_args()
-    images, seeds = Images(args.dataset, args.cifar10), range(args.seeds)
+    images, seeds = Images(args.dataset, args.cifar10), args.seeds
     ckpt, pretraining = pretrain(images, args.work)
     if args.tried is not None:
         print(f"{' '.join(args.tried) or 'the recipe'}: {shown(tried(images, args.work, ckpt, seeds, args.tried))}")
