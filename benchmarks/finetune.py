@@ -153,7 +153,13 @@ def main() -> None:
     kept = ("test/acc", "test/balanced_acc", "val/acc", "seed", "epochs", "steps", "precision", "device")
     record = {
         "command": "python benchmarks/finetune.py --cifar10 data --work /tmp/finetune",
-        "pretraining": {key: pretraining[key] for key in (*kept[:1], *kept[3:], "overrides", "versions", "commit")},
+        "pretraining": {
+            "overrides": [*PRETRAINING, *NETWORK],
+            **{
+                key: pretraining[key]
+                for key in ("test/acc", "seed", "epochs", "steps", "precision", "device", "commit")
+            },
+        },
         "contenders": {
             name: {
                 "overrides": [*RECIPE, *NETWORK, *CONTENDERS[name]],
