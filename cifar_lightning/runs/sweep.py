@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from cifar_lightning.checkpoint.trust import check_values, read_text
 from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.errors import SweepError, UserError
+from cifar_lightning.files import own_folder
 from cifar_lightning.runs.folder import CONFIG, names_in, refuse_used
 
 _MAX_FAST_CHARACTERS = 20_000
@@ -37,7 +38,16 @@ def folder_of_job(cfg: DictConfig, invocation: Invocation) -> Path:
             f"resume={cfg.resume}: a sweep is resumed by its own command, with the same output_dir; leave resume out"
         )
     own = Path(cfg.output_dir)
-    return _folder_that_holds(cfg, own) or own
+    folder = _folder_that_holds(cfg, own) or own
+    _refuse_link(folder)
+    return folder
+
+
+def _refuse_link(folder: Path) -> None:
+    try:
+        own_folder(folder)
+    except OSError as error:
+        raise SweepError(f"output_dir={folder.parent} cannot be used: {error}") from error
 
 
 def placed(cfg: DictConfig, folder: Path) -> DictConfig:
@@ -58,6 +68,7 @@ def refuse_other_job(cfg: DictConfig, own: Path) -> None:
     Raises:
         SweepError: If that is so.
     """
+    _refuse_link(own)
     if (own / CONFIG).exists() or _holds_a_run(own.parent):
         _folder_that_holds(cfg, own)
 

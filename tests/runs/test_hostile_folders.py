@@ -162,3 +162,13 @@ def test_a_folder_that_is_removed_meanwhile(logger, name, command, tmp_path, mon
     else:
         assert outcome.code == 1
         assert re.fullmatch(rf"error: {folder}/{name} cannot be written: .*No such file or directory.*\n", outcome.err)
+
+
+def test_a_linked_job_folder_is_found_before_the_first_job(command, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "1").symlink_to(tmp_path / "elsewhere")
+    outcome = command("train.py", "-m", "seed=0,1", *SMALL, "output_dir=sweep", tiny=True)
+    assert outcome.refusal.endswith("sweep/1 is a link: there must be a plain folder or none")
+    assert os.listdir(tmp_path / "elsewhere") == []
+    assert not (tmp_path / "sweep" / "0").exists()
