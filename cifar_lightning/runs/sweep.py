@@ -47,7 +47,9 @@ def _refuse_link(folder: Path) -> None:
     try:
         own_folder(folder)
     except OSError as error:
-        raise SweepError(f"output_dir={folder.parent} cannot be used: {error}") from error
+        raise SweepError(
+            f"output_dir={folder.parent} cannot be used: {error}; name a folder that can be written with output_dir="
+        ) from error
 
 
 def placed(cfg: DictConfig, folder: Path) -> DictConfig:

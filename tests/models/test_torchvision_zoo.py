@@ -8,8 +8,11 @@ from cifar_lightning.models import build
 from cifar_lightning.models.torchvision_zoo import TorchvisionNet
 
 ARCHS = torchvision.models.list_models(module=torchvision.models)
-SIZES = {"inception_v3": 96, "maxvit_t": 224, "alexnet": 64, "vit_h_14": 42, "efficientnet_v2_l": 64, "regnet_x_400mf": 64}
-"""Sizes that are not 32: what a network needs at least, or is built for."""
+SIZES = {
+    **{"inception_v3": 96, "maxvit_t": 224, "alexnet": 64, "vit_h_14": 42},
+    **{"efficientnet_v2_l": 64, "regnet_x_400mf": 64},
+}
+"""Sizes that are not 32: what a network needs at least, is built for, or takes a step at without diverging."""
 FAMILIES = (
     *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3"),
     *("maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "resnext50_32x4d"),

@@ -169,6 +169,6 @@ def test_a_linked_job_folder_is_found_before_the_first_job(command, tmp_path):
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "1").symlink_to(tmp_path / "elsewhere")
     outcome = command("train.py", "-m", "seed=0,1", *SMALL, "output_dir=sweep", tiny=True)
-    assert outcome.refusal.endswith("sweep/1 is a link: there must be a plain folder or none")
+    assert "sweep/1 is a link: there must be a plain folder or none; name a folder that" in outcome.refusal
     assert os.listdir(tmp_path / "elsewhere") == []
     assert not (tmp_path / "sweep" / "0").exists()
