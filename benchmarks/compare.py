@@ -12,14 +12,12 @@ given the options that follow.
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from statistics import median
 
 import torch
 from contenders import run
-from harness import Figures, Options, arguments
+from harness import Figures, Options, arguments, in_process
 from rich.console import Console
 from rich.table import Table
 
@@ -46,10 +44,7 @@ def measure(contender: str, options: Options) -> Figures:
     if options.one_process:
         found = run(contender, options)
         return {key: value for key, value in found.items() if key not in ("seconds", "peak_gib")}  # of one run each
-    command = [
-        sys.executable,
-        str(Path(__file__).with_name("contenders.py")),
-        contender,
+    given = [
         f"--dataset={options.dataset.__module__}.{options.dataset.__qualname__}",
         f"--root={options.root}",
         f"--steps={options.steps}",
@@ -57,9 +52,8 @@ def measure(contender: str, options: Options) -> Figures:
         f"--compile={options.compile}",
     ]
     if options.epochs is not None:
-        command.append(f"--epochs={options.epochs}")
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    return json.loads(output.splitlines()[-1])
+        given.append(f"--epochs={options.epochs}")
+    return in_process(Path(__file__).with_name("contenders.py"), contender, *given)
 
 
 def table(contenders: tuple[str, ...], rounds: list[dict[str, Figures]], device: str) -> Table:

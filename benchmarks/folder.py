@@ -14,17 +14,14 @@ import argparse
 import json
 import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
+from harness import in_process, smooth_images
 from hydra.utils import get_class
 from PIL import Image
 from rich.console import Console
@@ -38,15 +35,6 @@ TORCHVISION = {f"torchvision, batches of {size}": size for size in (4, 128, 500)
 CONTENDERS = (*TORCHVISION, "first use", "from the cache")
 NUM_CLASSES = 10
 SIZE = 32
-
-
-def smooth_images(num_images: int) -> Iterator[np.ndarray]:
-    """Images of a few soft blots with some noise, which PNG compresses about as well as photographs."""
-    rng = np.random.default_rng(0)
-    for _ in range(num_images):
-        blots = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
-        soft = np.asarray(blots.resize((SIZE, SIZE), Image.Resampling.BICUBIC), np.float32)
-        yield (soft + rng.normal(0, 6, soft.shape)).clip(0, 255).astype(np.uint8)
 
 
 def write(root: Path, options: argparse.Namespace) -> None:
@@ -95,9 +83,7 @@ def run(contender: str, root: Path) -> dict[str, Any]:
 
 def measure(contender: str, root: Path) -> dict[str, Any]:
     """Figures of a contender in a fresh process."""
-    command = [sys.executable, __file__, "--contender", contender, "--root", str(root)]
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    return json.loads(output.splitlines()[-1])
+    return in_process(__file__, "--contender", contender, "--root", str(root))
 
 
 def table(rounds: list[dict[str, dict[str, Any]]]) -> Table:

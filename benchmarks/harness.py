@@ -1,13 +1,23 @@
-"""What all contenders share: their options, configs and data, and the figures they are compared by."""
+"""What the benchmarks share: options, configs and data, processes of their own, and the figures of a comparison."""
 
 import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
 from typing import Any
 
+import numpy as np
 from hydra.utils import get_class
+from PIL import Image
 from torch import Tensor
 
 from cifar_lightning.config.resolve import COMPILE_MODES
 from cifar_lightning.data.arrays import to_arrays
+
+ROOT = Path(__file__).resolve().parents[1]
 
 Options = argparse.Namespace
 Figures = dict[str, Any]
@@ -60,3 +70,43 @@ def figures(num_steps: int, batch_size: int, train_seconds: float, seconds: floa
         "seconds": seconds,
         "acc": acc,
     }
+
+
+def in_process(script: str | Path, *options: str) -> Any:
+    """The figures that a script prints as JSON in its last line, from a process of its own."""
+    command = [sys.executable, "-W", "ignore", str(script), *options]
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def spread(values: Sequence[float], form: str = ".2f") -> tuple[str, str]:
+    """The median of values, and the smallest and the largest."""
+    return format(median(values), form), f"{min(values):{form}} ... {max(values):{form}}"
+
+
+def smooth_images(
+    num_images: int, *, size: tuple[int, int] = (32, 32), blots: tuple[int, int] = (5, 5)
+) -> Iterator[np.ndarray]:
+    """Images of soft blots with some noise, which PNG and JPEG compress about as well as photographs.
+
+    Args:
+        num_images: How many.
+        size: Width and height, in pixels.
+        blots: Number of blots in a row and in a column.
+
+    Yields:
+        uint8 arrays (height, width, 3).
+    """
+    rng = np.random.default_rng(0)
+    for _ in range(num_images):
+        small = Image.fromarray(rng.integers(0, 256, (blots[1], blots[0], 3), dtype=np.uint8))
+        soft = np.asarray(small.resize(size, Image.Resampling.BICUBIC), np.float32)
+        yield (soft + rng.normal(0, 6, soft.shape)).clip(0, 255).astype(np.uint8)
+
+
+def quick_checkpoint(folder: Path) -> Path:
+    """A checkpoint of the tutorial's network after a few steps: no speed depends on its weights."""
+    options = ["data=synthetic", "trainer.limit_train_batches=5", "trainer.max_epochs=1", "trainer.accelerator=cpu"]
+    command = [sys.executable, str(ROOT / "train.py"), *options, "callbacks=none", "logger=none"]
+    subprocess.run([*command, f"output_dir={folder / 'run'}"], check=True, stdout=subprocess.DEVNULL)
+    return folder / "run" / "checkpoints" / "last.ckpt"

@@ -13,18 +13,16 @@ pages of the mapped file among it; the second peak is without them (RssAnon, loo
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
 from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from harness import in_process, spread
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -114,11 +112,9 @@ def run(contender: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def measure(contender: str, options: argparse.Namespace, file: Path) -> dict[str, Any]:
     """Figures of a contender in a fresh process."""
-    command = [sys.executable, "-W", "ignore", __file__, "--contender", contender, "--file", str(file)]
-    command += [f"--{name}={getattr(options, name)}" for name in ("size", "batch_size", "steps")]
-    command += [] if options.threads is None else [f"--threads={options.threads}"]
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    return json.loads(output.splitlines()[-1])
+    given = [f"--{name}={getattr(options, name)}" for name in ("size", "batch_size", "steps")]
+    given += [] if options.threads is None else [f"--threads={options.threads}"]
+    return in_process(__file__, "--contender", contender, "--file", str(file), *given)
 
 
 def table(rounds: list[dict[str, dict[str, Any]]], options: argparse.Namespace) -> Table:
@@ -135,10 +131,10 @@ def table(rounds: list[dict[str, dict[str, Any]]], options: argparse.Namespace) 
         cells = []
         for kind in ("pass", "training"):
             values = [figures[kind] for figures in runs]
-            cells.append(f"{median(values):,.0f} ({min(values):,.0f} ... {max(values):,.0f})")
+            cells.append("{} ({})".format(*spread(values, ",.0f")))
             both = [(by_name[contender], by_name.get(CONTENDERS[0])) for by_name in rounds]
             ratios = [one[kind] / other[kind] for one, other in both if other is not None]
-            cells.append(f"{median(ratios):.2f} ({min(ratios):.2f} ... {max(ratios):.2f})" if ratios else "")
+            cells.append("{} ({})".format(*spread(ratios)) if ratios else "")
         cells += [f"{max(figures[key] for figures in runs):.2f}" for key in ("peak GB", "without file")]
         shown.add_row(contender, *cells)
     return shown

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import lightning as L
 import torch
@@ -47,11 +48,8 @@ def before_sweeps(prepare: Callable[[Sweeper], None]) -> Iterator[None]:
         prepare(sweeper)
         return sweeper
 
-    Plugins.instantiate_sweeper = instantiate_prepared  # type: ignore[method-assign, assignment]
-    try:
+    with patch.object(Plugins, "instantiate_sweeper", instantiate_prepared):
         yield
-    finally:
-        Plugins.instantiate_sweeper = instantiate  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -85,17 +83,11 @@ def watched_jobs(
             watch(config, number)
             return config
 
-        loader.load_sweep_config = load_watched  # type: ignore[method-assign]
-        try:
+        with patch.object(loader, "load_sweep_config", load_watched):
             validate(sweeper, batch)
-        finally:
-            del loader.load_sweep_config
 
-    Sweeper.validate_batch_is_legal = validate_watched  # type: ignore[method-assign, assignment]
-    try:
+    with patch.object(Sweeper, "validate_batch_is_legal", validate_watched):
         yield
-    finally:
-        Sweeper.validate_batch_is_legal = validate  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -241,11 +233,8 @@ def silent_event_writer() -> Iterator[None]:
         with suppress(OSError):
             run(thread)
 
-    _AsyncWriterThread.run = run_silently
-    try:
+    with patch.object(_AsyncWriterThread, "run", run_silently):
         yield
-    finally:
-        _AsyncWriterThread.run = run
 
 
 class AppendingWriter(ExperimentWriter):

@@ -266,6 +266,15 @@ def command(tmp_path: Path, tiny_root: Path, monkeypatch: pytest.MonkeyPatch, ca
     return run
 
 
+@pytest.fixture
+def ended(command: Callable[..., Outcome], tmp_path: Path) -> Path:
+    """The folder of a run of train.py that has ended, with its curves in metrics.csv."""
+    small = [*(override for override in SMALL if override != "logger=none"), "logger=csv"]
+    outcome = command("train.py", *small, "trainer.max_epochs=1", f"output_dir={tmp_path / 'whole'}", tiny=True)
+    assert outcome.code == 0, outcome.err
+    return tmp_path / "whole"
+
+
 def differences(one: Any, other: Any, key: str = "") -> list[str]:
     """Keys of what differs by a bit between two checkpoints or metrics, but for times and places."""
     if isinstance(one, dict) and isinstance(other, dict):

@@ -104,6 +104,10 @@ class Launched(Exception):
     """In place of the jobs."""
 
 
+def launch(batch, initial_job_idx):
+    raise Launched("here")
+
+
 @pytest.fixture
 def basic_sweeper(tmp_path):
     """Gives Hydra's own sweeper, with two batches, and a launcher that tells that it would launch."""
@@ -114,7 +118,7 @@ def basic_sweeper(tmp_path):
         config = loader.load_configuration("train", typed, run_mode=RunMode.MULTIRUN)
         context = HydraContext(loader, Callbacks(config))
         sweeper = Plugins.instance().instantiate_sweeper(config=config, hydra_context=context, task_function=print)
-        sweeper.launcher = SimpleNamespace(launch=lambda batch, initial_job_idx: (_ for _ in ()).throw(Launched))
+        sweeper.launcher = SimpleNamespace(launch=launch)
         return sweeper
 
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
@@ -130,11 +134,11 @@ def test_hydra_still_composes_a_batch_of_a_sweep_just_before_it_is_launched(basi
         return load(self, master_config, sweep_overrides)
 
     monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", load_noted)
-    with pytest.raises(Launched):
+    with pytest.raises(Launched, match="here"):
         basic_sweeper().sweep(["seed=3,5"])
     assert composed == [["seed=3"]]
     watched = patches.watched_jobs(lambda config, number: shown.append((config.seed, number)), lambda *job: False)
-    with watched, pytest.raises(Launched):
+    with watched, pytest.raises(Launched, match="here"):
         basic_sweeper().sweep(["seed=3,5"])
     assert shown == [(3, 0), (5, 1)]
 

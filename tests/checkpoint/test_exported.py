@@ -216,25 +216,31 @@ def test_archives_of_another_form_are_refused(exported, tmp_path, monkeypatch):
         load_classifier(exported / "last.pt2")
 
 
-@pytest.mark.parametrize("change", ["version", "interpolation", "classes", "absent", "list", "size"])
-def test_descriptions_are_checked_as_those_of_checkpoints(exported, tmp_path, change):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda found: found | {"format_version": 99}, "has format 99, and this version"),
+        (
+            lambda found: with_setting(found, data={"root": "${oc.env:HOME}"}),
+            r"settings\.data\.root holds an interp",
+        ),
+        (lambda found: with_setting(found, classes=["a", "b"]), r"2 class names for logits of \(2, 10\)"),
+        (lambda found: {key: value for key, value in found.items() if key != "settings"}, "settings is missing"),
+        (lambda found: [found], "it holds a list, not a dictionary"),
+        (lambda found: with_setting(found, image_size=[8, 8]), "the program in it cannot be run"),
+    ],
+)
+def test_descriptions_are_checked_as_those_of_checkpoints(exported, tmp_path, change, message):
     contents = members(exported / "last.pt2")
     (key,) = [key for key in contents if key.endswith(DESCRIPTION)]
-    found = json.loads(contents[key])
-    if change == "version":
-        found["format_version"] = 99
-    elif change == "interpolation":
-        found["settings"]["data"]["root"] = "${oc.env:HOME}"
-    elif change == "classes":
-        found["settings"]["classes"] = ["a", "b"]
-    elif change == "absent":
-        del found["settings"]
-    elif change == "size":
-        found["settings"]["image_size"] = [8, 8]
-    contents[key] = json.dumps([found] if change == "list" else found).encode()
-    with pytest.raises(UserError) as refused:
+    contents[key] = json.dumps(change(json.loads(contents[key]))).encode()
+    with pytest.raises(UserError, match=message) as refused:
         load_classifier(repacked(tmp_path / "last.pt2", contents))
     assert "\n" not in str(refused.value)
+
+
+def with_setting(found, **changed):
+    return found | {"settings": found["settings"] | changed}
 
 
 def _model(exported):

@@ -6,21 +6,15 @@ import os
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from texts import EXAMPLES, NAMES
 
 from cifar_lightning.errors import RunError
 from cifar_lightning.metrics import evaluate
 from cifar_lightning.predictor import Prediction
 from cifar_lightning.report.predictions import cell, write_predictions, writing
 
-NAMES = st.one_of(st.text(), st.text("[]:/=+-@'\t\r\n\x1b\x00\ud800\u202e,;\"a1", max_size=8), st.text(min_size=100))
-EXAMPLES = settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", 30)),
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 FORMULAS = tuple("=+-@\t\r\n＝＋－＠")
 
 
@@ -100,9 +94,9 @@ def test_predictions_that_are_interrupted_leave_the_ones_before(tmp_path):
     def interrupted() -> None:
         with writing(tmp_path, {"name": "x"}, classes=("a", "b"), topk=1, save_probs=False) as files:
             files.add_problem("b.txt", "empty")
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("here")
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="here"):
         interrupted()
     assert os.listdir(tmp_path) == ["predictions.csv"]
     assert (tmp_path / "predictions.csv").read_text() == "before"

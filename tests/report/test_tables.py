@@ -2,21 +2,13 @@
 
 import logging
 import math
-import os
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from texts import EXAMPLES, NAMES
 
 from cifar_lightning.report.tables import class_rows, log_table, shown
-
-NAMES = st.one_of(st.text(), st.text("[]:/=+-@'\t\r\n\x1b\x00\ud800\u202e,;\"a1", max_size=8), st.text(min_size=100))
-EXAMPLES = settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", 30)),
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 
 
 def test_a_table_has_a_title_and_a_line_for_each_value(caplog):

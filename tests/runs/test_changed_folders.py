@@ -4,7 +4,6 @@ import os
 import shutil
 from pathlib import Path
 
-import pytest
 from conftest import SMALL, TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,15 +17,6 @@ CONTENTS = (
     *(b"a: ${oc.env:HOME}", b"- seed=1\n- seed=2", b"- +hydra.run.dir=x", b"- 3", b"step,epoch\n1", b"x" * 2_000_000),
 )
 ACTIONS = ("remove", "write", "cut", "flip", "append", "folder", "link", "nowhere")
-
-
-@pytest.fixture
-def finished(command, tmp_path) -> Path:
-    """The folder of a run that has ended."""
-    small = [*(override for override in SMALL if override != "logger=none"), "logger=csv"]
-    outcome = command("train.py", *small, "trainer.max_epochs=1", f"output_dir={tmp_path / 'whole'}", tiny=True)
-    assert outcome.code == 0, outcome.err
-    return tmp_path / "whole"
 
 
 def change(folder: Path, name: str, action: str, content: bytes, place: float) -> None:
@@ -66,10 +56,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
-def test_a_changed_folder(data, finished, command, tmp_path):
+def test_a_changed_folder(data, ended, command, tmp_path):
     folder = tmp_path / "changed"
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(finished, folder)
+    shutil.copytree(ended, folder)
     changes = data.draw(
         st.lists(
             st.tuples(

@@ -27,15 +27,6 @@ def outside(tmp_path) -> Path:
     return path
 
 
-@pytest.fixture
-def trained(command, tmp_path) -> Path:
-    """The folder of a run that has ended."""
-    small = [*(override for override in SMALL if override != "logger=none"), "logger=csv"]
-    outcome = command("train.py", *small, "trainer.max_epochs=1", f"output_dir={tmp_path / 'run'}", tiny=True)
-    assert outcome.code == 0, outcome.err
-    return tmp_path / "run"
-
-
 @pytest.mark.parametrize("name", OPENED)
 @pytest.mark.parametrize("kind", ["link", "dangling", "pipe"])
 def test_what_is_opened_in_place_is_a_file_of_the_folder(name, kind, outside, tmp_path):
@@ -95,25 +86,25 @@ def test_results_beside_a_checkpoint_go_through_no_link(linked, tmp_path):
         answers_folder(ckpt, "predict") if linked == "predict" else evaluation_folder(ckpt, "test", {})
 
 
-def test_a_line_for_a_profile_is_written_nowhere(trained, command, outside):
-    metrics = json.loads((trained / "metrics.json").read_text())
-    (trained / "metrics.json").write_text(json.dumps(metrics | {"epochs": "1\nrm -r\x1b[2J\n"}))
-    outcome = command("train.py", f"resume={trained}", TINY)
+def test_a_line_for_a_profile_is_written_nowhere(ended, command, outside):
+    metrics = json.loads((ended / "metrics.json").read_text())
+    (ended / "metrics.json").write_text(json.dumps(metrics | {"epochs": "1\nrm -r\x1b[2J\n"}))
+    outcome = command("train.py", f"resume={ended}", TINY)
     assert outcome.code == 0, outcome.err
-    for text in (outcome.out, (trained / "train.log").read_text()):
+    for text in (outcome.out, (ended / "train.log").read_text()):
         assert r"already finished: 1\nrm -r\x1b[2J\n epochs" in text
-    (trained / "train.log").unlink()
-    (trained / "train.log").symlink_to(outside)
-    assert "train.log is a link: there must be a plain" in command("train.py", f"resume={trained}", TINY).refusal
-    (trained / "evaluate" / "last").mkdir(parents=True)
-    (trained / "evaluate" / "last" / "evaluate.log").symlink_to(outside)
-    evaluated = command("evaluate.py", f"ckpt={trained}/checkpoints/last.ckpt", TINY)
+    (ended / "train.log").unlink()
+    (ended / "train.log").symlink_to(outside)
+    assert "train.log is a link: there must be a plain" in command("train.py", f"resume={ended}", TINY).refusal
+    (ended / "evaluate" / "last").mkdir(parents=True)
+    (ended / "evaluate" / "last" / "evaluate.log").symlink_to(outside)
+    evaluated = command("evaluate.py", f"ckpt={ended}/checkpoints/last.ckpt", TINY)
     assert "evaluate.log is a link: there must be a plain" in evaluated.refusal
     assert outside.read_text() == "mine\n"
 
 
-def test_outputs_that_are_not_finite_are_no_result(trained, command, tmp_path):
-    path = trained / "checkpoints" / "last.ckpt"
+def test_outputs_that_are_not_finite_are_no_result(ended, command, tmp_path):
+    path = ended / "checkpoints" / "last.ckpt"
     contents = torch.load(path, weights_only=True)
     for weights in contents["state_dict"].values():
         weights.mul_(1e30)
@@ -127,16 +118,16 @@ def test_outputs_that_are_not_finite_are_no_result(trained, command, tmp_path):
         load(tmp_path / "large.ckpt", accelerator="cpu").predict(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
 
 
-def test_an_evaluation_has_numbers_once_all_is_written(trained, command, monkeypatch):
+def test_an_evaluation_has_numbers_once_all_is_written(ended, command, monkeypatch):
     """Where its predictions find no room, no new numbers stand beside the old ones."""
-    evaluated = trained / "evaluate" / "last"
+    evaluated = ended / "evaluate" / "last"
 
     def full(path, *args, **options):
         raise RunError(f"{path} cannot be written: No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr("cifar_lightning.commands.evaluate.write_predictions", full)
-        outcome = command("evaluate.py", f"ckpt={trained}/checkpoints/last.ckpt", TINY)
+        outcome = command("evaluate.py", f"ckpt={ended}/checkpoints/last.ckpt", TINY)
     assert outcome.code == 1
     assert outcome.err == f"error: {evaluated / 'predictions.csv'} cannot be written: No space left on device\n"
     assert not (evaluated / "metrics.json").exists()

@@ -1,7 +1,7 @@
 """Time to predict pictures: predict.py beside Pillow on all cores, and for one picture beside importing the libraries.
 
-    python benchmarks/predict.py                         # 1,000 JPEGs of 500x375, the tutorial's network, five rounds
-    python benchmarks/predict.py --ckpt logs/speedrun/<time>/checkpoints/last.ckpt
+    python benchmarks/predict_speed.py               # 1,000 JPEGs of 500x375, the tutorial's network, five rounds
+    python benchmarks/predict_speed.py --ckpt logs/speedrun/<time>/checkpoints/last.ckpt
 
 Pictures are written once into a temporary folder, so that all contenders find them in the system's file cache. Each
 contender runs in a process of its own; contenders take turns, and a ratio compares two times of one round.
@@ -23,12 +23,11 @@ import time
 from pathlib import Path
 from statistics import median
 
-import numpy as np
+from harness import ROOT, in_process, quick_checkpoint, smooth_images, spread
 from PIL import Image, ImageOps
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[1]
 SIZE = (500, 375)
 SIDE = 32
 CONTENDERS = ("Pillow", "predict", "import", "one picture")
@@ -37,21 +36,9 @@ PAIRS = {"predict": "Pillow", "one picture": "import"}
 
 
 def write(folder: Path, num: int) -> None:
-    """Write JPEGs of soft blots with noise, of some 40 kB each as photographs of that size have."""
-    rng = np.random.default_rng(0)
-    for number in range(num):
-        blots = Image.fromarray(rng.integers(0, 256, (15, 20, 3), dtype=np.uint8))
-        soft = np.asarray(blots.resize(SIZE, Image.Resampling.BICUBIC), np.float32)
-        pixels = (soft + rng.normal(0, 7, soft.shape)).clip(0, 255).astype(np.uint8)
+    """Write JPEGs of some 40 kB each, as photographs of that size have."""
+    for number, pixels in enumerate(smooth_images(num, size=SIZE, blots=(20, 15))):
         Image.fromarray(pixels).save(folder / f"{number:05}.jpg", quality=88)
-
-
-def train_quickly(folder: Path) -> Path:
-    """A checkpoint of the tutorial's network."""
-    command = [sys.executable, str(ROOT / "train.py"), "data=synthetic", "callbacks=none", "logger=none"]
-    command += ["trainer.max_epochs=1", "trainer.limit_train_batches=10", f"output_dir={folder}"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return folder / "checkpoints" / "last.ckpt"
 
 
 def resized(path: str) -> int:
@@ -90,9 +77,8 @@ def run(contender: str, pictures: Path, ckpt: Path) -> float:
 
 def measure(contender: str, pictures: Path, ckpt: Path) -> float:
     """Seconds of a contender in a fresh process."""
-    command = [sys.executable, __file__, "--contender", contender, "--pictures", str(pictures), "--ckpt", str(ckpt)]
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    return float(output.splitlines()[-1])
+    options = ["--contender", contender, "--pictures", str(pictures), "--ckpt", str(ckpt)]
+    return float(in_process(__file__, *options))
 
 
 def table(rounds: list[dict[str, float]], num: int) -> Table:
@@ -103,11 +89,12 @@ def table(rounds: list[dict[str, float]], num: int) -> Table:
         shown.add_column(name, justify="right")
     for contender in rounds[0]:
         seconds = [by_name[contender] for by_name in rounds]
-        cells = [f"{median(seconds):.2f}", f"{min(seconds):.2f} ... {max(seconds):.2f}"]
+        cells = [*spread(seconds)]
         cells.append(f"{num / median(seconds):,.0f}" if contender in ("Pillow", "predict") else "")
         if contender in PAIRS:
             ratios = [by_name[contender] / by_name[PAIRS[contender]] for by_name in rounds]
-            cells += [f"{median(ratios):.2f} x {PAIRS[contender]}", f"{min(ratios):.2f} ... {max(ratios):.2f}"]
+            middle, ends = spread(ratios)
+            cells += [f"{middle} x {PAIRS[contender]}", ends]
         shown.add_row(contender, *cells)
     return shown
 
@@ -129,7 +116,7 @@ def main() -> None:
         pictures = Path(folder, "pictures")
         pictures.mkdir()
         write(pictures, options.num)
-        ckpt = options.ckpt or train_quickly(Path(folder, "run"))
+        ckpt = options.ckpt or quick_checkpoint(Path(folder))
         rounds = []
         for _ in range(options.rounds):
             rounds.append({name: measure(name, pictures, ckpt) for name in CONTENDERS})

@@ -1,7 +1,7 @@
 """Requests per second of serve.py, beside the bare loop of ``predictor.predict`` over the same files in one process.
 
-    python benchmarks/serve.py                                   # a fresh tutorial network, PNG files of 32x32 pixels
-    python benchmarks/serve.py --ckpt logs/tutorial/<time>/checkpoints/last.ckpt --pictures holiday
+    python benchmarks/serve_load.py                   # a fresh tutorial network, PNG files of 32x32 pixels
+    python benchmarks/serve_load.py --ckpt logs/tutorial/<time>/checkpoints/last.ckpt --pictures holiday
 
 Each request has one picture; a client sends the next one when it has its answer. The server and the clients have a
 process each, as has the bare loop, which reads, decodes and classifies one file after the other. The three take turns,
@@ -25,8 +25,8 @@ from statistics import median, quantiles
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 import torch
+from harness import ROOT, in_process, quick_checkpoint, smooth_images, spread
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -35,7 +35,6 @@ from cifar_lightning import load as load_checkpoint
 from cifar_lightning.commands.serve import num_threads
 from cifar_lightning.device import device_name
 
-ROOT = Path(__file__).resolve().parents[1]
 NUM_CLIENTS = (1, 16)
 BARE = "predictor.predict, one by one"
 
@@ -43,20 +42,8 @@ BARE = "predictor.predict, one by one"
 def write_pictures(folder: Path, num_pictures: int = 100) -> None:
     """Write small PNG files of a few soft blots with some noise."""
     folder.mkdir()
-    rng = np.random.default_rng(0)
-    for number in range(num_pictures):
-        blots = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
-        soft = np.asarray(blots.resize((32, 32), Image.Resampling.BICUBIC), np.float32)
-        pixels = (soft + rng.normal(0, 6, soft.shape)).clip(0, 255).astype(np.uint8)
+    for number, pixels in enumerate(smooth_images(num_pictures)):
         Image.fromarray(pixels).save(folder / f"{number:03}.png")
-
-
-def train(folder: Path) -> Path:
-    """A checkpoint of the tutorial's network after a few steps; its speed does not depend on its weights."""
-    options = ["data=synthetic", "trainer.limit_train_batches=5", "trainer.max_epochs=1", "trainer.accelerator=cpu"]
-    command = [sys.executable, str(ROOT / "train.py"), *options, "callbacks=none", f"output_dir={folder / 'run'}"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
-    return folder / "run" / "checkpoints" / "last.ckpt"
 
 
 @contextmanager
@@ -148,12 +135,10 @@ def bare_loop(ckpt: Path, files: Sequence[Path], num_requests: int) -> dict[str,
     return {"per_second": num_requests / whole, "p50": median(seconds), "p99": quantiles(seconds, n=100)[98]}
 
 
-def in_process(contender: str, ckpt: Path, pictures: Path, num_requests: int, port: int) -> dict[str, float]:
+def figures_of(contender: str, ckpt: Path, pictures: Path, num_requests: int, port: int) -> dict[str, float]:
     """Figures of a contender, from a process of its own."""
     options = ["--contender", contender, "--ckpt", str(ckpt), "--pictures", str(pictures), "--port", str(port)]
-    command = [sys.executable, __file__, *options, "--requests", str(num_requests)]
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    figures: dict[str, float] = json.loads(output.splitlines()[-1])
+    figures: dict[str, float] = in_process(__file__, *options, "--requests", str(num_requests))
     return figures
 
 
@@ -162,11 +147,11 @@ def measured(ckpt: Path, pictures: Path, options: argparse.Namespace) -> list[di
     rounds = []
     with served(ckpt) as port:
         for num_clients in NUM_CLIENTS:
-            in_process(str(num_clients), ckpt, pictures, 200, port)  # to warm up
+            figures_of(str(num_clients), ckpt, pictures, 200, port)  # to warm up
         for _ in range(options.rounds):
             round_: dict[str, dict[str, float]] = {}
             for contender in (BARE, *map(str, NUM_CLIENTS)):
-                round_[contender] = in_process(contender, ckpt, pictures, options.requests, port)
+                round_[contender] = figures_of(contender, ckpt, pictures, options.requests, port)
             rounds.append(round_)
             print(json.dumps(round_), flush=True)
     return rounds
@@ -185,7 +170,7 @@ def table(rounds: list[dict[str, dict[str, float]]]) -> Table:
         figures = [f"{median(run['per_second'] for run in runs):.0f}"]
         figures += [f"{1000 * median(run[key] for run in runs):.2f}" for key in ("p50", "p99")]
         name = contender if contender == BARE else f"serve.py, {contender} clients"
-        shown.add_row(name, *figures, f"{median(ratios):.2f}", f"{min(ratios):.2f} ... {max(ratios):.2f}")
+        shown.add_row(name, *figures, *spread(ratios))
     return shown
 
 
@@ -214,7 +199,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if options.pictures is None:
             write_pictures(Path(folder, "pictures"))
-        ckpt = options.ckpt.resolve() if options.ckpt else train(Path(folder))
+        ckpt = options.ckpt.resolve() if options.ckpt else quick_checkpoint(Path(folder))
         pictures = options.pictures.resolve() if options.pictures else Path(folder, "pictures")
         rounds = measured(ckpt, pictures, options)
     Console(width=120).print(table(rounds))
