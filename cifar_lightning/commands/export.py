@@ -14,8 +14,9 @@ from cifar_lightning.checkpoint.pt2_file import UnknownOperator
 from cifar_lightning.checkpoint.trust import read_text
 from cifar_lightning.checkpoint.write import durable_files
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.config.answers import ExportSettings, resolve_export
+from cifar_lightning.config.answers import resolve_export
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
+from cifar_lightning.config.schema import ExportSettings
 from cifar_lightning.errors import RunError, UserError, nearest, one_line
 from cifar_lightning.export import FORMATS, Format
 from cifar_lightning.export.check import Comparison, compare

@@ -9,8 +9,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from cifar_lightning.checkpoint.write import write_durably
-from cifar_lightning.config.answers import PredictSettings, resolve_prediction
+from cifar_lightning.config.answers import resolve_prediction
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
+from cifar_lightning.config.schema import PredictSettings
 from cifar_lightning.data.decode_pool import delayed_progress
 from cifar_lightning.data.named_files import named_files
 from cifar_lightning.data.scan import Problems

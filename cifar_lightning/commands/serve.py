@@ -6,8 +6,9 @@ import torch
 from omegaconf import DictConfig
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifar_lightning.config.answers import ServeSettings, resolve_serving
+from cifar_lightning.config.answers import resolve_serving
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
+from cifar_lightning.config.schema import ServeSettings
 from cifar_lightning.device import device_name, sensible_threads, threads
 from cifar_lightning.errors import RunError, SweepError, UserError
 from cifar_lightning.predictor import Predictor

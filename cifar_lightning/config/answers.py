@@ -1,57 +1,15 @@
 """Settings of the commands that need a checkpoint and no data set, such as predict.py: checked once, then frozen."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig
 
 from cifar_lightning.config.overrides import expanded
 from cifar_lightning.config.resolve import plain
+from cifar_lightning.config.schema import ExportSettings, PredictSettings, ServeSettings
 from cifar_lightning.data.decode import MAX_PIXELS
 from cifar_lightning.errors import UserError
 from cifar_lightning.typehints import fits
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictSettings:
-    """What predict.py does: the keys of conf/predict.yaml."""
-
-    ckpt: str
-    images: tuple[str, ...]
-    output_dir: str | None
-    topk: int
-    tta: int | None
-    accelerator: str
-    precision: str | None
-    save_probs: bool
-    show: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportSettings:
-    """What export.py does: the keys of conf/export.yaml."""
-
-    ckpt: str
-    format: str
-    output_dir: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServeSettings:
-    """What serve.py does: the keys of conf/serve.yaml."""
-
-    ckpt: str
-    host: str
-    port: int
-    topk: int
-    tta: int | None
-    accelerator: str
-    precision: str | None
-    max_mb: float
-    max_files: int
-    max_pixels: int
-    max_waiting: int
-    wait_ms: float
 
 
 def resolve_prediction(cfg: DictConfig) -> PredictSettings:

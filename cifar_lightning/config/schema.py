@@ -1,6 +1,6 @@
 """The schema of the top-level keys, and how a config is composed from conf/."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, make_dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -57,46 +57,52 @@ class EvaluateSchema:
     trainer: Any = MISSING
 
 
-@dataclass
-class PredictSchema:
-    """Keys of conf/predict.yaml."""
+@dataclass(frozen=True, kw_only=True)
+class AnswerSettings:
+    """Keys of the commands by which a checkpoint classifies pictures."""
 
-    ckpt: str = MISSING
-    images: Any = MISSING
-    output_dir: str | None = None
-    topk: int = 1
-    tta: int | None = None
-    accelerator: str = "auto"
-    precision: str | None = None
-    save_probs: bool = False
-    show: bool = False
+    ckpt: str
+    topk: int
+    tta: int | None
+    accelerator: str
+    precision: str | None
 
 
-@dataclass
-class ExportSchema:
-    """Keys of conf/export.yaml."""
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(AnswerSettings):
+    """What predict.py does: the keys of conf/predict.yaml."""
 
-    ckpt: str = MISSING
-    format: str = "onnx"
-    output_dir: str | None = None
+    images: Any  # once resolved: a tuple of texts
+    output_dir: str | None
+    save_probs: bool
+    show: bool
 
 
-@dataclass
-class ServeSchema:
-    """Keys of conf/serve.yaml."""
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings(AnswerSettings):
+    """What serve.py does: the keys of conf/serve.yaml."""
 
-    ckpt: str = MISSING
-    host: str = "127.0.0.1"
-    port: int = 8000
-    topk: int = 5
-    tta: int | None = None
-    accelerator: str = "auto"
-    precision: str | None = None
-    max_mb: float = 20
-    max_files: int = 64
-    max_pixels: int = 100_000_000
-    max_waiting: int = 256
-    wait_ms: float = 2
+    host: str
+    port: int
+    max_mb: float
+    max_files: int
+    max_pixels: int
+    max_waiting: int
+    wait_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """What export.py does: the keys of conf/export.yaml."""
+
+    ckpt: str
+    format: str
+    output_dir: str | None
+
+
+def _schema_of(settings: type) -> type:
+    """The types of settings as a schema of Hydra's, which cannot be frozen; conf/ has their values."""
+    return make_dataclass(settings.__name__, [(key.name, key.type, MISSING) for key in fields(settings)])
 
 
 REFUSED_TRAINER_ARGUMENTS = {
@@ -142,7 +148,7 @@ def _first(*values: Any) -> Any:
 # At import, so that whoever composes a config with this package finds them there.
 ConfigStore.instance().store(name="train_schema", node=TrainSchema)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateSchema)
-ConfigStore.instance().store(name="predict_schema", node=PredictSchema)
-ConfigStore.instance().store(name="export_schema", node=ExportSchema)
-ConfigStore.instance().store(name="serve_schema", node=ServeSchema)
+ConfigStore.instance().store(name="predict_schema", node=_schema_of(PredictSettings))
+ConfigStore.instance().store(name="export_schema", node=_schema_of(ExportSettings))
+ConfigStore.instance().store(name="serve_schema", node=_schema_of(ServeSettings))
 OmegaConf.register_new_resolver("first", _first, replace=True)
