@@ -10,15 +10,12 @@ from cifar_lightning.config.answers import resolve_serving
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.schema import ServeSettings
 from cifar_lightning.device import device_name, sensible_threads, threads
-from cifar_lightning.errors import RunError, SweepError, UserError
+from cifar_lightning.errors import RunError, SweepError, UserError, needs_extra
 from cifar_lightning.predictor import Predictor
 from cifar_lightning.report.console import on_screen
 from cifar_lightning.runs.signals import signals
 
 log = logging.getLogger(__name__)
-
-EXTRA = ("starlette", "uvicorn", "python_multipart")
-"""What the extra ``serve`` brings."""
 
 
 def serve(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> None:
@@ -36,15 +33,15 @@ def serve(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> None:
     if invocation.is_sweep:
         raise SweepError("-m: one server has one checkpoint; leave out -m, or start one server for each with port=0")
     settings = resolve_serving(cfg)
-    _refuse_without_extra()
     with on_screen():
         _serve(settings)
 
 
 def _serve(settings: ServeSettings) -> None:
-    from cifar_lightning.serve.app import make_app
-    from cifar_lightning.serve.desk import Desk, Limits
-    from cifar_lightning.serve.server import LOOPBACK, address_of, is_private, listen, served
+    with needs_extra("serve"):
+        from cifar_lightning.serve.app import make_app
+        from cifar_lightning.serve.desk import Desk, Limits
+        from cifar_lightning.serve.server import LOOPBACK, address_of, is_private, listen, served
 
     listener = listen(settings.host, settings.port)  # before the checkpoint is read, which takes longer
     with listener:
@@ -94,11 +91,3 @@ def num_threads(predictor: Predictor) -> int:
     with FlopCounterMode(display=False) as counter:
         predictor.probs(blank, tta=0)
     return sensible_threads(counter.get_total_flops())
-
-
-def _refuse_without_extra() -> None:
-    try:
-        for name in EXTRA:
-            __import__(name)
-    except ModuleNotFoundError as error:
-        raise UserError(f"serve.py needs {error.name}: pip install -e '.[serve]'") from error

@@ -24,8 +24,9 @@ Dataset = Callable[..., Any]
 It is called as ``dataset(root=..., train=..., download=..., **its own options)`` and gives an object of torchvision's
 form, with ``data``, ``targets`` and ``classes``. A class that has options declares them in the attribute ``options``,
 which maps the name of each to its type: ``{"image_size": int}``. A data set that brings validation images has the
-attribute ``num_val``: they are the last so many of its training images. A class that holds its training images and its
-test images against each other has the attribute ``takes_pair``: it gets ``pair=True`` where both are read.
+attribute ``num_val``: they are the last so many of its training images. One of files has their paths in ``files``. A
+class that checks its training images and its test images together has the attribute ``takes_pair``: it gets
+``pair=True`` where both are read.
 """
 
 

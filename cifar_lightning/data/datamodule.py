@@ -13,7 +13,7 @@ from torch import Tensor
 from cifar_lightning.data.arrays import Arrays, Dataset, declared_options, fetch, takes_pair, to_arrays
 from cifar_lightning.data.batches import Augment, Batches
 from cifar_lightning.data.checks import checked_num_val, files_of
-from cifar_lightning.data.mapped import gigabytes
+from cifar_lightning.data.mapped import Gigabytes, gigabytes
 from cifar_lightning.data.splits import fifth_of_each_class, stratified_split
 from cifar_lightning.errors import listed, nearest
 from cifar_lightning.typehints import fits, words
@@ -118,8 +118,8 @@ class ImageDataModule(L.LightningDataModule):
                 not below the number of training images, or is given although the data set brings validation images.
             OSError: If the data are absent and cannot be downloaded.
         """
-        if self.options.get("memory") == "auto":  # once: less is free as soon as the first images are read
-            self.options["memory"] = gigabytes("auto")
+        if declared_options(self.dataset).get("memory") == Gigabytes and self.options.get("memory") == "auto":
+            self.options["memory"] = gigabytes("auto")  # once: less is free as soon as the first images are read
         # The test images first, which are fewer: what is wrong with them is said soon.
         needed = {"test": (False,), "validate": (True,)}.get(stage or "", (False, True))
         for train in needed:

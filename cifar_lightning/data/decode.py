@@ -191,11 +191,17 @@ def pixels_of(image: Image.Image, image_size: int, background: Colour | None = N
     return rgb.tobytes()
 
 
+def is_heic(content: bytes) -> bool:
+    """Whether a file is HEIC, by its first bytes. AVIF may begin with a general brand too, and names its own later."""
+    compatible = content[16 : int.from_bytes(content[:4], "big")]
+    return content[4:8] == b"ftyp" and content[8:12] in HEIC_BRANDS and b"avif" not in compatible
+
+
 def formats_of(content: bytes) -> tuple[str, ...]:
     """Formats that a file may have, by its first bytes."""
     if content[4:8] != b"ftyp":
         return FORMATS
-    if content[8:12] in HEIC_BRANDS:  # Pillow itself does not read it
+    if is_heic(content):  # Pillow itself does not read it
         with suppress(ImportError):
             import pillow_heif
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import urlparse
 
 import requests
@@ -48,7 +48,10 @@ class RemoteFile:
         """What is wrong with a file on disk, in words; None if it is the expected file."""
         if (size := path.stat().st_size) != self.size:
             return f"{size:,} bytes instead of {self.size:,}"
-        sums = {"MD5": (hashlib.md5(usedforsecurity=False), self.md5 or ""), "SHA-256": (hashlib.sha256(), self.sha256)}
+        sums: dict[str, tuple[Any, str]] = {}
+        if self.md5 is not None:
+            sums["MD5"] = hashlib.md5(usedforsecurity=False), self.md5
+        sums["SHA-256"] = hashlib.sha256(), self.sha256
         with path.open("rb") as file:
             while chunk := file.read(2**20):
                 for digest, _ in sums.values():
@@ -168,10 +171,10 @@ def announced(url: str, *, sha256: str, patience: Patience = Patience()) -> Remo
     name = Path(urlparse(url).path).name
     try:
         with _session() as session, _answer(partial(session.head, url, allow_redirects=True), patience) as response:
-            length = response.headers.get("Content-Length", "")
-            if response.status_code != 200 or not (length.isascii() and length.isdigit() and len(length) < 16):
+            size = _length(response)
+            if response.status_code != 200 or size is None:
                 raise DownloadError(f"{url}: the server answers {response.status_code} {response.reason} and no size")
-            return RemoteFile(name, int(length), None, sha256)
+            return RemoteFile(name, size, None, sha256)
     except (_UrlFailed, _TransferFailed) as error:
         raise DownloadError(f"{url}: {error}") from error
 
@@ -330,9 +333,15 @@ def _check_headers(response: requests.Response, begin: int, file: RemoteFile) ->
             raise _RangeUnsupported(f"it cannot continue after the {begin:,} bytes that are on disk")
     elif not response.headers.get("Content-Range", "").startswith(f"bytes {begin}-"):
         raise _UrlFailed(f"it sends another part than requested: {response.headers.get('Content-Range')}")
+    length = _length(response)
+    if length is not None and length != file.size - begin:
+        raise _UrlFailed(f"it has another file: {begin + length:,} bytes instead of {file.size:,}")
+
+
+def _length(response: requests.Response) -> int | None:
+    """How many bytes an answer says that it has; None where it says none, or no number."""
     length = response.headers.get("Content-Length", "")
-    if re.fullmatch(r"[0-9]{1,18}", length) and int(length) != file.size - begin:
-        raise _UrlFailed(f"it has another file: {begin + int(length):,} bytes instead of {file.size:,}")
+    return int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
 
 
 def _translated(error: Exception, patience: Patience) -> Exception:

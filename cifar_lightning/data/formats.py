@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from PIL import features
 
-from cifar_lightning.data.decode import HEIC_BRANDS
+from cifar_lightning.data.decode import HEIC_BRANDS, is_heic
 
 HAS_HEIC = importlib.util.find_spec("pillow_heif") is not None
 """Whether HEIC, the format of iPhones, is read."""
@@ -107,9 +107,9 @@ def why_not_by_start(start: bytes) -> str:
 def _kind(start: bytes, text: bytes) -> str | None:
     if start[4:8] == b"ftyp":  # one container for photos and videos
         brand = start[8:12]
-        if brand in _AVIF_BRANDS:
+        if brand in _AVIF_BRANDS or (brand in HEIC_BRANDS and not is_heic(start)):
             return _avif()
-        return _heic() if brand in HEIC_BRANDS else "a video"
+        return _heic() if is_heic(start) else "a video"
     if text.startswith(b"<?xml") and b"<svg" in text:
         return "SVG"
     starts = (kind for known, kind in _KIND_BY_START.items() if start.startswith(known) or text.startswith(known))

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterable
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import ImageColor
 from cifar_lightning.data import pixelcache
 from cifar_lightning.data.decode import UNKNOWN_FORMAT, Colour, file_stamp
 from cifar_lightning.data.decode_pool import Write, decode_many, write_nowhere
-from cifar_lightning.data.formats import why_not_by_content
+from cifar_lightning.data.formats import HAS_HEIC, why_not_by_content
 from cifar_lightning.data.scan import Problems
 
 CACHE_FOLDER = ".cifar-lightning"
@@ -119,7 +120,8 @@ def _full_paths(root: Path, files: list[str]) -> list[str]:
 
 
 def _cache_key(files: list[str], stamps: Iterable[str], how: How) -> str:
-    # Pillow's version is part of it, as another version may decode or resize to other pixels.
+    # Another version of Pillow, or of what reads HEIC for it, may decode or resize to other pixels.
     image_size, background = how
-    parts = [f"{_FORMAT_VERSION} {PIL.__version__} {image_size}{background or ''}", *files, *stamps]
+    heic = version("pillow_heif") if HAS_HEIC else ""
+    parts = [f"{_FORMAT_VERSION} {PIL.__version__}{heic} {image_size}{background or ''}", *files, *stamps]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]

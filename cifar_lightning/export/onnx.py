@@ -1,6 +1,5 @@
 """ONNX: one file for onnxruntime and many other runtimes, with normalisation inside and a batch of any size."""
 
-import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -90,5 +89,5 @@ def opened(path: Path, source: Source) -> Classify:
 def usage(source: Source, path: Path) -> str:
     """Lines of Python that use the file."""
     return f"""import onnxruntime
-session = onnxruntime.InferenceSession({json.dumps(str(path))})
+session = onnxruntime.InferenceSession({str(path)!r})
 (logits,) = session.run(["logits"], {{"images": images}})  # uint8 (N, C, H, W)"""

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
+from cifar_lightning import models
 from cifar_lightning.checkpoint.exported import DESCRIPTION
 from cifar_lightning.errors import needs_extra
 from cifar_lightning.export.check import Classify
@@ -35,11 +34,12 @@ def files(source: Source, name: str) -> dict[str, bytes]:
 
 def _config(source: Source) -> dict[str, Any]:
     """What timm reads of a model. The networks are this project's own, so timm knows none of them by its name."""
-    linear = [module for module in source.classifier.net.modules() if isinstance(module, nn.Linear)][-1]
+    weights, head = source.weights, models.head_of(**source.settings["model"])
+    num_features = next(weights[name].shape[1] for name in head if weights[name].ndim > 1)
     return {
         "architecture": f"cifar_lightning_{source.settings['model']['name']}",
         "num_classes": len(source.settings["classes"]),
-        "num_features": linear.in_features,
+        "num_features": num_features,
         "label_names": source.settings["classes"],
         "pretrained_cfg": {
             "input_size": list(source.image_shape),

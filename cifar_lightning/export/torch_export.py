@@ -1,7 +1,6 @@
 """torch.export: a program for PyTorch without this project, with normalisation inside and a batch of any size."""
 
 import io
-import json
 import warnings
 from pathlib import Path
 
@@ -34,5 +33,5 @@ def opened(path: Path, source: Source) -> Classify:
 def usage(source: Source, path: Path) -> str:
     """Lines of Python that use the file."""
     return f"""import torch
-net = torch.export.load({json.dumps(str(path))}).module()  # as all pickles: only a file whose origin you trust
+net = torch.export.load({str(path)!r}).module()  # as all pickles: only a file whose origin you trust
 logits = net(images)  # uint8 (N, C, H, W)"""

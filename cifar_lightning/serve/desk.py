@@ -94,19 +94,22 @@ class Desk:
         self.num_waiting += len(files)
         self._batcher.expect(len(files))
         answers: list[Answer] = [Future() for _ in files]
+        held = dict(enumerate(files))  # the threads' queue has the numbers alone, so what is cancelled takes no memory
         try:
-            for content, answer in zip(files, answers, strict=True):
-                self._threads.submit(self._take_in, content, answer)
+            for number, answer in enumerate(answers):
+                self._threads.submit(self._take_in, held, number, answer)
             yield answers
         finally:
             for answer in answers:
                 answer.cancel()
+            held.clear()
             self.num_waiting -= len(files)
 
-    def _take_in(self, content: bytes, answer: Answer) -> None:
+    def _take_in(self, held: dict[int, bytes], number: int, answer: Answer) -> None:
         """Decode a file and hand it to the batcher."""
         try:
-            image = None if answer.cancelled() else self._decoded(content)
+            content = held.pop(number, None)
+            image = None if content is None or answer.cancelled() else self._decoded(content)
         except Exception as error:
             self._batcher.give_up()
             if answer.set_running_or_notify_cancel():
@@ -128,7 +131,7 @@ class Desk:
         return self.predictor.from_rgb(np.frombuffer(pixels, np.uint8).reshape(1, side, side, 3))[0]
 
     def _num_pixels(self, content: bytes) -> int:
-        """Pixels of a picture by its header; 0 where that cannot be read, of which decoding will tell.
+        """Pixels of a picture by its header; as many as are allowed where that cannot be read, but may be decoded.
 
         Raises:
             Unreadable: If they are too many.
@@ -139,7 +142,7 @@ class Desk:
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise Unreadable(f"more than {self.limits.max_pixels:,} pixels: save it smaller") from error
         except Exception:  # Pillow's decoders raise many kinds
-            return 0
+            return self.limits.max_pixels
 
 
 class _Gate:

@@ -1,6 +1,7 @@
 """The files of a multipart request, read within limits of bytes, number and time."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -126,7 +127,7 @@ async def read_uploads(request: Request, part: Part, *, max_bytes: int, max_file
 
 def _length(request: Request) -> int:
     length = request.headers.get("content-length", "")
-    return int(length) if length.isdecimal() and len(length) < 20 else 0
+    return int(length) if re.fullmatch(r"[0-9]{1,18}", length) else 0
 
 
 async def drain(request: Request) -> None:
@@ -201,7 +202,11 @@ class _Form:
             raise _broken()
         if not self._files:
             raise Refused(422, "no files: send the pictures as files of the form, as with curl -F file=@cat.jpg")
-        return [Upload(file.name, bytes(file.content)) for file in self._files]
+        uploads = []
+        while self._files:  # one after the other, so that the body is not held twice
+            file = self._files.pop(0)
+            uploads.append(Upload(file.name, bytes(file.content)))
+        return uploads
 
     def _on_part_begin(self) -> None:
         self._file = None

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import zipfile
+from contextlib import suppress
 
 import pytest
 import torch
@@ -117,7 +118,7 @@ def test_expressions_and_guards_of_a_file_are_not_evaluated(exported, tmp_path):
     with torch.no_grad():
         assert torch.equal(classifier(images), load_classifier(exported / "last.pt2")[0](images))
     assert not sentinel.exists()
-    with pytest.raises(Exception):  # noqa: B017, PT011 - whatever torch says after running it
+    with suppress(Exception):  # whatever torch says after running it
         torch.export.load(hostile)
     assert sentinel.exists()
 

@@ -13,7 +13,6 @@ import pytest
 from conftest import ROOT, make_classifier
 
 from cifar_lightning.checkpoint.format import FORMAT_VERSION
-from cifar_lightning.commands import serve as command_of_serve
 from cifar_lightning.commands.serve import serve
 from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.config.schema import compose
@@ -69,8 +68,10 @@ def test_a_port_that_is_taken_is_one_line(command, ckpt):
 
 
 def test_the_extra_is_named_where_it_is_missing(command, ckpt, monkeypatch):
-    monkeypatch.setattr(command_of_serve, "EXTRA", ("starlette", "no_such_library"))
-    assert command("serve.py", ckpt).refusal == "serve.py needs no_such_library: pip install -e '.[serve]'"
+    for name in [name for name in sys.modules if name.startswith("cifar_lightning.serve")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert command("serve.py", ckpt).refusal == "uvicorn is not installed: pip install -e '.[serve]'"
 
 
 def test_a_sweep_is_refused():

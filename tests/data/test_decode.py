@@ -379,3 +379,15 @@ def test_heic_is_named_where_pillow_heif_is_not_installed(tmp_path, monkeypatch)
     assert reason.startswith(
         "HEIC, for which pillow-heif is not installed (pip install pillow-heif), by its content, wh"
     )
+
+
+@needs_avif
+def test_avif_that_begins_with_a_general_brand(tmp_path):
+    write(tmp_path / "x.avif", noise(), quality=100)
+    content = bytearray((tmp_path / "x.avif").read_bytes())
+    assert content[8:12] == b"avif"
+    content[8:12] = b"mif1"  # it still names avif among the compatible ones
+    (tmp_path / "y.avif").write_bytes(content)
+    np.testing.assert_array_equal(pixels(tmp_path / "y.avif"), pixels(tmp_path / "x.avif"))
+    (tmp_path / "z.avif").write_bytes(content[:100])
+    assert formats.why_not_by_content(str(tmp_path / "z.avif")).startswith("AVIF of a kind that Pillow does not decode")

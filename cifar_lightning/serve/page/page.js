@@ -61,9 +61,9 @@ function work() {
     const { file, card } = queue.shift();
     running += 1;
     card.setAttribute("aria-busy", "true");
-    answer(file)
-      .then((prediction) => showPrediction(card, prediction))
-      .catch((error) => showError(card, error.message))
+    answer(file, card)
+      .then((prediction) => card.isConnected && showPrediction(card, prediction)) // not once it has been cleared
+      .catch((error) => card.isConnected && showError(card, error.message))
       .finally(() => {
         card.removeAttribute("aria-busy");
         running -= 1;
@@ -72,7 +72,7 @@ function work() {
   }
 }
 
-async function answer(file) {
+async function answer(file, card) {
   const megabytes = file.size / 1e6;
   if (megabytes > maxMegabytes) {
     throw new Error(`${megabytes.toFixed(1)} MB is more than the ${maxMegabytes} MB that the server takes`);
@@ -86,7 +86,7 @@ async function answer(file) {
     } catch {
       throw new Error("the server cannot be reached");
     }
-    if (response.status === 503 && attempt < TRIES) {
+    if (response.status === 503 && attempt < TRIES && card.isConnected) {
       const seconds = Number(response.headers.get("retry-after")) || 1;
       await new Promise((resume) => setTimeout(resume, 1000 * seconds * attempt));
       continue;
