@@ -17,7 +17,7 @@ from cifar_lightning.checkpoint.format import restoring
 from cifar_lightning.checkpoint.random_states import random_states, set_random_states
 from cifar_lightning.checkpoint.write import DurableIO
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.errors import RunError, one_line
+from cifar_lightning.errors import one_line
 from cifar_lightning.patches import can_resume_here, restore_loader_state
 from cifar_lightning.runs.signals import signals
 
@@ -124,11 +124,8 @@ class RunCheckpoints(Checkpoint):
     def _save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
         check_finite(trainer, pl_module)
-        try:
-            for logger in trainer.loggers:
-                logger.save()  # a resumed run begins its curves where this checkpoint ends them
-        except OSError as error:
-            raise RunError(f"the curves cannot be written: {one_line(error)}") from error
+        for logger in trainer.loggers:
+            logger.save()  # a resumed run begins its curves where this checkpoint ends them
         trainer.save_checkpoint(self.folder / "last.ckpt")
         self._saved_at = time.monotonic()
 

@@ -93,7 +93,7 @@ def read_exported(path: Path) -> tuple[ExportedClassifier, dict[str, Any]]:
             raise ValueError(f"{DESCRIPTION} is larger than {_MAX_DESCRIPTION_BYTES:,} bytes")
         description = json.loads(text)
     except OSError as error:
-        raise UserError(f"ckpt={path} cannot be read: {one_line(error)}") from error
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no file that export.py wrote: {one_line(error)}") from error
     check_values(path, description)

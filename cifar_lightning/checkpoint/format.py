@@ -78,7 +78,7 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         check_archive(path)
     except OSError as error:
-        raise UserError(f"ckpt={path} cannot be read: {one_line(error)}") from error
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{path} is truncated or damaged: {one_line(error)}") from error
     try:
@@ -96,7 +96,7 @@ def read(path: str | Path) -> dict[str, Any]:
 def refuse_address(path: str | Path) -> None:
     """Raise UserError if a path is an address on the web."""
     if "://" in str(path):
-        raise UserError(f"ckpt={path} is an address: download the file first and give its path")
+        raise UserError(f"{path} is an address: download the file first and give its path")
 
 
 def _check_contents(path: Path, checkpoint: Any) -> None:

@@ -64,7 +64,11 @@ def _check_same(
     """Raise UserError where a network or its normalisation is another; says what to type."""
     # What the data decide is looked at by itself, and whether a network once began with ImageNet weights is history.
     ours, theirs = (
-        {key: value for key, value in as_plain(section).items() if key not in (*_OF_DATA, "pretrained")}
+        {
+            key: value
+            for key, value in {**models.defaults(section["name"]), **as_plain(section)}.items()
+            if key not in (*_OF_DATA, "pretrained")
+        }
         for section in (model, before["model"])
     )
     if ours != theirs:

@@ -33,9 +33,7 @@ def check_file(path: Path) -> None:
     """
     if path.is_dir():
         inside = sorted(str(found) for found in path.rglob("*.ckpt"))[:5]
-        raise UserError(
-            f"ckpt={path} is a folder{'; it holds ' + ', '.join(inside) if inside else ' without checkpoints'}"
-        )
+        raise UserError(f"{path} is a folder{'; it holds ' + ', '.join(inside) if inside else ' without checkpoints'}")
     if not path.is_file():
         near = sorted(found.name for found in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
         raise UserError(f"there is no file {path}{'; beside it: ' + ', '.join(near) if near else ''}")

@@ -21,7 +21,7 @@ from lightning.fabric.utilities import move_data_to_device
 from cifar_lightning.checkpoint.format import first_not_finite, read
 from cifar_lightning.config.overrides import argument
 from cifar_lightning.errors import RunError, one_line
-from cifar_lightning.files import TEMPORARY
+from cifar_lightning.files import TEMPORARY, own_folder
 
 _IS_TEMPORARY = re.compile(rf"\..+\.[a-z0-9_]{{8}}{re.escape(TEMPORARY)}")
 """Names of files that are being written: mkstemp puts eight characters before the suffix."""
@@ -81,14 +81,21 @@ def durable_files(folder: Path) -> Iterator[Path]:
         folder: Held by this process alone.
 
     Raises:
-        RunError: If they cannot be written.
+        RunError: If they cannot be written, or a link or a folder is in the place of one or of a folder of theirs.
     """
     temporary = folder / f".unchecked{TEMPORARY}"
     shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
+        files = sorted(path for path in temporary.rglob("*") if path.is_file())
+        for file in files:
+            below = file.relative_to(temporary)
+            for parent in list(below.parents)[:-1]:
+                own_folder(folder / parent)
+            if (folder / below).is_dir():
+                raise IsADirectoryError(f"a folder is in the place of {below}")
+        for file in files:
             with file.open("rb+") as opened:
                 os.fsync(opened.fileno())
             place = folder / file.relative_to(temporary)

@@ -47,7 +47,7 @@ def folder_prelude(typed: list[str], *, verb: str, is_timed: bool = True) -> lis
         is_timed: Whether each time has a folder of its own; see ``answers_folder``.
 
     Raises:
-        UserError: If ``ckpt=`` is missing or names no file.
+        UserError: If ``ckpt=`` is missing, or names several files.
     """
     ckpt = typed_checkpoint(typed)
     if "output_dir" in _given(typed):

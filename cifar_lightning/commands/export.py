@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from cifar_lightning.checkpoint.load import is_exported, load_classifier
 from cifar_lightning.checkpoint.pt2_file import UnknownOperator
 from cifar_lightning.checkpoint.trust import read_text
-from cifar_lightning.checkpoint.write import durable_files
+from cifar_lightning.checkpoint.write import durable_files, write_durably
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.answers import resolve_export
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
@@ -35,7 +35,7 @@ RECORD = "export.json"
 def export(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, Any]:
     """Write a checkpoint in a format for others, and return what export.json says of it.
 
-    The file is opened again by its own runtime and held against the checkpoint before it takes its name.
+    The file is opened again by its own runtime and compared with the checkpoint before it takes its name.
 
     Args:
         cfg: As ``config.schema.compose(..., config_name="export")`` or the command line makes it; it is not changed.
@@ -58,16 +58,17 @@ def _export(settings: ExportSettings, how: Format, invocation: Invocation) -> di
     source = load_source(settings.ckpt)
     folder = Path(settings.output_dir or answers_folder(settings.ckpt, EXPORT, is_timed=False))
     name = f"{source.path.stem}{how.ending}"
-    _announce(source)
     with claimed(folder):
+        _announce(source)
         files = _made(source, how, name, settings.format)
         with durable_files(folder) as unchecked:
             for path, content in files.items():
                 (unchecked / path).parent.mkdir(exist_ok=True)
                 (unchecked / path).write_bytes(content)
-            comparison = _checked(source, how, unchecked / name, settings.format)
-            record = _record(settings, source, how, comparison, invocation)
-            (unchecked / RECORD).write_text(json.dumps({**_records(folder), name: record}, indent=2) + "\n")
+            comparison = _checked(source, how, unchecked / name)
+        record = _record(settings, source, how, comparison, invocation)
+        records = {**_records(folder), name: record}
+        write_durably(folder / RECORD, (json.dumps(records, indent=2) + "\n").encode())  # once the files are there
     log.info("check     %s", comparison)
     for path, content in files.items():
         log.info("wrote     %s, %s bytes", relative(folder / path), f"{len(content):,}")
@@ -99,16 +100,19 @@ def _made(source: Source, how: Format, name: str, format: str) -> dict[str, byte
         raise RunError(f"format={format} cannot express this network: {one_line(error):.300}") from error
 
 
-def _checked(source: Source, how: Format, path: Path, format: str) -> Comparison:
-    """Open what was written, and hold it against the checkpoint.
+def _checked(source: Source, how: Format, path: Path) -> Comparison:
+    """Open what was written, and compare it with the checkpoint.
 
     Raises:
+        UserError: If a library is not installed.
         RunError: If it cannot be opened, or computes something else.
     """
     try:
         opened = [how.opened(path, source)]
         if how.is_read_again and (again := _read_again(path)) is not None:
             opened.append(again)
+    except (UserError, RunError, MemoryError):
+        raise
     except Exception as error:  # runtimes raise whatever their insides do
         raise RunError(f"the exported file cannot be opened again, and is removed: {one_line(error):.300}") from error
     comparisons = [compare(source, classify) for classify in opened]

@@ -1,6 +1,7 @@
 """``predict(cfg)``: the function behind predict.py. A checkpoint and pictures are all it needs."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -74,7 +75,11 @@ def _predict(settings: PredictSettings, invocation: Invocation) -> dict[str, Any
     folder = Path(settings.output_dir or answers_folder(settings.ckpt, "predict"))
     refuse_used(folder)
     tta = predictor.tta if settings.tta is None else settings.tta
-    asked = {"ckpt": str(Path(settings.ckpt).absolute()), "images": list(settings.images), "tta": tta}
+    asked = {
+        "ckpt": str(Path(settings.ckpt).absolute()),
+        "images": list(map(os.path.abspath, settings.images)),
+        "tta": tta,
+    }
     asked["precision"] = predictor.precision
     about = {
         "name": predictor.settings["name"],
@@ -86,12 +91,12 @@ def _predict(settings: PredictSettings, invocation: Invocation) -> dict[str, Any
         **provenance(invocation),
     }
     topk = min(settings.topk, len(predictor.classes))
-    log.info("model     %s, seed %s, from %s", about["name"], predictor.settings["seed"], settings.ckpt)
-    log.info("pictures  %s files, read at %dx%d", f"{len(files):,}", side, side)
-    log.info("device    %s, precision %s", about["device"], predictor.precision)
     first: list[tuple[str, Prediction | None]] = []
     with claimed(folder), keeping_freed_memory(predictor.device):
         record_settings(folder, asked, result="predictions.json")
+        log.info("model     %s, seed %s, from %s", about["name"], predictor.settings["seed"], settings.ckpt)
+        log.info("pictures  %s files, read at %dx%d", f"{len(files):,}", side, side)
+        log.info("device    %s, precision %s", about["device"], predictor.precision)
         options = {"classes": predictor.classes, "topk": topk, "save_probs": settings.save_probs}
         with writing(folder, about, **options) as written:
             for file, prediction in _answers(predictor, files, problems, topk=topk, tta=tta):
@@ -102,8 +107,9 @@ def _predict(settings: PredictSettings, invocation: Invocation) -> dict[str, Any
                 if len(first) < MAX_GRID:
                     first.append((file, prediction))
         _report(folder, first, problems, num_files=len(files), topk=topk)
-        if settings.show:
-            _draw(folder, predictor, [(file, prediction) for file, prediction in first if prediction is not None])
+        readable = [(file, prediction) for file, prediction in first if prediction is not None]
+        if settings.show and readable:
+            _draw(folder, predictor, readable)
     if problems:
         raise RunError(_unreadable(files, problems, folder))
     return {"output_dir": str(folder), "num_images": len(files)}
@@ -138,7 +144,7 @@ def _report(
     """Show the first predictions, and say where all are."""
     rows = []
     for file, prediction in first[:NUM_SHOWN]:
-        name = file if len(file) <= _MAX_PATH else f"…{file[1 - _MAX_PATH :]}"  # the end tells files apart
+        name = file if len(file) <= _MAX_PATH else f"…{file[1 - _MAX_PATH :]}"  # names differ at the end
         if prediction is None:
             rows.append([name, "not an image", "", problems[file]])
         else:
@@ -146,7 +152,7 @@ def _report(
             rows.append([name, prediction.label, f"{prediction.prob:.1%}", others])
     columns: dict[str, Justify] = {"file": "left", "class": "left", "probability": "right"}
     if any(row[3] for row in rows):
-        columns["runners-up" if topk > 1 else "why"] = "left"
+        columns["runners-up, or why not" if topk > 1 else "why not"] = "left"
     title = f"{num_files:,} pictures" if num_files <= NUM_SHOWN else f"The first {NUM_SHOWN} of {num_files:,} pictures"
     log_table(title, [row[: len(columns)] for row in rows], columns=columns)
     for name in ("predictions.csv", "predictions.json"):

@@ -85,8 +85,9 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
     own: list[Callback] = [clock, curves, FiniteWatch(), *([Freezing()] if config.freeze else [])]
     if config.trainer["enable_progress_bar"] is not False:
         own.append(EpochProgress(curves))
+    head = _head_of(config.model) if config.freeze_trunk else set()
     if config.freeze_trunk:
-        own.append(TrunkFreezing(config.freeze_trunk, _head_of(config.model)))
+        own.append(TrunkFreezing(config.freeze_trunk, head))
         if config.init is None and not config.model.get("pretrained"):
             log.warning("note      freeze_trunk: the trunk is new; model.pretrained=true or init=CKPT gives it weights")
     refuse_half_precision_on_cpu(config.trainer)
@@ -94,7 +95,7 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
         config.trainer, output_dir=config.output_dir, callbacks=[*own, *pieces.callbacks, saving], logger=pieces.loggers
     )
     refuse_accumulation(trainer, config.compile)
-    optimizer = _prepared(pieces.optimizer, config, clips=bool(trainer.gradient_clip_val))
+    optimizer = _prepared(pieces.optimizer, config, head, clips=bool(trainer.gradient_clip_val))
     schedule = pieces.schedule or (constant if config.freeze else None)
     planned = ("schedule", "freeze", "freeze_trunk")
     check_length(trainer, planned_by=next((key for key in planned if getattr(config, key)), None))
@@ -149,14 +150,14 @@ def _build_saving(config: Settings) -> RunCheckpoints:
         return RunCheckpoints(Path(config.output_dir) / LAST.parent, **config.checkpoint)
 
 
-def _prepared(make: MakeOptimizer, config: Settings, *, clips: bool) -> MakeOptimizer:
+def _prepared(make: MakeOptimizer, config: Settings, head: set[str], *, clips: bool) -> MakeOptimizer:
     """The builder of optimizers, as compiling, clipping and freezing want it."""
     with blame("optimizer", config.optimizer):
         make(nn.Linear(1, 1))  # to refuse a bad value before the data are read
     make = with_compiled_update(make, config.compile)
     make = clippable(make) if clips else make
     if config.freeze_trunk:
-        return with_trunk_apart(make, _head_of(config.model))
+        return with_trunk_apart(make, head)
     return with_early_ends(make, dict(config.freeze))
 
 

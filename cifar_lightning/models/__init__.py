@@ -76,4 +76,10 @@ def head_of(name: str, *, num_classes: int, in_channels: int, **arguments: Any) 
             build(name, num_classes=num, in_channels=in_channels, **arguments).state_dict()
             for num in (num_classes, 2 if num_classes != 2 else 3)
         )
-    return {name for name, value in one.items() if value.shape != other[name].shape}
+    return {key for key, value in one.items() if value.shape != other[key].shape}
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """The arguments that a network's constructor has values for, by name; none for a name that is unknown."""
+    parameters = inspect.signature(NETWORKS[name]).parameters if name in NETWORKS else {}
+    return {key: parameter.default for key, parameter in parameters.items() if parameter.default is not parameter.empty}

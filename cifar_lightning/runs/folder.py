@@ -27,7 +27,10 @@ LOCK = ".cifar-lightning.lock"
 CONTINUED = ("metrics.csv", "train.log", "evaluate.log", "predict.log", "export.log")
 """Files of a run that are written into where they are; all others are written beside their place, then renamed."""
 
-WRITTEN = (CONFIG, OVERRIDES, HYDRA, METRICS, "metrics.csv")
+WRITTEN = (
+    *(CONFIG, OVERRIDES, HYDRA, METRICS, "metrics.csv"),
+    *("predictions.csv", "predictions.json", "settings.json", "export.json"),
+)
 """Files of a run that have names which other programs use too."""
 
 
@@ -37,8 +40,12 @@ EXPORT = "export"
 
 def run_of(ckpt: str | Path) -> Path | None:
     """The folder of the run that a checkpoint, or a file exported from it, stands in; None elsewhere."""
-    path = Path(ckpt)
-    return path.parent.parent if path.parent.name in (LAST.parent.name, EXPORT) else None
+    folder = Path(ckpt).parent
+    run = folder.parent if folder.name else folder / ".."  # the latter where it is typed in the folder of checkpoints
+    name = folder.absolute().name
+    # Other programs may call a folder export, too.
+    is_in_run = name == LAST.parent.name or (name == EXPORT and (run / LAST.parent).is_dir())
+    return run if is_in_run else None
 
 
 def answers_folder(ckpt: str | Path, verb: str, *, is_timed: bool = True) -> str:

@@ -18,6 +18,7 @@ from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.config import schema
 from cifar_lightning.config.overrides import PATHS
 from cifar_lightning.errors import RunError
+from cifar_lightning.files import own_folder
 from cifar_lightning.runs.folder import CONFIG, names_in
 
 KEY = Path(".hydra", "job.sha256")
@@ -98,6 +99,7 @@ def _hash(parts: list[str]) -> str:
 def record_key(folder: Path, key: str | None) -> None:
     """Write the key of a job beside its record, if it has one; where that fails, the job is composed again."""
     with suppress(OSError, ValueError, RunError):
+        own_folder((folder / KEY).parent)
         if key is not None and _key_in(folder) != key:
             write_durably(folder / KEY, f"{key} {_hash([read_text(folder / CONFIG)])}\n".encode())
 

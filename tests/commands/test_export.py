@@ -3,6 +3,7 @@
 import builtins
 import csv
 import json
+import os
 import shutil
 
 import numpy as np
@@ -118,6 +119,22 @@ def test_a_network_that_is_not_read_again_is_exported_for_others(command, tmp_pa
     assert (tmp_path / "out" / "last.pt2").exists()
     message = "out/last.pt2 is no file that export.py wrote: it uses 'torch.ops.aten.sym_size.int', which is not among"
     assert message in command("predict.py", "ckpt=out/last.pt2", "images=last.ckpt").refusal
+
+
+def test_an_export_goes_through_no_link_and_records_only_what_is_there(command, tmp_path):
+    save_checkpoint(tmp_path / "last.ckpt", name="tutorial")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "out" / "last-safetensors").symlink_to(tmp_path / "victim")
+    outcome = command("export.py", "ckpt=last.ckpt", "format=safetensors", "output_dir=out")
+    assert outcome.code == 1
+    assert "last-safetensors is a link: there must be a plain folder or none" in outcome.err
+    (tmp_path / "out" / "last.pth").mkdir()
+    outcome = command("export.py", "ckpt=last.ckpt", "format=state_dict", "output_dir=out")
+    assert outcome.code == 1
+    assert "a folder is in the place of last.pth" in outcome.err
+    assert os.listdir(tmp_path / "victim") == []
+    assert not (tmp_path / "out" / "export.json").exists()
 
 
 def test_a_sweep_exports_to_several_formats(command, tmp_path):

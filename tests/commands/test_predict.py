@@ -67,7 +67,7 @@ def test_answers_stand_in_the_run_s_folder_and_none_is_lost(command, run_folder)
         assert outcome.code == 0
         assert "10 pictures\n" in outcome.out
         assert "│ file            │ class " in outcome.out
-        assert "│ runners-up " in outcome.out
+        assert "│ runners-up" in outcome.out
     folders = sorted((run_folder / "predict").iterdir())
     assert len(folders) == 2
     names = ["predict.log", "predictions.csv", "predictions.json", "predictions.png", "settings.json"]
@@ -89,10 +89,31 @@ def test_a_folder_of_other_answers_is_not_written_over(command, run_folder, tmp_
     assert command("predict.py", CKPT, "images=pictures", "output_dir=out").code == 0
     before = (tmp_path / "out" / "predictions.json").read_bytes()
     outcome = command("predict.py", CKPT, "images=pictures/00.png", "output_dir=out")
-    assert "/out holds results with other settings, images=['pictures']: name another folder" in outcome.refusal
+    assert "/out holds results with other settings, images=['" in outcome.refusal
     assert (tmp_path / "out" / "predictions.json").read_bytes() == before
     outcome = command("predict.py", CKPT, "images=pictures", "output_dir=run")
     assert "/run holds a run already" in outcome.refusal
+
+
+def test_the_same_name_elsewhere_is_another_picture(command, run_folder, tmp_path, monkeypatch):
+    ckpt = f"ckpt={run_folder}/checkpoints/last.ckpt"
+    assert command("predict.py", ckpt, "images=pictures/00.png", "output_dir=out").code == 0
+    (tmp_path / "elsewhere" / "pictures").mkdir(parents=True)
+    shutil.copy(tmp_path / "pictures" / "01.png", tmp_path / "elsewhere" / "pictures" / "00.png")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    outcome = command("predict.py", ckpt, "images=pictures/00.png", "output_dir=../out")
+    assert "holds results with other settings, images=" in outcome.refusal
+
+
+def test_files_of_others_are_not_written_over(command, run_folder, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "predictions.csv").write_text("mine")
+    assert (
+        "holds predictions.csv, which would be"
+        in command("predict.py", CKPT, "images=pictures", "output_dir=out").refusal
+    )
+    assert os.listdir(tmp_path / "out") == ["predictions.csv"]
+    assert (tmp_path / "out" / "predictions.csv").read_text() == "mine"
 
 
 def test_what_is_no_image_is_named_and_the_rest_is_predicted(command, run_folder, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from cifar_lightning.errors import RunError, UserError
 from cifar_lightning.predictor import load
 from cifar_lightning.runs.evaluations import evaluation_folder
 from cifar_lightning.runs.folder import CONTINUED, LOCK, answers_folder, claimed
+from cifar_lightning.runs.jobkeys import record_key
 
 OPENED = (*CONTINUED, LOCK)
 
@@ -163,3 +164,12 @@ def test_a_linked_job_folder_is_found_before_the_first_job(command, tmp_path):
     assert "sweep/1 is a link: there must be a plain folder or none; name a folder that" in outcome.refusal
     assert os.listdir(tmp_path / "elsewhere") == []
     assert not (tmp_path / "sweep" / "0").exists()
+
+
+def test_the_key_of_a_job_goes_through_no_link(tmp_path):
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / ".hydra").symlink_to(tmp_path / "victim")
+    (tmp_path / "victim" / "config.yaml").write_text("x: 1")
+    record_key(tmp_path / "job", "0" * 64)
+    assert os.listdir(tmp_path / "victim") == ["config.yaml"]

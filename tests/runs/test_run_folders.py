@@ -30,7 +30,7 @@ from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.resolve import resolve
 from cifar_lightning.data.arrays import to_arrays
 from cifar_lightning.errors import SweepError, UserError
-from cifar_lightning.runs.folder import CONFIG, LOCK, claimed, record, refuse_foreign_sweep
+from cifar_lightning.runs.folder import CONFIG, LOCK, claimed, record, refuse_foreign_sweep, run_of
 from cifar_lightning.runs.resume import take_over
 from cifar_lightning.runs.sweep import folder_of_job, refuse_other_job
 
@@ -563,3 +563,15 @@ def test_records_of_something_else_hold_no_job(content, recorded, tmp_path):
 def test_a_free_place_is_not_refused(recorded, tmp_path):
     refuse_other_job(recorded(7), tmp_path / "7")
     refuse_other_job(recorded(7), tmp_path / "no" / "sweep" / "yet")
+
+
+def test_which_run_a_file_stands_in(tmp_path, monkeypatch):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "export").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert run_of("run/checkpoints/last.ckpt") == Path("run")
+    assert run_of("run/export/last.onnx") == Path("run")
+    assert run_of("export/last.onnx") is None  # a folder of another kind
+    assert run_of("last.ckpt") is None
+    monkeypatch.chdir(tmp_path / "run" / "checkpoints")
+    assert run_of("last.ckpt").resolve() == tmp_path / "run"
