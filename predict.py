@@ -1,4 +1,4 @@
-"""Ask a checkpoint about pictures: ``python predict.py ckpt=.../checkpoints/last.ckpt images=holiday/*.jpg``."""
+"""Classify pictures by a checkpoint: ``python predict.py ckpt=.../checkpoints/last.ckpt images=holiday/*.jpg``."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from cifar_lightning.config.invocation import Invocation
 
 
 def prelude(overrides: list[str], config_dirs: list[Path]) -> list[str]:
-    """The command line, with the folder for the answers before it."""
+    """The command line, with the folder for the predictions before it."""
     from cifar_lightning.cli.overrides_from_checkpoint import folder_prelude  # late, so that --help answers at once
 
     return folder_prelude(overrides, verb="predict")

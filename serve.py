@@ -24,4 +24,4 @@ def main(cfg: DictConfig, invocation: Invocation) -> None:
 
 
 if __name__ == "__main__":
-    run(main, config_name="serve", prelude=prelude)
+    run(main, config_name="serve", sweeps=False, prelude=prelude)

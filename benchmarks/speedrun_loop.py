@@ -19,7 +19,7 @@ from cifar_lightning.engine.compile import compile_in_place, with_compiled_updat
 from cifar_lightning.engine.trainer import precision_of
 from cifar_lightning.models import build as build_net
 from cifar_lightning.models.speedrun import ConvGroup, SpeedrunNet
-from cifar_lightning.optim.early_ends import ended, with_early_ends
+from cifar_lightning.optim.freeze import ended, with_early_ends
 from cifar_lightning.tta import augmented_logits
 
 

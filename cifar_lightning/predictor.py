@@ -1,4 +1,4 @@
-"""A checkpoint that answers about pictures: ``cifar_lightning.load("last.ckpt").predict(["cat.jpg"])``."""
+"""Pictures classified by a checkpoint: ``cifar_lightning.load("last.ckpt").predict(["cat.jpg"])``."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

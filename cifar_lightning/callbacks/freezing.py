@@ -1,6 +1,7 @@
 """Freezing while training: parts whose schedule has ended, and the trunk while the head alone is trained."""
 
 import logging
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -9,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.optim.early_ends import ended
+from cifar_lightning.optim.freeze import ended
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 class Freezing(Callback):
     """Freezes the parameters whose schedule has ended, from the start of the next epoch to the end of training.
 
-    The optimizer's groups say which these are; see ``optim.early_ends.end_early``. Without the gradients of its first
+    The optimizer's groups say which these are; see ``optim.freeze.end_early``. Without the gradients of its first
     layer's bias, the backward pass of the speedruns' network ends one layer earlier: 8 % of a step on a CPU.
     """
 
@@ -62,7 +63,7 @@ class TrunkFreezing(Callback):
 
     Meanwhile the trunk gets no gradients, so that no optimizer moves it, and its batch norms are in evaluation mode. It
     depends on the number of steps done alone, so a resumed run needs no state for it. The optimizer is one that
-    ``optim.early_ends.with_trunk_apart`` builds.
+    ``optim.freeze.with_trunk_apart`` builds.
 
     Args:
         share: Share of all optimizer steps in which the trunk is frozen, in (0, 1).
@@ -86,7 +87,8 @@ class TrunkFreezing(Callback):
         for parameter in self._frozen:
             parameter.requires_grad_(False).grad = None
         num_steps = trainer.estimated_stepping_batches
-        log.info("frozen    all but the head, for the first %g of %s steps", self._share, f"{num_steps:,}")
+        num_frozen = math.ceil(self._share * num_steps)
+        log.info("frozen    all but the head, for the first %s of %s steps", f"{num_frozen:,}", f"{num_steps:,}")
         self._set_norms(pl_module.net, training=False)
 
     def on_train_batch_start(

@@ -27,7 +27,7 @@ OPERATORS = frozenset(
         *("Shape", "Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Where"),
     }
 )
-"""The operators that the project's networks export to, and their near kin. None reads a file, loops or branches."""
+"""The operators that the project's networks export to, and similar ones. None reads a file, loops or branches."""
 
 _MAX_NODES = 10_000
 """More than an exported network of this project has."""

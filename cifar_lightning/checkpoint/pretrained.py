@@ -34,8 +34,8 @@ def load_pretrained(net: TorchvisionNet) -> None:
                 download(announced(url, sha256=digits), [url], file.parent)
     except DownloadError as error:
         raise OSError(
-            f"the ImageNet weights of {net.arch} cannot be had: {one_line(error)}; put {file.name} into {file.parent}, "
-            "or train from nothing with model.pretrained=false"
+            f"the ImageNet weights of {net.arch} cannot be downloaded: {one_line(error)}; put {file.name} into "
+            f"{file.parent}, or train from scratch with model.pretrained=false"
         ) from error
     if (fault := RemoteFile(file.name, file.stat().st_size, None, digits).fault(file)) is not None:
         raise OSError(f"{file} is damaged, delete it: {fault}")

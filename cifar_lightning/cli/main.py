@@ -44,10 +44,6 @@ CheckJob = Callable[[DictConfig, Path], None]
 """Takes the config of a sweep's job and the folder that is for it; may refuse the sweep."""
 
 
-def _no_prelude(overrides: list[str], config_dirs: list[Path]) -> list[str]:
-    return overrides
-
-
 @dataclass
 class _Job:
     number: int
@@ -65,9 +61,10 @@ def run(
     task: Task,
     *,
     config_name: str,
-    prelude: Prelude = _no_prelude,
+    prelude: Prelude,
     check_job: CheckJob | None = None,
     returned: str | None = None,
+    sweeps: bool = True,
 ) -> NoReturn:
     """Run a task as configured by conf/ and the command line, then exit.
 
@@ -82,16 +79,17 @@ def run(
             way.
         returned: Name of the metric that the task returns. With it, jobs of a sweep that are known to be finished are
             neither composed nor checked nor run; see ``runs.jobkeys``.
+        sweeps: Whether several jobs may be asked for.
     """
     with screens():
         if {"--help", "-h"} & set(sys.argv[1:]):
-            print(_help(task, config_name))
+            print(_help(task, config_name, sweeps=sweeps))
             sys.exit(0)
-        _run(task, config_name=config_name, prelude=prelude, check_job=check_job, returned=returned)
+        _run(task, config_name=config_name, prelude=prelude, check_job=check_job, returned=returned, sweeps=sweeps)
 
 
 def _run(
-    task: Task, *, config_name: str, prelude: Prelude, check_job: CheckJob | None, returned: str | None
+    task: Task, *, config_name: str, prelude: Prelude, check_job: CheckJob | None, returned: str | None, sweeps: bool
 ) -> NoReturn:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on, instead of printing them over several lines
@@ -118,6 +116,8 @@ def _run(
             refuse_surroundings()
             typed = read_command_line(sys.argv[1:])
             overrides, config_dirs = typed.overrides, typed.config_dirs
+            if typed.is_sweep and not sweeps:
+                raise UserError(f"-m: {config_name}.py does one thing at a time; leave out -m, or start several")
             if typed.runs and not typed.is_sweep:
                 overrides = prelude(overrides, config_dirs)
             made = not typed.is_sweep and _is_new_folder(overrides)
@@ -160,12 +160,12 @@ def _checked_jobs(check: CheckJob | None, returned: str | None, jobs: list[_Job]
     def note(number: int, overrides: Sequence[str], result: float | None) -> None:
         jobs.append(_Job.of(number, overrides, _done(result), failed=False))
 
-    finished = FinishedJobs(returned or "", note)
+    finished = None if returned is None else FinishedJobs(returned, note)
 
     def prepare(sweeper: Sweeper) -> None:
         assert sweeper.config is not None
         refuse_foreign_sweep(Path(sweeper.config.hydra.sweep.dir))
-        if returned is not None and not _optimises(sweeper.config.hydra):
+        if finished is not None and not _optimises(sweeper.config.hydra):
             finished.prepare(sweeper)
 
     def watch(config: DictConfig, number: int) -> None:
@@ -180,7 +180,10 @@ def _checked_jobs(check: CheckJob | None, returned: str | None, jobs: list[_Job]
             del config["hydra"]  # Hydra drops this config afterwards, and the node is the larger part to go through
         check(config, folder)
 
-    with before_sweeps(prepare), watched_jobs(watch, finished.find):
+    with (
+        before_sweeps(prepare),
+        watched_jobs(watch, finished.find if finished is not None else lambda overrides, number: False),
+    ):
         yield
 
 
@@ -258,7 +261,7 @@ def _hydra_yaml() -> str:
     return OmegaConf.to_yaml(OmegaConf.create({"hydra": HydraConfig.get()}))
 
 
-def _help(task: Task, config_name: str) -> str:
+def _help(task: Task, config_name: str, *, sweeps: bool) -> str:
     """What can be chosen, read off conf/ at once; Hydra's own help takes a second to compose every choice."""
     primary = (CONF / f"{config_name}.yaml").read_text(encoding="utf-8")
     groups = groups_of(config_name)
@@ -267,6 +270,7 @@ def _help(task: Task, config_name: str) -> str:
     )
     keys = primary.partition("\nhydra:")[0].strip()
     chosen = f"\nChoices, as group=choice:\n{choices}\n" if choices else ""
+    sweep = "  -m           a job for each of several values: key=value1,value2\n" if sweeps else ""
     return f"""{sys.modules[task.__module__].__doc__}
 {chosen}
 Keys, as key=value; conf/{config_name}.yaml:
@@ -274,8 +278,7 @@ Keys, as key=value; conf/{config_name}.yaml:
 
 More:
   --cfg job    show every key of the composed config, and run nothing
-  -m           sweep: optimizer.lr=0.001,0.01 seed=0,1,2
-  --hydra-help Hydra's own flags"""
+{sweep}  --hydra-help Hydra's own flags"""
 
 
 def _current_job(outcome: str, *, failed: bool) -> _Job:

@@ -13,7 +13,7 @@ from cifar_lightning.config.overrides import quoted, values
 from cifar_lightning.config.schema import CONF
 from cifar_lightning.errors import UserError
 from cifar_lightning.runs.evaluations import changed, evaluation_folder
-from cifar_lightning.runs.folder import answers_folder
+from cifar_lightning.runs.folder import results_folder
 
 
 def checkpoint_prelude(typed: list[str], config_dirs: Sequence[Path] = ()) -> list[str]:
@@ -39,20 +39,23 @@ def checkpoint_prelude(typed: list[str], config_dirs: Sequence[Path] = ()) -> li
 
 
 def folder_prelude(typed: list[str], *, verb: str, is_timed: bool = True) -> list[str]:
-    """The folder for what a checkpoint answers; then what is typed.
+    """The folder for results of a checkpoint; then what is typed.
 
     Args:
         typed: Overrides of the command line.
         verb: What is done with the checkpoint, such as ``predict``.
-        is_timed: Whether each time has a folder of its own; see ``answers_folder``.
+        is_timed: Whether each time has a folder of its own; see ``results_folder``.
 
     Raises:
         UserError: If ``ckpt=`` is missing, or names several files.
     """
     ckpt = typed_checkpoint(typed)
+    images = _given(typed).get("images", "")
+    if "," in images and images[0] not in "[\"'":
+        raise UserError(f"images={images}: several are given as a list, images=[{images}]; add -m for a job for each")
     if "output_dir" in _given(typed):
         return typed
-    return [f"output_dir={quoted(answers_folder(ckpt, verb, is_timed=is_timed))}", *typed]
+    return [f"output_dir={quoted(results_folder(ckpt, verb, is_timed=is_timed))}", *typed]
 
 
 def typed_checkpoint(typed: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from cifar_lightning.checkpoint.pt2_file import UnknownOperator
 from cifar_lightning.checkpoint.trust import read_text
 from cifar_lightning.checkpoint.write import durable_files, write_durably
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.config.answers import resolve_export
+from cifar_lightning.config.inference import resolve_export
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.schema import ExportSettings
 from cifar_lightning.errors import RunError, UserError, nearest, one_line
@@ -23,7 +23,7 @@ from cifar_lightning.export.check import Comparison, compare
 from cifar_lightning.export.source import Source, load_source
 from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.tables import relative
-from cifar_lightning.runs.folder import EXPORT, answers_folder, claimed
+from cifar_lightning.runs.folder import EXPORT, claimed, results_folder
 from cifar_lightning.runs.metrics_file import provenance
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def export(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, A
 
 def _export(settings: ExportSettings, how: Format, invocation: Invocation) -> dict[str, Any]:
     source = load_source(settings.ckpt)
-    folder = Path(settings.output_dir or answers_folder(settings.ckpt, EXPORT, is_timed=False))
+    folder = Path(settings.output_dir or results_folder(settings.ckpt, EXPORT, is_timed=False))
     name = f"{source.path.stem}{how.ending}"
     with claimed(folder):
         _announce(source)

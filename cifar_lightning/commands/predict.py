@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from cifar_lightning.checkpoint.write import write_durably
-from cifar_lightning.config.answers import resolve_prediction
+from cifar_lightning.config.inference import resolve_prediction
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.schema import PredictSettings
 from cifar_lightning.data.decode_pool import delayed_progress
@@ -24,7 +24,7 @@ from cifar_lightning.report.figures import MAX_GRID, image_grid, only_for_show, 
 from cifar_lightning.report.predictions import writing
 from cifar_lightning.report.tables import Justify, log_table, relative
 from cifar_lightning.runs.evaluations import record_settings
-from cifar_lightning.runs.folder import answers_folder, claimed, refuse_used
+from cifar_lightning.runs.folder import claimed, refuse_used, results_folder
 from cifar_lightning.runs.metrics_file import provenance
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ _SIDE_SHOWN = 128
 
 
 def predict(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, Any]:
-    """Ask a checkpoint about pictures.
+    """Classify pictures by a checkpoint.
 
     Writes predictions.csv and predictions.json into ``output_dir``, shows the first predictions in a table and, where
     ``show`` is set, draws a sheet of the first pictures.
@@ -72,7 +72,7 @@ def _predict(settings: PredictSettings, invocation: Invocation) -> dict[str, Any
         side = predictor.side
     except ValueError as error:
         raise UserError(str(error)) from error
-    folder = Path(settings.output_dir or answers_folder(settings.ckpt, "predict"))
+    folder = Path(settings.output_dir or results_folder(settings.ckpt, "predict"))
     refuse_used(folder)
     tta = predictor.tta if settings.tta is None else settings.tta
     asked = {
@@ -99,7 +99,7 @@ def _predict(settings: PredictSettings, invocation: Invocation) -> dict[str, Any
         log.info("device    %s, precision %s", about["device"], predictor.precision)
         options = {"classes": predictor.classes, "topk": topk, "save_probs": settings.save_probs}
         with writing(folder, about, **options) as written:
-            for file, prediction in _answers(predictor, files, problems, topk=topk, tta=tta):
+            for file, prediction in _predictions(predictor, files, problems, topk=topk, tta=tta):
                 if prediction is None:
                     written.add_problem(file, problems[file])
                 else:
@@ -115,7 +115,7 @@ def _predict(settings: PredictSettings, invocation: Invocation) -> dict[str, Any
     return {"output_dir": str(folder), "num_images": len(files)}
 
 
-def _answers(
+def _predictions(
     predictor: Predictor, files: Sequence[str], problems: Problems, *, topk: int, tta: int
 ) -> Iterator[tuple[str, Prediction | None]]:
     """Each file with its prediction; None for one that is no image, which is added to ``problems``."""

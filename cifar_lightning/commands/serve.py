@@ -6,11 +6,11 @@ import torch
 from omegaconf import DictConfig
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifar_lightning.config.answers import resolve_serving
+from cifar_lightning.config.inference import resolve_serving
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.schema import ServeSettings
 from cifar_lightning.device import device_name, sensible_threads, threads
-from cifar_lightning.errors import RunError, SweepError, UserError, needs_extra
+from cifar_lightning.errors import RunError, UserError, needs_extra
 from cifar_lightning.predictor import Predictor
 from cifar_lightning.report.console import on_screen
 from cifar_lightning.runs.signals import signals
@@ -30,8 +30,6 @@ def serve(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> None:
         Stopped: Once all is finished after a signal; so the exit code is 130 after Ctrl-C, else 143.
         RunError: If the server ends by itself.
     """
-    if invocation.is_sweep:
-        raise SweepError("-m: one server has one checkpoint; leave out -m, or start one server for each with port=0")
     settings = resolve_serving(cfg)
     with on_screen():
         _serve(settings)
@@ -45,7 +43,7 @@ def _serve(settings: ServeSettings) -> None:
 
     listener = listen(settings.host, settings.port)  # before the checkpoint is read, which takes longer
     with listener:
-        predictor = _ready_predictor(settings)
+        predictor = _load(settings)
         limits = Limits(
             max_bytes=round(1e6 * settings.max_mb),
             max_files=settings.max_files,
@@ -70,14 +68,13 @@ def _serve(settings: ServeSettings) -> None:
     raise RunError("the server ended by itself: its lines above say why")
 
 
-def _ready_predictor(settings: ServeSettings) -> Predictor:
-    """The checkpoint, on its device, after a first answer: the first takes longer, and is nobody's."""
+def _load(settings: ServeSettings) -> Predictor:
+    """The checkpoint, on its device, if it can classify files."""
     try:
         predictor = Predictor(settings.ckpt, accelerator=settings.accelerator, precision=settings.precision)
-        blank = torch.zeros(1, 3, predictor.side, predictor.side, dtype=torch.uint8)[:, : predictor.num_channels]
+        predictor.side  # noqa: B018 - raises where its images are no squares
     except ValueError as error:
         raise UserError(str(error)) from error
-    predictor.probs(blank, tta=settings.tta)
     own = predictor.settings
     log.info("model     %s, seed %s, from %s", own["name"], own["seed"], settings.ckpt)
     log.info("device    %s, precision %s", device_name(predictor.device), predictor.precision)
@@ -85,7 +82,7 @@ def _ready_predictor(settings: ServeSettings) -> Predictor:
 
 
 def num_threads(predictor: Predictor) -> int:
-    """CPU threads that suit single pictures; those of training suit its batches."""
+    """CPU threads that suit single pictures, those of training suit its batches; also a warm-up of the network."""
     height, width = predictor.image_size
     blank = torch.zeros(1, predictor.num_channels, height, width, dtype=torch.uint8)
     with FlopCounterMode(display=False) as counter:

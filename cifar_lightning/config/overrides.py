@@ -63,9 +63,10 @@ def _as_text(override: str) -> str:
     key, equals, value = override.partition("=")
     if key not in TEXTS or not equals or (key == "data.note" and not value):
         return override
+    is_there = key in PATHS and _is_there(value)
     is_pattern = key == "images" and not value.startswith(("[", "'", '"'))  # one, whatever is in it; a list otherwise
-    is_plain = re.fullmatch(r"[\w./~,-]*", value) is not None
-    if not is_plain and (is_pattern or (key in PATHS and _is_there(value))):
+    plain = r"[\w./~-]*" if is_there else r"[\w./~,-]*"
+    if (is_there or is_pattern) and not re.fullmatch(plain, value):
         # Such as IMG (1).jpg, of which Hydra would take the brackets for a call.
         return f"{key}={quoted(expanded(key, value))}"
     # A comma separates the jobs of a sweep; a value with brackets is one that Hydra computes.

@@ -109,7 +109,7 @@ def resolve(cfg: DictConfig) -> Settings:
     config = plain(with_folder(cfg))
     _check_shared(config)
     _check_training(config)
-    _put_in_home(config)
+    put_in_home(config, "output_dir", "init", "data.root")
     return Settings(**frozen(config))
 
 
@@ -140,7 +140,7 @@ def resolve_evaluation(cfg: DictConfig) -> EvaluateSettings:
     _check_shared(config)
     if config["split"] not in ("val", "test"):
         raise UserError(f"split must be val or test, got {config['split']}")
-    _put_in_home(config)
+    put_in_home(config, "output_dir", "ckpt", "data.root")
     return EvaluateSettings(**frozen(config))
 
 
@@ -202,15 +202,13 @@ def as_plain(value: Any) -> Any:
 
 def _check_shared(config: dict[str, Any]) -> None:
     """Check the keys that training and evaluation share."""
-    for key in ("output_dir", "name"):
-        if config.get(key) == "":
-            raise UserError(f"{key} must not be empty: give it a value, or leave it out")
+    if config.get("name") == "":
+        raise UserError("name must not be empty: give it a value, or leave it out")
     if config["num_threads"] is not None and not 1 <= config["num_threads"] <= MAX_THREADS:
         raise UserError(
             f"num_threads must be in [1, {MAX_THREADS}], or null for a sensible number, got {config['num_threads']}"
         )
-    if config["tta"] not in (0, 1, 2):
-        raise UserError(f"tta must be 0 (none), 1 (mirror images) or 2 (mirrored and translated), got {config['tta']}")
+    check_tta(config["tta"])
     if not isinstance(config["compile"], bool) and config["compile"] not in COMPILE_MODES:
         raise UserError(f"compile must be true, false or one of {', '.join(COMPILE_MODES)}, got {config['compile']}")
     for key in ("data", "trainer"):
@@ -232,16 +230,25 @@ def _check_shared(config: dict[str, Any]) -> None:
         )
 
 
-def _put_in_home(config: dict[str, Any]) -> None:
-    """Put the home folder in place of ``~`` in the paths of a config."""
-    for section, key, name in (
-        (config, "output_dir", "output_dir"),
-        (config, "ckpt", "ckpt"),
-        (config, "init", "init"),
-        (config["data"], "root", "data.root"),
-    ):
-        if isinstance(path := section.get(key), str):
-            section[key] = expanded(name, path)
+def put_in_home(config: dict[str, Any], *keys: str) -> None:
+    """Put the home folder in place of ``~`` in paths of a config, by their dotted keys.
+
+    Raises:
+        UserError: If a path is empty, or ``~`` stands for nothing known.
+    """
+    for key in keys:
+        section, name = (config[key.partition(".")[0]], key.partition(".")[2]) if "." in key else (config, key)
+        if isinstance(path := section.get(name), str):
+            if not path:
+                raise UserError(f"{key} must not be empty: give it a value, or leave it out")
+            section[name] = expanded(key, path)
+
+
+def check_tta(level: int | None, *, may_be_null: bool = False) -> None:
+    """Raise UserError if a level of test-time augmentation is none."""
+    if level not in (0, 1, 2) and not (level is None and may_be_null):
+        rest = ", or null for the checkpoint's own" if may_be_null else ""
+        raise UserError(f"tta must be 0 (none), 1 (mirror images) or 2 (mirrored and translated){rest}, got {level}")
 
 
 @functools.cache

@@ -58,7 +58,7 @@ class EvaluateSchema:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerSettings:
+class InferenceSettings:
     """Keys of the commands by which a checkpoint classifies pictures."""
 
     ckpt: str
@@ -69,7 +69,7 @@ class AnswerSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictSettings(AnswerSettings):
+class PredictSettings(InferenceSettings):
     """What predict.py does: the keys of conf/predict.yaml."""
 
     images: Any  # once resolved: a tuple of texts
@@ -79,7 +79,7 @@ class PredictSettings(AnswerSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeSettings(AnswerSettings):
+class ServeSettings(InferenceSettings):
     """What serve.py does: the keys of conf/serve.yaml."""
 
     host: str

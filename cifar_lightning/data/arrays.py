@@ -167,7 +167,7 @@ def balanced_weights(targets: Int64[Tensor, " n"], num_classes: int) -> list[flo
     return torch.where(counts > 0, weights, 0).tolist()
 
 
-def channel_statistics(parts: Iterable[UInt8[Tensor, "n c h w"]]) -> tuple[list[float], list[float]]:
+def channel_statistics(parts: Iterable[UInt8[Tensor, "_ c h w"]]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of the pixels in [0, 1], per channel, to six decimals.
 
     They are computed from counts of the 256 values, so they are exact and do not depend on the order of the images.

@@ -32,7 +32,7 @@ from cifar_lightning.engine.compile import refuse_accumulation, with_compiled_up
 from cifar_lightning.engine.trainer import build_trainer, check_length, check_limits, refuse_half_precision_on_cpu
 from cifar_lightning.errors import SweepError, UserError, one_line
 from cifar_lightning.models.torchvision_zoo import TorchvisionNet
-from cifar_lightning.optim.early_ends import with_early_ends, with_trunk_apart
+from cifar_lightning.optim.freeze import with_early_ends, with_trunk_apart
 from cifar_lightning.optim.schedules import Schedule, constant
 from cifar_lightning.patches import clippable
 from cifar_lightning.runs.folder import LAST

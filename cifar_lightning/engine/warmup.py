@@ -17,7 +17,7 @@ from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.resolve import Section
 from cifar_lightning.data import ImageDataModule
 from cifar_lightning.engine.trainer import build_trainer, refusals
-from cifar_lightning.optim.early_ends import ended
+from cifar_lightning.optim.freeze import ended
 from cifar_lightning.patches import staying_on_device
 from cifar_lightning.runs.signals import signals
 

@@ -1,12 +1,12 @@
 """The networks by name. Each maps ``images (N, C, H, W) float, normalised -> logits (N, K)``."""
 
-import difflib
 import inspect
 from typing import Any
 
 import torch
 from torch import nn
 
+from cifar_lightning.errors import nearest
 from cifar_lightning.models.resnet import ResNet18
 from cifar_lightning.models.speedrun import SpeedrunNet
 from cifar_lightning.models.torchvision_zoo import TorchvisionNet
@@ -41,11 +41,7 @@ def build(name: str, *, num_classes: int, in_channels: int, **arguments: Any) ->
             checkpoint of unknown origin, so sizes are checked before memory is allocated.
     """
     if name not in NETWORKS:
-        close = difflib.get_close_matches(str(name), NETWORKS, n=1)
-        raise ValueError(
-            f"name must be one of {', '.join(NETWORKS)}, got {name!r}"
-            + (f"; did you mean {close[0]}?" if close else "")
-        )
+        raise ValueError(f"name must be one of {', '.join(NETWORKS)}, got {name!r}{nearest(str(name), NETWORKS)}")
     sizes = {"num_classes": (num_classes, 2, 10_000), "in_channels": (in_channels, 1, 64)}
     for key, (value, least, most) in sizes.items():
         if not isinstance(value, int) or not least <= value <= most:

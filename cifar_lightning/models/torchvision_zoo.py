@@ -1,6 +1,5 @@
 """The networks of torchvision for classification, by the names of its registry."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet, WeightsEnum
 
 from cifar_lightning import models  # which imports this file: its names are there once a function is called
+from cifar_lightning.errors import nearest
 
 MAX_IMAGE_SIZE = 1024
 
@@ -109,9 +109,7 @@ class TorchvisionNet(nn.Module):
 def _built(arch: str, num_classes: int, *, pretrained: bool, image_size: int | None) -> nn.Module:
     names = torchvision.models.list_models(module=torchvision.models)
     if arch not in names:
-        close = difflib.get_close_matches(str(arch), names, n=1)
-        hint = f"; did you mean {close[0]}?" if close else f", such as {', '.join(names[::16])}"
-        raise ValueError(f"arch must be a name of torchvision's registry{hint}, got {arch!r}")
+        raise ValueError(f"arch must be a name of torchvision's registry, got {arch!r}{nearest(str(arch), names)}")
     options: dict[str, Any] = {}
     if arch in ("googlenet", "inception_v3"):  # their second heads are for training from nothing, as published
         options = {"aux_logits": False, "init_weights": True, "transform_input": pretrained}

@@ -48,8 +48,8 @@ def run_of(ckpt: str | Path) -> Path | None:
     return run if is_in_run else None
 
 
-def answers_folder(ckpt: str | Path, verb: str, *, is_timed: bool = True) -> str:
-    """A folder for what a checkpoint answers: in the run's folder, if it stands in one, else a new one under logs/.
+def results_folder(ckpt: str | Path, verb: str, *, is_timed: bool = True) -> str:
+    """A folder for results of a checkpoint: in the run's folder, if it stands in one, else a new one under logs/.
 
     Args:
         ckpt: Path of the checkpoint.

@@ -12,7 +12,7 @@ from cifar_lightning.callbacks.finite import FiniteWatch
 from cifar_lightning.callbacks.freezing import Freezing, TrunkFreezing
 from cifar_lightning.callbacks.lookahead import Lookahead
 from cifar_lightning.optim.builders import adamw, muon, sgd, sgd_by_kind
-from cifar_lightning.optim.early_ends import with_early_ends, with_trunk_apart
+from cifar_lightning.optim.freeze import with_early_ends, with_trunk_apart
 from cifar_lightning.optim.schedules import constant, finetune, triangular
 
 

@@ -67,8 +67,9 @@ def test_absent_weights_are_fetched_once(net, monkeypatch):
 
 def test_without_a_network_the_error_names_file_and_folder(net):
     message = (
-        rf"the ImageNet weights of resnet18 cannot be had: https://localhost:9/models/{net.file.name}: .*refused; "
-        rf"put {net.file.name} into {net.file.parent}, or train from nothing with model\.pretrained=false"
+        rf"the ImageNet weights of resnet18 cannot be downloaded: https://localhost:9/models/{net.file.name}: .*refused"
+        "; "
+        rf"put {net.file.name} into {net.file.parent}, or train from scratch with model\.pretrained=false"
     )
     with pytest.raises(OSError, match=message):
         load_pretrained(net)

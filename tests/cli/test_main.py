@@ -308,7 +308,7 @@ def test_an_optimising_sweeper_needs_validation_images(optimise, tmp_path, size)
     [
         ([], "ckpt=PATH is missing"),
         (["ckpt=nowhere.ckpt"], "there is no file nowhere.ckpt"),
-        (["ckpt=http://example.org/a.ckpt"], "ckpt=http://example.org/a.ckpt is an address"),
+        (["ckpt=http://example.org/a.ckpt"], "http://example.org/a.ckpt is an address"),
     ],
 )
 def test_evaluate_without_a_checkpoint(command, arguments, message):

@@ -142,7 +142,7 @@ def test_what_is_no_image_is_named_and_the_rest_is_predicted(command, run_folder
     assert rows_of(tmp_path / "whole" / "predictions.csv") == [row for row in rows if not row["error"]]
 
 
-@pytest.mark.parametrize("name", ["IMG (1), a=b.png", "[1].png", "1e3", "it's.png", 'a"b.png'])
+@pytest.mark.parametrize("name", ["IMG (1), a=b.png", "a,b.png", "[1].png", "1e3", "it's.png", 'a"b.png'])
 def test_any_name_of_a_file(command, run_folder, tmp_path, name):
     os.rename(tmp_path / "pictures" / "00.png", tmp_path / name)
     outcome = command("predict.py", CKPT, f"images={name}", "output_dir=out")
@@ -163,6 +163,7 @@ def test_a_list_of_files_and_patterns(command, run_folder, tmp_path):
         (["images=pictures"], "ckpt=PATH is missing: a checkpoint, such as ckpt=logs/"),
         ([CKPT], "images has no value: set it with images=..."),
         ([CKPT, "images=nix*.png"], "images=nix*.png: the pattern matches no file"),
+        ([CKPT, "images=a.png,b.png"], "images=a.png,b.png: several are given as a list, images=[a.png,b.png]; add -m"),
         ([CKPT, "images=[]"], "images must be a file, a folder, a pattern or a list of these"),
         ([CKPT, "images=[[a.png]]"], "images must be a file, a folder, a pattern or a list of these"),
         ([CKPT, "images="], "images= is empty"),
@@ -170,7 +171,10 @@ def test_a_list_of_files_and_patterns(command, run_folder, tmp_path):
         (["ckpt=nix.ckpt", "images=pictures"], "there is no file nix.ckpt"),
         (["ckpt=pictures/00.png", "images=pictures"], "pictures/00.png is not a checkpoint"),
         ([CKPT, "images=pictures", "topk=0"], "topk must be at least 1, got 0"),
-        ([CKPT, "images=pictures", "tta=3"], "tta must be 0 (none), 1 (mirror images), 2 (mirrored and translated) or"),
+        (
+            [CKPT, "images=pictures", "tta=3"],
+            "tta must be 0 (none), 1 (mirror images) or 2 (mirrored and translated), or",
+        ),
         ([CKPT, "images=pictures", "accelerator=abacus"], "accelerator=abacus precision=null: "),
         ([CKPT, "images=pictures", "save_prob=true"], "there is no key save_prob: did you mean save_probs?"),
         (

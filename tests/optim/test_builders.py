@@ -6,7 +6,7 @@ from torch import nn
 
 from cifar_lightning.models.speedrun import SpeedrunNet
 from cifar_lightning.optim.builders import adamw, muon, sgd, sgd_by_kind
-from cifar_lightning.optim.early_ends import end_early
+from cifar_lightning.optim.freeze import end_early
 from cifar_lightning.optim.schedules import cosine, triangular
 
 

@@ -14,7 +14,7 @@ from cifar_lightning.callbacks.curves import TrainingCurves
 from cifar_lightning.errors import RunError, UserError
 from cifar_lightning.predictor import load
 from cifar_lightning.runs.evaluations import evaluation_folder
-from cifar_lightning.runs.folder import CONTINUED, LOCK, answers_folder, claimed
+from cifar_lightning.runs.folder import CONTINUED, LOCK, claimed, results_folder
 from cifar_lightning.runs.jobkeys import record_key
 
 OPENED = (*CONTINUED, LOCK)
@@ -84,7 +84,7 @@ def test_results_beside_a_checkpoint_go_through_no_link(linked, tmp_path):
     path.symlink_to(tmp_path / "other")
     ckpt = str(tmp_path / "run" / "checkpoints" / "last.ckpt")
     with pytest.raises(UserError, match=rf"{linked} is a link: there must be a plain.*output_dir="):
-        answers_folder(ckpt, "predict") if linked == "predict" else evaluation_folder(ckpt, "test", {})
+        results_folder(ckpt, "predict") if linked == "predict" else evaluation_folder(ckpt, "test", {})
 
 
 def test_a_line_for_a_profile_is_written_nowhere(ended, command, outside):

@@ -5,7 +5,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from cifar_lightning.config.overrides import expanded
-from cifar_lightning.config.resolve import plain
+from cifar_lightning.config.resolve import check_tta, plain, put_in_home
 from cifar_lightning.config.schema import ExportSettings, PredictSettings, ServeSettings
 from cifar_lightning.data.decode import MAX_PIXELS
 from cifar_lightning.errors import UserError
@@ -19,8 +19,8 @@ def resolve_prediction(cfg: DictConfig) -> PredictSettings:
         UserError: If a key has no value, or one that is out of its range.
     """
     config = plain(cfg)
-    _put_in_home(config, "ckpt", "output_dir")
-    check_answering(config)
+    put_in_home(config, "ckpt", "output_dir")
+    _check_shared(config)
     images = config["images"]
     images = [images] if isinstance(images, str | int | float) else images
     if not fits(images, list[str | int | float]) or not images:
@@ -39,7 +39,7 @@ def resolve_export(cfg: DictConfig) -> ExportSettings:
         UserError: If a key has no value.
     """
     config = plain(cfg)
-    _put_in_home(config, "ckpt", "output_dir")
+    put_in_home(config, "ckpt", "output_dir")
     return ExportSettings(**config)
 
 
@@ -50,8 +50,8 @@ def resolve_serving(cfg: DictConfig) -> ServeSettings:
         UserError: If a key has no value, or one that is out of its range.
     """
     config = plain(cfg)
-    _put_in_home(config, "ckpt")
-    check_answering(config)
+    put_in_home(config, "ckpt")
+    _check_shared(config)
     if not config["host"]:
         raise UserError("host must not be empty: 127.0.0.1 is this machine alone, 0.0.0.0 all its addresses")
     ranges = {
@@ -69,25 +69,8 @@ def resolve_serving(cfg: DictConfig) -> ServeSettings:
     return ServeSettings(**config)
 
 
-def check_answering(config: dict[str, Any]) -> None:
-    """Check the keys that say how a checkpoint answers.
-
-    Raises:
-        UserError: If a value is out of its range.
-    """
-    if config["tta"] not in (None, 0, 1, 2):
-        raise UserError(
-            f"tta must be 0 (none), 1 (mirror images), 2 (mirrored and translated) or null for the checkpoint's own, "
-            f"got {config['tta']}"
-        )
+def _check_shared(config: dict[str, Any]) -> None:
+    """Check the keys of ``InferenceSettings``."""
+    check_tta(config["tta"], may_be_null=True)
     if config["topk"] < 1:
         raise UserError(f"topk must be at least 1, got {config['topk']}")
-
-
-def _put_in_home(config: dict[str, object], *keys: str) -> None:
-    """Put the home folder in place of ``~`` in paths."""
-    for key in keys:
-        if isinstance(path := config[key], str):
-            if not path:
-                raise UserError(f"{key} must not be empty: give it a value, or leave it out")
-            config[key] = expanded(key, path)
