@@ -28,7 +28,7 @@ LIBRARIES = {
     "checkpoint": GLUE | {"onnx", "onnxruntime"},
     "predictor": PURE | {"lightning", "PIL"},
     "serve": PURE | {"starlette", "uvicorn", "python_multipart", "PIL"},
-    "report": GLUE,
+    "report": GLUE | {"jinja2", "markupsafe", "PIL"},
     "runs": GLUE,
     "export": GLUE | {"onnx", "onnxruntime", "onnxscript", "safetensors"},
     "callbacks": GLUE,
