@@ -83,7 +83,7 @@ class TensorBoard(TensorBoardLogger):
         # Lightning adds the epoch: a curve that says nothing, and the first column of the HPARAMS tab.
         first = {FIRST_COLUMNS[name]: value for name, value in metrics.items() if name in FIRST_COLUMNS}
         with self._written():
-            super().log_metrics({k: value for k, value in (metrics | first).items() if k != "epoch"}, step)
+            super().log_metrics({k: value for k, value in {**metrics, **first}.items() if k != "epoch"}, step)
 
     def end_session(self) -> None:
         """Mark the session as finished and close the file."""
