@@ -42,14 +42,15 @@ def duration(group: Group) -> str:
     if group.seconds is None:
         return "not measured"
     low, high = (f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.1f}" for seconds in group.seconds)
-    return (low if low == high else f"{low} to {high}") + " (shared)" * group.is_shared
+    return low if low == high else f"{low} to {high}"
 
 
 def place(group: Group) -> str:
-    """Where it was trained, and in what time if that was measured and nothing else ran there."""
-    has_time = group.seconds is not None and not group.is_shared
+    """Where it was trained, and in what time."""
     words = ("one thread of " if group.is_one_thread else "") + NAMES["hardware"][group.folder]["words"]
-    return words + (f" in {duration(group)} s" if has_time else "")
+    if group.seconds is None:
+        return words
+    return f"{words} in {duration(group)} s" + " beside other work" * group.is_shared
 
 
 def recipes() -> str:
@@ -69,7 +70,7 @@ def recipes() -> str:
                 f"`{group.command.replace('python train.py experiment', '... experiment')}`",
                 *figures,
                 str(group.acc.num),
-                duration(group),
+                duration(group) + " (shared)" * group.is_shared,
                 f"{NAMES['hardware'][group.folder]['short']}, {precision}",
                 record,
             ]

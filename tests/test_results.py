@@ -52,6 +52,11 @@ def test_what_is_published_is_made_from_the_records(file):
     assert tables.made()[file] == (ROOT / file).read_text(), "python benchmarks/tables.py"
 
 
+@pytest.mark.parametrize("recipe", tables.files_of_recipes().values())
+def test_a_result_line_fits(recipe):
+    assert len(tables.result_line(recipe)) <= 120
+
+
 @pytest.mark.parametrize("document", tables.DOCUMENTS)
 def test_no_mean_is_written_by_hand(document):
     text = (ROOT / document).read_text()
