@@ -60,10 +60,11 @@ def test_after_training_the_next_commands_can_be_typed(caplog, tmp_path, monkeyp
     (folder / "checkpoints" / "last.ckpt").touch()
     with caplog.at_level(logging.INFO):
         next_steps(folder, max_epochs=4)
+    ckpt = """'ckpt="logs/a run/1/checkpoints/last.ckpt"'"""
     assert caplog.messages == [
-        "evaluate  python evaluate.py 'ckpt=logs/a run/1/checkpoints/last.ckpt'",
-        "predict   python predict.py 'ckpt=logs/a run/1/checkpoints/last.ckpt' images=PICTURES",
-        "resume    python train.py 'resume=logs/a run/1' trainer.max_epochs=4",
+        f"evaluate  python evaluate.py {ckpt}",
+        f"predict   python predict.py {ckpt} images=PICTURES",
+        """resume    python train.py 'resume="logs/a run/1"' trainer.max_epochs=4""",
         "watch     tensorboard --logdir logs",
     ]
 
