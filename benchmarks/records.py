@@ -72,7 +72,7 @@ def groups() -> list[Group]:
     Raises:
         ValueError: If a folder has a name that names.json lacks, or its records do not belong together.
     """
-    found = [_group(path) for path in sorted(RESULTS.glob("*/*")) if path.is_dir()]
+    found = [_group(path) for path in sorted({record.parent for record in RESULTS.glob("*/*/*.json")})]
     order = [*NAMES["recipes"]], [*NAMES["hardware"]]
     return sorted(found, key=lambda g: (order[0].index(g.recipe), not g.is_reproduced, order[1].index(g.folder)))
 
