@@ -20,8 +20,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 NAMES = json.loads((RESULTS / "names.json").read_text())
 """Recipes and kinds of hardware, in the order of the tables, with their words."""
 
-_OF_THE_MACHINE = ("output_dir", "data.root", "ckpt", "init", "resume")
-_NOT_THE_RECIPE = ("seed", "name", "data.dataset._target_")
+_OF_THE_MACHINE = ("output_dir", "data.root", "ckpt", "init", "resume", "data.dataset._target_")
+_NOT_THE_RECIPE = ("seed", "name")
 _PATH = re.compile(r"""(^|[\s=\[,'"])(/|~|[A-Za-z]:\\)""")
 
 
