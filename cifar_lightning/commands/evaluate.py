@@ -171,7 +171,7 @@ def _check(
     fingerprint = data.fingerprint()
     if settings.split == "val" and not _is_data_of(trained, fingerprint, "val"):
         raise UserError(
-            "split=val: these are not the training result, or not the choice of validation result, that the run was "
+            "split=val: these are not the training images, or not the choice of validation images, that the run was "
             "started with, so it may have been trained on some of them; bring data.root, data.val_size and "
             "data.split_seed back to what they were, or use split=test"
         )

@@ -141,14 +141,14 @@ def _figures(plain: Evaluation, calibrated: Evaluation | None) -> dict[str, floa
 def figure_rows(result: Evaluated) -> list[tuple[str, str]]:
     """The figures as rows of a table on the console, an accuracy with its 95 % interval."""
     found = figures(result)
-    rows = []
-    for name, value in found.items():
-        ends = [found.get(name.replace("/acc", f"/acc_{end}")) for end in ("low", "high")]
-        if name in (f"{result.split}/acc", f"{result.split}/acc_tta"):
-            rows.append((name, f"{ends[0]:.2%} to {ends[1]:.2%}: {shown(name, value)}"))
-        elif "/acc_" not in name:
-            rows.append((name, shown(name, value)))
-    return rows
+    rows = {
+        name: shown(name, value) for name, value in found.items() if "/acc_low" not in name and "/acc_high" not in name
+    }
+    for suffix in ("", "_tta"):
+        if (name := f"{result.split}/acc{suffix}") in rows:
+            low, high = (100 * found[f"{result.split}/acc_{end}{suffix}"] for end in ("low", "high"))
+            rows[name] = f"({low:.2f} to {high:.2f}) {rows[name]}"
+    return list(rows.items())
 
 
 def details(result: Evaluated) -> dict[str, Any]:

@@ -125,6 +125,7 @@ def _class_rows(result: Evaluated) -> dict[str, list[dict[str, Any]]]:
     half = min(_NUM_EXTREME, len(ranked) // 2)
     folded = range(min(len(result.classes), _MAX_FOLDED))
     return {
+        "all": [],
         "worst": [row(number) for number in ranked[:half]],
         "best": [row(number) for number in reversed(ranked[len(ranked) - half :])],
         "folded": [row(number) for number in folded],

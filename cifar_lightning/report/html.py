@@ -130,13 +130,25 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "number": _number, "value": _value, "name": _name, "short": shortened}
+    environment.filters |= {
+        "percent": _percent,
+        "number": _number,
+        "value": _value,
+        "name": _name,
+        "short": shortened,
+        "end": _end,
+    }
     return environment
 
 
 def _name(text: str) -> str:
     """A name of anybody's as text that shows what is in it; quotation marks show one of nothing but spaces."""
     return printable(text) if text.strip() else f"“{printable(text)}”"
+
+
+def _end(text: str, length: int) -> str:
+    """The end of a text, where paths differ."""
+    return text if len(text) <= length else f"…{text[1 - length :]}"
 
 
 def _value(value: float | None) -> str:
