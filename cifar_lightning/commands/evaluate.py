@@ -13,21 +13,23 @@ from cifar_lightning.checkpoint.exported import ExportedClassifier
 from cifar_lightning.checkpoint.load import load_classifier
 from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.config.build import build
+from cifar_lightning.config.build import blame, build
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.resolve import EvaluateSettings, as_plain, resolve_evaluation
 from cifar_lightning.data import ImageDataModule, spread
+from cifar_lightning.data.other_sets import read_other_sets
 from cifar_lightning.device import device_name, keeping_freed_memory, restored_backends, threads
 from cifar_lightning.engine.assembly import flops_of, read_data
 from cifar_lightning.engine.compile import compile_in_place, refuse_without_compiler
+from cifar_lightning.engine.drops import drops
 from cifar_lightning.engine.trainer import build_trainer, check_limit, refusals
 from cifar_lightning.errors import RunError, UserError, listed
 from cifar_lightning.metrics import Evaluation
 from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.figures import confusion_matrix, only_for_show, prediction_grid, to_png
 from cifar_lightning.report.predictions import write_predictions
-from cifar_lightning.report.tables import class_rows, log_table, relative, shown, with_note
-from cifar_lightning.runs.evaluations import changed, deciding, evaluation_folder, record_settings
+from cifar_lightning.report.tables import class_rows, log_drops, log_table, relative, shown, with_note
+from cifar_lightning.runs.evaluations import SETS, changed, deciding, evaluation_folder, record_settings
 from cifar_lightning.runs.folder import claimed, refuse_used
 from cifar_lightning.runs.metrics_file import provenance, write_metrics
 from cifar_lightning.runs.resume import flattened
@@ -70,7 +72,10 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
     read_data(data, settings.data, stage="validate" if split == "val" else "test")
     fingerprint = _check(settings, data, classifier, trained)
     check_limit(trainer, split, len(data.eval_batches(split)))
+    with blame("other_sets"):
+        sets = read_other_sets(settings.other_sets, data, split)
     images = {f"images.{name}": value for name, value in fingerprint.items()}
+    images |= {f"{SETS}{other.name}": other.fingerprint for other in sets}
     with claimed(folder):
         record_settings(
             folder, {"ckpt": str(Path(settings.ckpt).absolute()), "split": split, **deciding(plain), **images}
@@ -80,8 +85,10 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
             _announce(settings, data, trained, is_its_own=_is_data_of(trained, fingerprint, split))
             log.info("device    %s, precision %s", device, trainer.precision)
             _run(settings, trainer, classifier, data)
+            other_sets = drops(trainer, classifier, data, split, sets, corruptions=settings.corruptions)
         metrics = {
             **_figures(classifier, data, split),
+            **({"other_sets": other_sets} if other_sets else {}),
             "ckpt": settings.ckpt,
             "name": trained["name"],
             "seed": trained["seed"],
@@ -127,6 +134,8 @@ def _report(
     rows = [(name, shown(name, value)) for name, value in classifier.scalars(split).items()]
     title = f"{metrics['name']} on {with_note(data.name, data.note)}: {evaluation.num_images:,} {split} images"
     log_table(title, [*rows, *class_rows(metrics[f"{split}/class_acc"])])
+    if "other_sets" in metrics:
+        log_drops(metrics["other_sets"], split)
     for path in (numbers, predictions):
         log.info("wrote     %s", relative(path))
     _draw(folder, evaluation, data, split)
