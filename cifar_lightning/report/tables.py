@@ -92,12 +92,12 @@ def log_drops(other_sets: Sequence[Mapping[str, Any]], split: str) -> None:
         for row in other_sets
     ]
     log_table(f"Other test sets: the drop is from the accuracy on the {split} images, in points", rows, columns=columns)
-    notes: dict[str, str] = {}
+    notes: dict[tuple[str, str], str] = {}  # by source and note: whose it is
     for row in other_sets:
-        if row["note"] and row["note"] not in notes.values():
-            is_of_all = all(other["note"] == row["note"] for other in other_sets if other["source"] == row["source"])
-            notes[row["source"] if is_of_all else row["name"]] = row["note"]
-    for name, note in notes.items():
+        own = [other["note"] for other in other_sets if other["source"] == row["source"]]
+        if row["note"]:
+            notes.setdefault((row["source"], row["note"]), row["source"] if len({*own}) == 1 else row["name"])
+    for (_, note), name in notes.items():
         log.info("note      %s: %s", printable(name), printable(note))
 
 
