@@ -21,7 +21,7 @@ HUMAN = "CIFAR-10_human.pt"
 
 NOISY = {
     "aggre_label": "the majority of three people's labels",
-    "worse_label": "one of three people's labels, a wrong one if there is one",
+    "worse_label": "a wrong one of three people's labels, or a right one where none is wrong,",
     "random_label1": "the first of three people's labels",
     "random_label2": "the second of three people's labels",
     "random_label3": "the third of three people's labels",
