@@ -18,6 +18,7 @@ LIBRARIES = {
     "device": PURE,
     "patches": GLUE | {"tensorboard"},
     "augment": PURE,
+    "corruptions": PURE,
     "models": PURE | {"torchvision"},
     "optim": PURE,
     "metrics": PURE,

@@ -15,22 +15,24 @@ from torch import Tensor
 from cifar_lightning.checkpoint.exported import ExportedClassifier
 from cifar_lightning.checkpoint.load import load_classifier
 from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.config.build import build
+from cifar_lightning.config.build import blame, build
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.resolve import EvaluateSettings, as_plain, resolve_evaluation
 from cifar_lightning.data import ImageDataModule
+from cifar_lightning.data.other_sets import read_other_sets
 from cifar_lightning.device import device_name, keeping_freed_memory, restored_backends, threads
 from cifar_lightning.engine.assembly import flops_of, read_data
 from cifar_lightning.engine.compile import compile_in_place, refuse_without_compiler
+from cifar_lightning.engine.drops import drops
 from cifar_lightning.engine.trainer import build_trainer, check_limit, refusals
 from cifar_lightning.errors import RunError, UserError, listed
 from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.evaluation import Evaluated, details, evaluated, figure_rows, figures
 from cifar_lightning.report.evaluation_files import draw_pictures, draw_report
 from cifar_lightning.report.predictions import write_predictions
-from cifar_lightning.report.tables import class_rows, log_table, relative, with_note
+from cifar_lightning.report.tables import class_rows, log_drops, log_table, relative, with_note
 from cifar_lightning.runs.curves import CURVES, read_curves
-from cifar_lightning.runs.evaluations import changed, deciding, evaluation_folder, record_settings
+from cifar_lightning.runs.evaluations import SETS, changed, deciding, evaluation_folder, record_settings
 from cifar_lightning.runs.folder import claimed, refuse_used, run_of
 from cifar_lightning.runs.metrics_file import provenance, write_metrics
 from cifar_lightning.runs.resume import flattened
@@ -70,7 +72,10 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
     read_data(data, settings.data, stage="validate" if split == "val" else "test")
     fingerprint = _check(settings, data, classifier, trained)
     check_limit(trainer, split, len(data.eval_batches(split)))
+    with blame("other_sets"):
+        sets = read_other_sets(settings.other_sets, data, split)
     images = {f"images.{name}": value for name, value in fingerprint.items()}
+    images |= {f"{SETS}{other.name}": other.fingerprint for other in sets}
     with claimed(folder):
         record_settings(
             folder, {"ckpt": str(Path(settings.ckpt).absolute()), "split": split, **deciding(plain), **images}
@@ -83,11 +88,13 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
             started = time.perf_counter()
             _run(settings, trainer, classifier, data)
             seconds = time.perf_counter() - started
+            other_sets = drops(trainer, classifier, data, split, sets, corruptions=settings.corruptions)
         result = evaluated(classifier, data, split)
         metrics = {
             **figures(result),
             f"num_{split}_images": result.plain.num_images,
             "num_images_of_split": len(data.index[split]),
+            **({"other_sets": other_sets} if other_sets else {}),
             "ckpt": settings.ckpt,
             "name": trained["name"],
             "seed": trained["seed"],
@@ -137,6 +144,8 @@ def _write(folder: Path, metrics: dict[str, Any], result: Evaluated) -> None:
     numbers = write_metrics(folder, metrics)
     title = f"{metrics['name']} on {with_note(metrics['data'], metrics['data_note'])}: {num:,} {result.split} images"
     log_table(title, [*figure_rows(result), *class_rows(metrics[f"{result.split}/class_acc"])])
+    if "other_sets" in metrics:
+        log_drops(metrics["other_sets"], result.split)
     for path in (numbers, predictions):
         log.info("wrote     %s", relative(path))
 
