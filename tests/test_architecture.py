@@ -21,6 +21,7 @@ LIBRARIES = {
     "models": PURE | {"torchvision"},
     "optim": PURE,
     "metrics": PURE,
+    "calibration": PURE,
     "tta": PURE,
     "data": PURE | {"lightning", "torchvision", "requests", "urllib3", "rich", "PIL", "pillow_heif"},
     "classifier": PURE | {"lightning"},

@@ -90,6 +90,7 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
             "fingerprint": fingerprint,
             "device": device,
             "precision": str(trainer.precision),
+            "temperature": classifier.temperature,
             **provenance(invocation),
         }
         _report(folder, metrics, classifier, data, split)
