@@ -15,7 +15,7 @@ from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.build import build
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
-from cifar_lightning.config.resolve import EvaluateSettings, as_plain, resolve_evaluation
+from cifar_lightning.config.resolve import EvaluateSettings, as_plain, flattened, resolve_evaluation
 from cifar_lightning.data import ImageDataModule, spread
 from cifar_lightning.device import device_name, keeping_freed_memory, restored_backends, threads
 from cifar_lightning.engine.assembly import flops_of, read_data
@@ -30,7 +30,6 @@ from cifar_lightning.report.tables import class_rows, log_table, relative, shown
 from cifar_lightning.runs.evaluations import changed, deciding, evaluation_folder, record_settings
 from cifar_lightning.runs.folder import claimed, refuse_used
 from cifar_lightning.runs.metrics_file import provenance, write_metrics
-from cifar_lightning.runs.resume import flattened
 
 log = logging.getLogger(__name__)
 
