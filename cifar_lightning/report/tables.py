@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -92,6 +93,17 @@ def shown(name: str, value: float) -> str:
     return f"{value:,.0f}" if name == "images_per_second" else f"{value:.4f}"
 
 
+def duration(seconds: float) -> str:
+    """A time as people read it, in one or two units: 4.2 s, 3 min 05 s, 2 h 10 min, 3 d 4 h."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(round(seconds / 60), 60)  # which may round 59 min 59.6 s up
+    return f"{hours} h {minutes:02} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
 def announce(
     settings: Settings, data: ImageDataModule, classifier: ImageClassifier, trainer: L.Trainer, flops: int
 ) -> None:
@@ -115,7 +127,7 @@ def _choice(section: Section) -> str:
 
 
 def final_table(metrics: dict[str, Any], path: Path) -> None:
-    """Print the table at the end of training, and where to look next.
+    """Print the table at the end of training.
 
     Args:
         metrics: What metrics.json holds.
@@ -128,8 +140,25 @@ def final_table(metrics: dict[str, Any], path: Path) -> None:
     rows.append(("training", f"{metrics['train_seconds']:.1f} s, {metrics['images_per_second']:,.0f} images/s"))
     data = with_note(metrics["data"], metrics["data_note"])
     log_table(f"{metrics['name']} on {data}, seed {metrics['seed']}", rows)
-    last = relative(path.parent / "checkpoints" / "last.ckpt")
     log.info("numbers   %s", relative(path))
+
+
+def next_steps(folder: Path, *, max_epochs: int | None) -> None:
+    """Print, after training, the commands that one may type next.
+
+    Args:
+        folder: Of the run.
+        max_epochs: A number of epochs to resume with; None where the run cannot be resumed with more.
+    """
+    last = relative(folder / "checkpoints" / "last.ckpt")
     if last.exists():
-        log.info("evaluate  python evaluate.py %s", argument("ckpt", last))
-    log.info("watch     tensorboard --logdir logs")
+        ckpt = argument("ckpt", last)
+        log.info("evaluate  python evaluate.py %s", ckpt)
+        log.info("predict   python predict.py %s images=PICTURES", ckpt)
+        if max_epochs is not None:
+            log.info(
+                "resume    python train.py %s trainer.max_epochs=%d", argument("resume", relative(folder)), max_epochs
+            )
+    runs = relative(folder.absolute())
+    runs = Path(runs.parts[0]) if not runs.is_absolute() and len(runs.parts) > 1 else runs
+    log.info("watch     tensorboard --logdir %s", shlex.quote(str(runs)))

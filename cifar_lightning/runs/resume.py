@@ -77,10 +77,14 @@ def take_over(config: Settings, before: Mapping[str, Any]) -> Settings:
     return resumed
 
 
+def has_planned_end(config: Settings) -> bool:
+    """Whether a run's length is part of its recipe, so that it cannot be resumed with more epochs."""
+    return bool(config.schedule or config.freeze or config.freeze_trunk or "lookahead" in (config.callbacks or {}))
+
+
 def _refuse_changes(config: Settings, before: Mapping[str, Any]) -> None:
     old, new = flattened(before), flattened(described(config))
-    is_planned = config.schedule or config.freeze or config.freeze_trunk or "lookahead" in (config.callbacks or {})
-    may_change = (*MAY_CHANGE, *DECIDED_BY_DATA, *([] if is_planned else ["trainer.max_epochs"]))
+    may_change = (*MAY_CHANGE, *DECIDED_BY_DATA, *([] if has_planned_end(config) else ["trainer.max_epochs"]))
     changed = [
         f"{key}: {old.get(key)} -> {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
