@@ -22,7 +22,7 @@ def compare_prelude(typed: list[str], config_dirs: Sequence[Path] = ()) -> list[
     if "runs" not in given:
         raise UserError("runs=FOLDER is missing: a folder of runs, such as runs=logs/sweep, or a list of these")
     places = given["runs"] if isinstance(given["runs"], list) else [given["runs"]]
-    if "output_dir" in given:
+    if "output_dir" in given or not places:
         return typed
     folder = comparison_folder([expanded("runs", str(place)) for place in places])
     return [f"output_dir={quoted(folder)}", *typed]

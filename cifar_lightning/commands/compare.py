@@ -98,8 +98,8 @@ def _context(places: Sequence[str], found: Found, grouping: Grouping) -> Context
 
 def _report(folder: Path, comparison: Comparison, context: Context) -> None:
     """Show the comparison, and write it into a folder in place of an earlier one."""
-    _show(comparison, context)
     with claimed(folder):
+        _show(comparison, context)
         text = markdown(comparison, context)
         write_durably(folder / "compare.csv", groups_csv(comparison))
         write_durably(folder / "pairs.csv", pairs_csv(comparison))

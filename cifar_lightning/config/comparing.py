@@ -21,5 +21,5 @@ def resolve_comparison(cfg: DictConfig) -> CompareSettings:
     if config["runs"] is None:
         raise UserError("runs=FOLDER is missing: a folder of runs, such as runs=logs/sweep")
     config["runs"] = paths("runs", config["runs"], "a folder, a pattern, a file or a list of these")
-    config["by"] = texts("by", config["by"], "folder, a key of metrics.json, or a list of these")
+    config["by"] = texts("by", config["by"] or [], "folder, a key of metrics.json, or a list of these")
     return CompareSettings(**config)

@@ -124,9 +124,11 @@ class Comparison:
 
     @property
     def metrics(self) -> list[str]:
-        """Metrics that rows have summaries of: that of the order, the compared one and, with TTA, that one."""
-        names = dict.fromkeys((self.ranked_by, self.metric, _with_tta(self.metric)))
-        return [name for name in names if any(name in row.summaries for row in self.rows)]
+        """The metric of the order, the compared one and, where a row has it, that with test-time augmentation."""
+        names = list(dict.fromkeys((self.ranked_by, self.metric)))
+        with_tta = _with_tta(self.metric)
+        has_tta = with_tta != self.metric and any(with_tta in row.summaries for row in self.rows)
+        return [*names, *([with_tta] if has_tta else [])]
 
 
 SECONDS = "train_seconds"

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cifar_lightning.errors import listed
 from cifar_lightning.report.comparison import SECONDS, Comparison, Pair, Row, less_is_better
 from cifar_lightning.report.stats import LEVEL, Summary
 from cifar_lightning.report.tables import Justify
@@ -153,7 +154,9 @@ def conclusion(comparison: Comparison) -> str:
         return _alone(best, metric)
     is_of_val = ranked_by.startswith("val/")
     how = "on the validation images" if is_of_val else f"by {ranked_by}"
-    text = f"{best.group.label} is best {how}: {_words(ranked_by, best.summaries[ranked_by])}."
+    level = [row.group.label for row in rows if row.summaries[ranked_by].mean == best.summaries[ranked_by].mean]
+    names = f"{listed(level, at_most=3)} are level" if len(level) > 1 else f"{best.group.label} is best"
+    text = f"{names} {how}: {_words(ranked_by, best.summaries[ranked_by])}."
     if not is_of_val and ranked_by.startswith("test/"):
         text += " Not all have validation images, so it is chosen on the test images and looks better than it is."
     pair = next((pair for pair in comparison.pairs if best in (pair.first, pair.second) and _is_tested(pair)), None)
@@ -190,13 +193,13 @@ def _difference(best: Row, pair: Pair | None, metric: str) -> str:
     low, high = sorted((sign * found.low, sign * found.high))
     mean = sign * found.mean
     is_better = (mean < 0) == less_is_better(metric)
-    words = ("above" if mean >= 0 else "below") + f" {other.group.label}"
     amount = f"{figure(metric, abs(mean))} {'points' if unit(metric) else ''}".strip()
+    words = f"{amount} {'above' if mean > 0 else 'below'}" if mean else "the same as"
+    p = p_text(pair.p) if pair.p < 0.001 else f"= {p_text(pair.p)}"
     tested = (
-        f"In {metric} it is {amount} {words} "
-        f"(95 % interval {figure(metric, low)} to {figure(metric, high)}, p = {p_text(pair.p)} after Holm, "
-        f"n = {found.num} seeds)"
-    ).replace("p = <", "p <")
+        f"In {metric} {best.group.label} is {words} {other.group.label} "
+        f"(95 % interval {figure(metric, low)} to {figure(metric, high)}, p {p} after Holm, n = {found.num} seeds)"
+    )
     if pair.p <= SIGNIFICANT:
         return f"{tested}: {'a difference' if is_better else 'a difference, the other way round'}."
     needed = "" if pair.needed is None else f"; {pair.needed:,} seeds would show one of this size"
