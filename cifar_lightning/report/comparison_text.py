@@ -116,18 +116,18 @@ def _group_row(row: Row, comparison: Comparison, columns: Mapping[str, Justify])
 def pair_rows(comparison: Comparison) -> Rows:
     """A row for each pair of groups."""
     mean = "points" if unit(comparison.metric) else "mean"
-    columns: dict[str, Justify] = {"difference": "left", "n": "right", mean: "right"}
+    columns: dict[str, Justify] = {"group": "left", "minus": "left", "n": "right", mean: "right"}
     columns |= {"p": "right", "p (Holm)": "right", "seeds needed": "right"}
     return Rows(columns, [_pair_row(pair, comparison.metric) for pair in comparison.pairs])
 
 
 def _pair_row(pair: Pair, metric: str) -> list[str]:
-    names = f"{pair.first.group.label} − {pair.second.group.label}"
+    names = [pair.first.group.label, pair.second.group.label]
     if pair.test is None:
-        return [names, "0", "–", "–", "–", "–"]
+        return [*names, "0", "–", "–", "–", "–"]
     difference = pair.test.difference
     return [
-        names,
+        *names,
         str(difference.num),
         with_interval(metric, difference, sign=True),
         p_text(pair.test.p),

@@ -80,7 +80,7 @@ def test_the_paired_difference_by_hand():
     assert pair.test.difference.high - 0.03 == pytest.approx(4.302653 * 0.01)
     assert pair.p == pair.test.p
     [row] = pair_rows(compared([HIGH, LOW], "test/acc")).rows
-    assert row[:5] == ["lr=2 − lr=1", "3", "+3.00 ± 4.30", "0.095", "0.095"]
+    assert row[:6] == ["lr=2", "lr=1", "3", "+3.00 ± 4.30", "0.095", "0.095"]
     assert conclusion(compared([HIGH, LOW], "test/acc")).endswith(
         "In test/acc lr=2 is 3.00 points above lr=1 (95 % interval -1.30 to 7.30, p = 0.095 after Holm, n = 3 seeds): "
         f"no difference is shown; {pair.needed} seeds would show one of this size."
@@ -104,13 +104,13 @@ def test_only_seeds_that_both_have_are_paired():
     assert (pair.test.difference.num, pair.test.difference.mean) == (2, pytest.approx(0.105))
     apart = compared([LOW, group("apart", [0.6], first_seed=7)], "test/acc")
     assert apart.pairs[0].test is None
-    assert pair_rows(apart).rows == [["apart − lr=1", "0", "–", "–", "–", "–"]]
+    assert pair_rows(apart).rows == [["apart", "lr=1", "0", "–", "–", "–", "–"]]
     assert conclusion(apart).endswith("shares two seeds with it, so a test needs more seeds for all (seeds=5).")
 
 
 def test_a_single_seed_is_no_test():
     comparison = compared([group("a", [0.5]), group("b", [0.6])], "test/acc")
-    assert pair_rows(comparison).rows == [["b − a", "1", "+10.00", "–", "–", "–"]]
+    assert pair_rows(comparison).rows == [["b", "a", "1", "+10.00", "–", "–", "–"]]
     assert "so a test needs more seeds" in conclusion(comparison)
     assert "60.00 % (n = 1)" in conclusion(comparison)
 
