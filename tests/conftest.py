@@ -18,6 +18,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from browsing import browser  # noqa: F401  # a fixture
 from hydra._internal.hydra import Hydra
 from hydra.utils import get_class
 from lightning.pytorch.utilities import rank_zero_only

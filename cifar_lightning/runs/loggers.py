@@ -23,6 +23,9 @@ from cifar_lightning.patches import appending_writer, silent_event_writer
 
 log = logging.getLogger(__name__)
 
+FIRST_COLUMNS = {"test/acc": "hp/test_acc", "test/acc_tta": "hp/test_acc_tta", "val/acc": "hp/val_acc"}
+"""Metrics that TensorBoard gets a second time, by names that come first in the alphabet."""
+
 
 class TensorBoard(TensorBoardLogger):
     """Lightning's TensorBoard logger, writing into the run folder itself.
@@ -78,8 +81,9 @@ class TensorBoard(TensorBoardLogger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         # Lightning adds the epoch: a curve that says nothing, and the first column of the HPARAMS tab.
+        first = {FIRST_COLUMNS[name]: value for name, value in metrics.items() if name in FIRST_COLUMNS}
         with self._written():
-            super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+            super().log_metrics({k: value for k, value in {**metrics, **first}.items() if k != "epoch"}, step)
 
     def end_session(self) -> None:
         """Mark the session as finished and close the file."""
