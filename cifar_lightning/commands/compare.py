@@ -88,10 +88,10 @@ def _context(places: Sequence[str], found: Found, grouping: Grouping) -> Context
     notes = [*grouping.notes, *(f"left out: {path}: {why}" for path, why in found.left_out)]
     if found.num_evaluations:
         notes.append(f"{found.num_evaluations:,} evaluations of checkpoints are no runs, and left out")
-    images = {run.record.get("fingerprint.test") for run in found.runs if run.status == "finished"} - {None}
-    if len(images) > 1:
+    finished = [run for run in found.runs if run.status == "finished"]
+    if any(len({run.record.get(key) for run in finished} - {None}) > 1 for key in ("data", "fingerprint.test")):
         notes.append("The groups were tested on different images: a difference may be one of the images.")
-    names = list(dict.fromkeys(str(run.record.get("name")) for run in found.runs if run.status == "finished"))
+    names = list(dict.fromkeys(str(run.record.get("name")) for run in finished))
     title = f"Comparison of {listed(names, at_most=3)}: {len(found.runs):,} runs, {len(grouping.groups):,} groups"
     return Context(title, grouping.shared, notes, f"python compare.py {typed}")
 
