@@ -35,6 +35,7 @@ class ImageClassifier(L.LightningModule):
         tta: Level of test-time augmentation; see ``tta.augmented_logits``.
         evaluations: The last evaluation of each split.
         augmented: The last evaluation of each split with test-time augmentation.
+        temperature: What logits are divided by, so that their softmax is calibrated; None where none was fitted.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -78,6 +79,7 @@ class ImageClassifier(L.LightningModule):
         self.tta = 0
         self.evaluations: dict[str, Evaluation] = {}
         self.augmented: dict[str, Evaluation] = {}
+        self.temperature: float | None = None
         self._collected: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def normalized(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

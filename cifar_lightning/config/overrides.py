@@ -13,7 +13,10 @@ from hydra.errors import HydraException
 
 from cifar_lightning.errors import UserError
 
-PATHS = ("output_dir", "resume", "init", "ckpt", "images", "runs", "data.root", "hydra.run.dir", "hydra.sweep.dir")
+PATHS = (
+    *("output_dir", "resume", "init", "ckpt", "images", "other_sets", "runs", "data.root"),
+    *("hydra.run.dir", "hydra.sweep.dir"),
+)
 """Keys whose value is a path."""
 
 TEXTS = (*PATHS, "name", "split", "baseline", "data.name", "data.note")

@@ -71,6 +71,8 @@ class EvaluateSettings:
     tta: int
     num_threads: int | None
     compile: bool | str
+    other_sets: tuple[str, ...]
+    corruptions: bool
     data: Section
     trainer: Section
 
@@ -141,7 +143,19 @@ def resolve_evaluation(cfg: DictConfig) -> EvaluateSettings:
     if config["split"] not in ("val", "test"):
         raise UserError(f"split must be val or test, got {config['split']}")
     put_in_home(config, "output_dir", "ckpt", "data.root")
+    config["other_sets"] = [expanded("other_sets", name) for name in _names(config["other_sets"])]
     return EvaluateSettings(**frozen(config))
+
+
+def _names(other_sets: Any) -> list[str]:
+    """The other test sets that are asked for; a single one need not be a list."""
+    names = [] if other_sets is None else other_sets if isinstance(other_sets, list) else [other_sets]
+    if not fits(names, list[str | int | float]) or "" in names:
+        raise UserError(
+            "other_sets must be auto, null, the name of a set, a folder of images or a list of these, as in "
+            f"[CIFAR-10.1,photos], got {other_sets!r}"
+        )
+    return list(map(str, names))
 
 
 def settle(config: Settings, facts: Facts) -> Settings:

@@ -54,6 +54,8 @@ class EvaluateSchema:
     tta: int = 0
     num_threads: int | None = None
     compile: Any = False
+    other_sets: Any = "auto"
+    corruptions: bool = False
     data: Any = MISSING
     trainer: Any = MISSING
 

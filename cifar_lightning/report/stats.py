@@ -208,3 +208,24 @@ def paired_accuracies(first: Sequence[bool], second: Sequence[bool]) -> PairedAc
     centre = (only_second - only_first) / total
     half = float(norm.ppf((1 + LEVEL) / 2)) * math.sqrt(discordant / total - centre**2) / math.sqrt(total)
     return PairedAccuracies(num, only_first, only_second, difference, centre - half, centre + half, p)
+
+
+def mean_difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:
+    """The mean of the second values minus that of the first, which are others, and the ends of its 95 % interval.
+
+    Of a single value the ends are nan; of values without any spread they are the difference.
+
+    Source: Welch 1947.
+    """
+    from scipy.stats import t
+
+    one, other = summary(first), summary(second)
+    difference = other.mean - one.mean
+    if min(one.num, other.num) == 1:
+        return difference, math.nan, math.nan
+    shares = [each.sd**2 / each.num for each in (one, other)]
+    if not (variance := sum(shares)):
+        return difference, difference, difference
+    freedom = variance**2 / sum(share**2 / (each.num - 1) for share, each in zip(shares, (one, other), strict=True))
+    half = float(t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance)
+    return difference, difference - half, difference + half

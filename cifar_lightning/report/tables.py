@@ -76,6 +76,41 @@ def class_rows(class_acc: Mapping[str, float]) -> list[tuple[str, str]]:
     return [*(rows[i] for i in reversed(best)), between, *(rows[i] for i in reversed(worst))]
 
 
+def log_drops(other_sets: Sequence[Mapping[str, Any]], split: str) -> None:
+    """Write the table of other test sets to console and log file, and below it what a reader must know of them.
+
+    Args:
+        other_sets: The rows in metrics.json; see ``engine.drops.Row``.
+        split: Name of the split that they are compared with.
+    """
+    columns: dict[str, Justify] = {"test set": "left", "images": "right", "accuracy": "right"}
+    columns |= {"drop": "right", "95 % interval": "right", "p": "right", "loss": "right"}
+    rows = [
+        (
+            row["name"],
+            f"{row['num_images']:,}",
+            shown("acc", row["acc"]),
+            f"{100 * row['drop']:.2f}",
+            f"{100 * row['drop_low']:.2f} to {100 * row['drop_high']:.2f}",
+            "" if row["p"] is None else _shown_p(row["p"]),
+            shown("loss", row["loss"]),
+        )
+        for row in other_sets
+    ]
+    log_table(f"Other test sets: the drop is from the accuracy on the {split} images, in points", rows, columns=columns)
+    notes: dict[tuple[str, str], str] = {}  # by source and note: whose it is
+    for row in other_sets:
+        own = [other["note"] for other in other_sets if other["source"] == row["source"]]
+        if row["note"]:
+            notes.setdefault((row["source"], row["note"]), row["source"] if len({*own}) == 1 else row["name"])
+    for (_, note), name in notes.items():
+        log.info("note      %s: %s", printable(name), printable(note))
+
+
+def _shown_p(p: float) -> str:
+    return "<0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
 def relative(path: Path) -> Path:
     """A path as short as it can be given from here."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

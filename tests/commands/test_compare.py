@@ -249,7 +249,7 @@ def test_the_page_in_a_browser(command, sweep, browser, tmp_path, width):
     groups = browser.find_element("css selector", "table")
 
     def first_cells():
-        return [row.text for row in groups.find_elements("css selector", "tbody td:first-child")]
+        return [row.text for row in groups.find_elements("css selector", "tbody th")]
 
     assert first_cells()[0] == "optimizer.lr=0.2"
     assert any(cell.startswith("model=<b>|`*$(rm)\\u202e<script>") for cell in first_cells())
