@@ -1,4 +1,4 @@
-"""``compare(cfg)``: the function behind compare.py. Runs are compared by their files alone."""
+"""``compare(cfg)``: the function behind compare.py. Runs are compared by their files alone, checkpoints on images."""
 
 import logging
 from collections.abc import Sequence
@@ -7,14 +7,16 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from cifar_lightning.checkpoint.write import write_durably
-from cifar_lightning.config.comparing import resolve_comparison
+from cifar_lightning.config.comparing import resolve_checkpoints, resolve_comparison
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.overrides import argument
+from cifar_lightning.config.schema import run_folder
 from cifar_lightning.errors import UserError, listed, nearest, one_line, printable
 from cifar_lightning.report.comparison import Comparison, compared
 from cifar_lightning.report.comparison_files import Context, groups_csv, markdown, page, pairs_csv, runs_csv
 from cifar_lightning.report.comparison_text import conclusion, group_rows, pair_rows
 from cifar_lightning.report.console import on_screen
+from cifar_lightning.report.disagreement import Disagreement
 from cifar_lightning.report.tables import log_table, relative
 from cifar_lightning.runs.folder import claimed, refuse_used
 from cifar_lightning.runs.found import Found, comparison_folder, find_runs
@@ -26,19 +28,24 @@ _MAX_SHOWN = 20
 """Most rows of a table on the console."""
 
 
-def compare(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> Comparison:
-    """Compare runs, grouped by their overrides.
+def compare(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> Comparison | Disagreement:
+    """Compare runs, grouped by their overrides; or checkpoints on the same images, where ``ckpt`` is given.
 
-    Writes compare.md, compare.html, compare.csv, pairs.csv and runs.csv, and for TensorBoard the same as text and plot.
+    Of runs it writes compare.md, compare.html, compare.csv, pairs.csv and runs.csv, and for TensorBoard the same as
+    text and plot. Of checkpoints it writes compare.html and disagreements.csv.
 
     Args:
         cfg: As ``config.schema.compose(..., config_name="compare")`` or the command line makes it; it is not changed.
         invocation: How the command was called.
 
     Raises:
-        UserError: If there are no runs, or the metric or the baseline is not there.
+        UserError: If there are no runs, or the metric or the baseline is not there; or a checkpoint cannot be used.
         RunError: If a file cannot be written.
     """
+    if cfg.ckpt is not None:
+        return _compare_checkpoints(cfg, invocation)
+    if cfg.runs is None:
+        raise UserError("runs=FOLDER is missing: a folder of runs, such as runs=logs/sweep; or ckpt=[a.ckpt,b.ckpt]")
     settings = resolve_comparison(cfg)
     with on_screen():
         found = find_runs(settings.runs)
@@ -52,6 +59,16 @@ def compare(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> Comparison
         refuse_used(folder)
         _report(folder, comparison, _context(settings.runs, found, grouping))
     return comparison
+
+
+def _compare_checkpoints(cfg: DictConfig, invocation: Invocation) -> Disagreement:
+    from cifar_lightning.engine.contenders import compare_checkpoints  # late, as it imports Lightning
+
+    settings = resolve_checkpoints(cfg)
+    folder = Path(settings[0].output_dir or run_folder("compare"))
+    refuse_used(folder)
+    with on_screen(), claimed(folder):
+        return compare_checkpoints(settings, folder, invocation)
 
 
 def compare_sweep(folder: Path) -> None:

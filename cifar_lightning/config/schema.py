@@ -60,6 +60,23 @@ class EvaluateSchema:
     trainer: Any = MISSING
 
 
+@dataclass
+class CompareSchema:
+    """Top-level keys of conf/compare.yaml."""
+
+    runs: Any = None
+    ckpt: Any = None
+    output_dir: str | None = None
+    metric: str = MISSING
+    baseline: str | None = None
+    by: Any = None
+    split: str = MISSING
+    tta: int = MISSING
+    num_threads: int | None = None
+    data: Any = MISSING
+    trainer: Any = MISSING
+
+
 @dataclass(frozen=True, kw_only=True)
 class InferenceSettings:
     """Keys of the commands by which a checkpoint classifies pictures."""
@@ -101,17 +118,6 @@ class ExportSettings:
     ckpt: str
     format: str
     output_dir: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareSettings:
-    """What compare.py does: the keys of conf/compare.yaml."""
-
-    runs: Any  # once resolved: a tuple of texts
-    output_dir: str | None
-    metric: str
-    baseline: str | None
-    by: Any  # once resolved: a tuple of texts
 
 
 def _schema_of(settings: type) -> type:
@@ -168,7 +174,7 @@ def _first(*values: Any) -> Any:
 # At import, so that whoever composes a config with this package finds them there.
 ConfigStore.instance().store(name="train_schema", node=TrainSchema)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateSchema)
-ConfigStore.instance().store(name="compare_schema", node=_schema_of(CompareSettings))
+ConfigStore.instance().store(name="compare_schema", node=CompareSchema)
 ConfigStore.instance().store(name="predict_schema", node=_schema_of(PredictSettings))
 ConfigStore.instance().store(name="export_schema", node=_schema_of(ExportSettings))
 ConfigStore.instance().store(name="serve_schema", node=_schema_of(ServeSettings))

@@ -30,7 +30,7 @@ CONTINUED = ("metrics.csv", "train.log", "evaluate.log", "predict.log", "export.
 WRITTEN = (
     *(CONFIG, OVERRIDES, HYDRA, METRICS, "metrics.csv"),
     *("predictions.csv", "predictions.json", "settings.json", "export.json"),
-    *("compare.md", "compare.html", "compare.csv", "pairs.csv", "runs.csv"),
+    *("compare.md", "compare.html", "compare.csv", "pairs.csv", "runs.csv", "disagreements.csv"),
 )
 """Files of a run that have names which other programs use too."""
 

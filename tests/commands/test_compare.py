@@ -118,7 +118,7 @@ def test_names_that_shells_and_hydra_have_their_own_ideas_of(command, sweep, tmp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "runs=FOLDER is missing: a folder of runs, such as runs=logs/sweep"),
+        ([], "runs=FOLDER compares runs, ckpt=[a.ckpt,b.ckpt] checkpoints on the same images: one of them is missing"),
         (["runs="], "runs= is empty: write runs=FOLDER"),
         (["runs=[]"], "runs must be a folder, a pattern, a file or a list of these, got []"),
         (["runs=nowhere"], "runs=nowhere: there is no such file or folder"),
