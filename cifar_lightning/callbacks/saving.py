@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from cifar_lightning.callbacks.finite import check_finite
+from cifar_lightning.checkpoint.durable_io import DurableIO
 from cifar_lightning.checkpoint.format import restoring
 from cifar_lightning.checkpoint.random_states import random_states, set_random_states
-from cifar_lightning.checkpoint.write import DurableIO
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.errors import one_line
 from cifar_lightning.patches import can_resume_here, restore_loader_state

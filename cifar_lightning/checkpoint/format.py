@@ -7,6 +7,8 @@ the settings keep the name alone. So nothing in a file names code to run, and a 
 validation has looked at these very weights.
 """
 
+from __future__ import annotations
+
 import pickle
 import warnings
 import zipfile
@@ -15,18 +17,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cifar_lightning import __version__
 from cifar_lightning.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
 from cifar_lightning.checkpoint.trust import check_archive, check_values, refuse_too_long
-from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.resolve import Settings, as_plain
 from cifar_lightning.device import MAX_THREADS
 from cifar_lightning.errors import UserError, one_line
 from cifar_lightning.typehints import fits, words
+
+if TYPE_CHECKING:
+    from cifar_lightning.classifier import ImageClassifier
 
 FORMAT_VERSION = 4
 

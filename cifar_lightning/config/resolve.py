@@ -214,6 +214,17 @@ def as_plain(value: Any) -> Any:
     return list(map(as_plain, value)) if isinstance(value, list | tuple) else value
 
 
+def flattened(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and plain values of nested dictionaries."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
 def _check_shared(config: dict[str, Any]) -> None:
     """Check the keys that training and evaluation share."""
     if config.get("name") == "":
@@ -256,6 +267,31 @@ def put_in_home(config: dict[str, Any], *keys: str) -> None:
             if not path:
                 raise UserError(f"{key} must not be empty: give it a value, or leave it out")
             section[name] = expanded(key, path)
+
+
+def paths(key: str, value: Any, what: str) -> tuple[str, ...]:
+    """Paths, of which one may be given as it is, and several as a list; ``~`` is the home folder.
+
+    Args:
+        key: That of the value.
+        value: As it is given.
+        what: What is allowed, in words.
+
+    Raises:
+        UserError: If it is something else, or there is none.
+    """
+    found = texts(key, value, what)
+    if not found:
+        raise UserError(f"{key} must be {what}, got {value!r}")
+    return tuple(expanded(key, path) for path in found)
+
+
+def texts(key: str, value: Any, what: str) -> tuple[str, ...]:
+    """Texts likewise, of which there may be none."""
+    found = [value] if isinstance(value, str | int | float) else value
+    if not fits(found, list[str | int | float]):
+        raise UserError(f"{key} must be {what}, got {value!r}")
+    return tuple(map(str, found))
 
 
 def check_tta(level: int | None, *, may_be_null: bool = False) -> None:

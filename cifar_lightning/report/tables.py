@@ -1,25 +1,30 @@
 """Tables: what a run says on the console."""
 
+from __future__ import annotations
+
 import logging
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import lightning as L
 from rich.box import SQUARE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.overrides import argument
 from cifar_lightning.config.resolve import Section, Settings
-from cifar_lightning.data import ImageDataModule
 from cifar_lightning.device import device_name
 from cifar_lightning.errors import printable, shortened
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from cifar_lightning.classifier import ImageClassifier
+    from cifar_lightning.data import ImageDataModule
 
 log = logging.getLogger(__name__)
 

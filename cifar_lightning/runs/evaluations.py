@@ -9,10 +9,10 @@ from typing import Any
 
 from cifar_lightning.checkpoint.trust import read_text
 from cifar_lightning.checkpoint.write import write_durably
+from cifar_lightning.config.resolve import flattened
 from cifar_lightning.config.schema import run_folder
 from cifar_lightning.errors import UserError, listed
 from cifar_lightning.runs.folder import LAST, METRICS, below, run_of
-from cifar_lightning.runs.resume import flattened
 
 SETTINGS = "settings.json"
 """File beside the numbers of an evaluation: the settings that decide them, as plain values by dotted key."""

@@ -19,7 +19,7 @@ from torch.utils.tensorboard.summary import hparams
 from cifar_lightning.checkpoint.write import cannot_write, write_durably
 from cifar_lightning.config.resolve import Settings, as_plain
 from cifar_lightning.errors import RunError, one_line, printable
-from cifar_lightning.patches import AppendingWriter, silent_event_writer
+from cifar_lightning.patches import appending_writer, silent_event_writer
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class CSV(CSVLogger):
     @property
     def experiment(self) -> Any:
         if self._experiment is None:
-            self._experiment = AppendingWriter(self.log_dir, _write_rows)
+            self._experiment = appending_writer(self.log_dir, _write_rows)
         return self._experiment
 
     def save(self) -> None:
