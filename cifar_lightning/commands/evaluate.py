@@ -1,39 +1,34 @@
 """``evaluate(cfg)``: the function behind evaluate.py. A checkpoint is all it needs."""
 
 import logging
-import math
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 from jaxtyping import Int64, UInt8
 from omegaconf import DictConfig
 from torch import Tensor
 
-from cifar_lightning.checkpoint.exported import ExportedClassifier
 from cifar_lightning.checkpoint.load import load_classifier
-from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.config.build import build
+from cifar_lightning.config.build import blame
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
-from cifar_lightning.config.resolve import EvaluateSettings, as_plain, resolve_evaluation
+from cifar_lightning.config.resolve import EvaluateSettings, as_plain, flattened, resolve_evaluation
 from cifar_lightning.data import ImageDataModule
+from cifar_lightning.data.other_sets import read_other_sets
 from cifar_lightning.device import device_name, keeping_freed_memory, restored_backends, threads
-from cifar_lightning.engine.assembly import flops_of, read_data
-from cifar_lightning.engine.compile import compile_in_place, refuse_without_compiler
-from cifar_lightning.engine.trainer import build_trainer, check_limit, refusals
-from cifar_lightning.errors import RunError, UserError, listed
+from cifar_lightning.engine.drops import drops
+from cifar_lightning.engine.evaluating import check_data, evaluated_data, evaluating_trainer, is_data_of, run_evaluation
+from cifar_lightning.engine.trainer import check_limit
 from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.evaluation import Evaluated, details, evaluated, figure_rows, figures
 from cifar_lightning.report.evaluation_files import draw_pictures, draw_report
 from cifar_lightning.report.predictions import write_predictions
-from cifar_lightning.report.tables import class_rows, log_table, relative, with_note
+from cifar_lightning.report.tables import class_rows, log_drops, log_table, relative, with_note
 from cifar_lightning.runs.curves import CURVES, read_curves
-from cifar_lightning.runs.evaluations import changed, deciding, evaluation_folder, record_settings
+from cifar_lightning.runs.evaluations import SETS, changed, deciding, evaluation_folder, record_settings
 from cifar_lightning.runs.folder import claimed, refuse_used, run_of
 from cifar_lightning.runs.metrics_file import provenance, write_metrics
-from cifar_lightning.runs.resume import flattened
 
 log = logging.getLogger(__name__)
 
@@ -62,32 +57,33 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
     trained, plain, split = checkpoint["settings"], as_plain(settings), settings.split
     folder = Path(settings.output_dir or evaluation_folder(settings.ckpt, split, changed(flattened(plain), trained)))
     refuse_used(folder)
-    trainer = build_trainer(settings.trainer, output_dir=str(folder), logger=False, callbacks=[])
-    if isinstance(classifier, ExportedClassifier):
-        device_type = trainer.strategy.root_device.type
-        classifier.check_use(precision=trainer.precision, compile=settings.compile, device_type=device_type)
-    data: ImageDataModule = build(settings.data, "data")
-    read_data(data, settings.data, stage="validate" if split == "val" else "test")
-    fingerprint = _check(settings, data, classifier, trained)
+    trainer = evaluating_trainer(settings, folder, classifier)
+    data = evaluated_data(settings)
+    fingerprint = check_data(settings, data, classifier, trained)
     check_limit(trainer, split, len(data.eval_batches(split)))
+    with blame("other_sets"):
+        sets = read_other_sets(settings.other_sets, data, split)
     images = {f"images.{name}": value for name, value in fingerprint.items()}
+    images |= {f"{SETS}{other.name}": other.fingerprint for other in sets}
     with claimed(folder):
         record_settings(
             folder, {"ckpt": str(Path(settings.ckpt).absolute()), "split": split, **deciding(plain), **images}
         )
         with threads(settings.num_threads), keeping_freed_memory(trainer.strategy.root_device):
             device = device_name(trainer.strategy.root_device)
-            is_own = _is_data_of(trained, fingerprint, split)
+            is_own = is_data_of(trained, fingerprint, split)
             _announce(settings, data, trained, is_its_own=is_own)
             log.info("device    %s, precision %s", device, trainer.precision)
             started = time.perf_counter()
-            _run(settings, trainer, classifier, data)
+            run_evaluation(settings, trainer, classifier, data)
             seconds = time.perf_counter() - started
+            other_sets = drops(trainer, classifier, data, split, sets, corruptions=settings.corruptions)
         result = evaluated(classifier, data, split)
         metrics = {
             **figures(result),
             f"num_{split}_images": result.plain.num_images,
             "num_images_of_split": len(data.index[split]),
+            **({"other_sets": other_sets} if other_sets else {}),
             "ckpt": settings.ckpt,
             "name": trained["name"],
             "seed": trained["seed"],
@@ -109,19 +105,6 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
     return metrics
 
 
-def _run(settings: EvaluateSettings, trainer: L.Trainer, classifier: ImageClassifier, data: ImageDataModule) -> None:
-    compile_in_place(classifier.net, settings.compile)
-    classifier.tta = settings.tta
-    run = trainer.validate if settings.split == "val" else trainer.test
-    with refusals(), refuse_without_compiler(settings.compile):
-        run(classifier, data, verbose=False)
-    if not math.isfinite(classifier.evaluations[settings.split].loss):  # its predictions would all be the first class
-        raise RunError(
-            f"ckpt={settings.ckpt}: the network's outputs are not finite in precision {trainer.precision}; try "
-            "trainer.precision=32-true"
-        )
-
-
 def _write(folder: Path, metrics: dict[str, Any], result: Evaluated) -> None:
     """Write the predictions, then the numbers, which say that all is there; and show them."""
     predictions, num = folder / "predictions.csv", result.plain.num_images
@@ -137,6 +120,8 @@ def _write(folder: Path, metrics: dict[str, Any], result: Evaluated) -> None:
     numbers = write_metrics(folder, metrics)
     title = f"{metrics['name']} on {with_note(metrics['data'], metrics['data_note'])}: {num:,} {result.split} images"
     log_table(title, [*figure_rows(result), *class_rows(metrics[f"{result.split}/class_acc"])])
+    if "other_sets" in metrics:
+        log_drops(metrics["other_sets"], result.split)
     for path in (numbers, predictions):
         log.info("wrote     %s", relative(path))
 
@@ -148,45 +133,6 @@ def _announce(settings: EvaluateSettings, data: ImageDataModule, trained: dict[s
     log.info("data      %s: %s %s images", with_note(data.name, data.note), f"{num_images:,}", settings.split)
     if not is_its_own:
         log.info("note      these are not the %s images that the run was started with", settings.split)
-
-
-def _check(
-    settings: EvaluateSettings, data: ImageDataModule, classifier: ImageClassifier, trained: dict[str, Any]
-) -> dict[str, str]:
-    """Refuse data that do not fit the checkpoint, or that have no images of the split; return their fingerprint.
-
-    Validation images that are chosen anew could be images that the network was trained on.
-    """
-    if not len(data.index[settings.split]):
-        raise UserError(
-            "split=val: the run has no validation images; train with data.val_size, or with a val folder in "
-            "data=folder, or use split=test"
-        )
-    if set(data.classes) <= set(trained["classes"]):
-        data.take_classes(trained["classes"])
-    else:
-        raise UserError(
-            f"data: the checkpoint has the classes {listed(trained['classes'])}, the data have {listed(data.classes)}"
-        )
-    fingerprint = data.fingerprint()
-    if settings.split == "val" and not _is_data_of(trained, fingerprint, "val"):
-        raise UserError(
-            "split=val: these are not the training images, or not the choice of validation images, that the run was "
-            "started with, so it may have been trained on some of them; bring data.root, data.val_size and "
-            "data.split_seed back to what they were, or use split=test"
-        )
-    if isinstance(classifier, ExportedClassifier):
-        classifier.check_images(data.image_shape)
-        return fingerprint
-    refusal = f"the checkpoint's model={trained['model']['name']} cannot take images of {{size}}"
-    flops_of(classifier.net, data.image_shape, refusal=refusal)
-    return fingerprint
-
-
-def _is_data_of(trained: dict[str, Any], fingerprint: dict[str, str], split: str) -> bool:
-    """Whether a split's images are those of the run, and chosen for validation alike."""
-    names = ("train", "val") if split == "val" else ("test",)
-    return all(trained["fingerprint"].get(name) == fingerprint[name] for name in names)
 
 
 def _gather(data: ImageDataModule, split: str, chosen: Int64[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from cifar_lightning.analysis.label_errors import LabelErrors
 from cifar_lightning.checkpoint.write import durable_file, write_durably
-from cifar_lightning.errors import printable
 from cifar_lightning.metrics import Evaluation
 from cifar_lightning.predictor import Prediction
+from cifar_lightning.report.cells import cell
 
 
 def write_predictions(
@@ -146,17 +146,3 @@ def writing(folder: Path, about: Mapping[str, Any], **options: Any) -> Iterator[
         files = PredictionFiles(table, document, about, **options)
         yield files
         files.close()
-
-
-_OF_FORMULAS = tuple("=+-@＝＋－＠")
-"""What a cell begins with that a spreadsheet takes for a formula, and would compute."""
-
-
-def cell(name: str) -> str:
-    """A name as it is written into a CSV file.
-
-    What cannot be printed becomes an escape, so that each line of the file is a row. An apostrophe is put before a
-    name that begins as a formula does, or with an apostrophe: without the first one it is the name again.
-    """
-    name = printable(name)
-    return f"'{name}" if name.startswith((*_OF_FORMULAS, "'")) else name
