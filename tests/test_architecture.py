@@ -23,6 +23,7 @@ LIBRARIES = {
     "optim": PURE,
     "metrics": PURE,
     "analysis": PURE,
+    "calibration": PURE,
     "tta": PURE,
     "data": PURE | {"lightning", "torchvision", "requests", "urllib3", "rich", "PIL", "pillow_heif"},
     "classifier": PURE | {"lightning"},

@@ -3,6 +3,8 @@
 Besides Lightning's keys it holds ``format_version`` and ``settings``: the settings of the run as plain strings,
 numbers, lists and dictionaries. The network is rebuilt by looking its name up in the table of ``models``. Of a class
 the settings keep the name alone. So nothing in a file names code to run, and a class that moves orphans no checkpoint.
+``temperature`` is what logits are to be divided by for calibrated probabilities. It is absent or null where no
+validation has looked at these very weights.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cifar_lightning import __version__
+from cifar_lightning.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
 from cifar_lightning.checkpoint.trust import check_archive, check_values, refuse_too_long
 from cifar_lightning.config.resolve import Settings, as_plain
 from cifar_lightning.device import MAX_THREADS
@@ -136,6 +139,11 @@ def check_description(path: Path, found: Any, *, also: tuple[str, ...] = ()) -> 
         _check_settings(found["settings"])
     except ValueError as error:
         raise UserError(f"{foreign}: settings.{error}") from error
+    temperature = found.get("temperature")
+    is_number = isinstance(temperature, float)
+    if temperature is not None and not (is_number and MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE):
+        got = repr(temperature) if is_number else f"a {type(temperature).__name__}"  # which may be long
+        raise UserError(f"{foreign}: temperature must be in [{MIN_TEMPERATURE:g}, {MAX_TEMPERATURE:g}], got {got}")
 
 
 def first_not_finite(weights: dict[str, torch.Tensor]) -> str | None:

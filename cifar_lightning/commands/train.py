@@ -217,5 +217,6 @@ def _figures(parts: Parts, *, seconds_of_init: float) -> dict[str, Any]:
         "device": device_name(trainer.strategy.root_device),
         "precision": str(trainer.precision),
         "flops_per_image": parts.flops,
+        "temperature": parts.classifier.temperature,
         "output_dir": settings.output_dir,
     }

@@ -172,6 +172,8 @@ def final_table(metrics: dict[str, Any], path: Path) -> None:
     for acc, seconds in metrics.get("seconds_to_val_acc", {}).items():
         if seconds is not None:
             rows.append((f"to val/acc {shown('acc', float(acc))}", f"{seconds:.1f} s"))
+    if (temperature := metrics.get("temperature")) is not None:
+        rows.append(("temperature", f"{temperature:.4f}"))
     rows.append(("training", f"{metrics['train_seconds']:.1f} s, {metrics['images_per_second']:,.0f} images/s"))
     data = with_note(metrics["data"], metrics["data_note"])
     log_table(f"{metrics['name']} on {data}, seed {metrics['seed']}", rows)

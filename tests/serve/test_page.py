@@ -68,6 +68,7 @@ def test_a_chosen_picture_shows_its_classes(browser, address, predictor, tmp_pat
     assert prediction.label in browser.find_element("id", "status").get_property("textContent")
     sizes = browser.execute_script("return [document.documentElement].flatMap((e) => [e.scrollWidth, e.clientWidth])")
     assert sizes[0] == sizes[1] <= width
+    assert browser.find_element("id", "about").text == "test · 10 classes · probabilities are uncalibrated"
     assert_quiet(browser, address)
 
 
