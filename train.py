@@ -33,4 +33,4 @@ def main(cfg: DictConfig, invocation: Invocation) -> float | None:
 
 
 if __name__ == "__main__":
-    run(main, config_name="train", prelude=prelude, check_job=check_job, returned=RETURNED)
+    run(main, config_name="train", prelude=prelude, check_job=check_job, returned=RETURNED, ranks_of="${name}")

@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -65,6 +65,7 @@ def run(
     check_job: CheckJob | None = None,
     returned: str | None = None,
     sweeps: bool = True,
+    ranks_of: str | None = None,
 ) -> NoReturn:
     """Run a task as configured by conf/ and the command line, then exit.
 
@@ -80,22 +81,40 @@ def run(
         returned: Name of the metric that the task returns. With it, jobs of a sweep that are known to be finished are
             neither composed nor checked nor run; see ``runs.jobkeys``.
         sweeps: Whether several jobs may be asked for.
+        ranks_of: Name of the run's folder, without its time, where torchrun or srun has started several processes for
+            one run; None where they may not.
     """
     with screens():
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(_help(task, config_name, sweeps=sweeps))
             sys.exit(0)
-        _run(task, config_name=config_name, prelude=prelude, check_job=check_job, returned=returned, sweeps=sweeps)
+        _run(
+            task,
+            config_name=config_name,
+            prelude=prelude,
+            check_job=check_job,
+            returned=returned,
+            sweeps=sweeps,
+            ranks_of=ranks_of,
+        )
 
 
 def _run(
-    task: Task, *, config_name: str, prelude: Prelude, check_job: CheckJob | None, returned: str | None, sweeps: bool
+    task: Task,
+    *,
+    config_name: str,
+    prelude: Prelude,
+    check_job: CheckJob | None,
+    returned: str | None,
+    sweeps: bool,
+    ranks_of: str | None,
 ) -> NoReturn:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on, instead of printing them over several lines
     jobs: list[_Job] = []
     overrides: list[str] = []
     config_dirs: list[Path] = []
+    placing: list[str] = []
     made = False  # whether Hydra makes the run's folder
 
     def job(cfg: DictConfig) -> float | None:
@@ -112,23 +131,31 @@ def _run(
             raise
 
     try:
-        with signals:
-            refuse_surroundings()
+        with signals, ExitStack() as group:
+            is_rank = refuse_surroundings(may_be_rank=ranks_of is not None)
             typed = read_command_line(sys.argv[1:])
             overrides, config_dirs = typed.overrides, typed.config_dirs
             if typed.is_sweep and not sweeps:
                 raise UserError(f"-m: {config_name}.py does one thing at a time; leave out -m, or start several")
-            if typed.runs and not typed.is_sweep:
+            if is_rank and ranks_of is not None:
+                if typed.is_sweep:
+                    raise UserError(
+                        "-m: torchrun and srun start the processes of one run; start the sweep without them, as "
+                        "trainer.devices=N starts the processes of each job"
+                    )
+                overrides, placing = group.enter_context(_as_rank(overrides, config_dirs, prelude, ranks_of))
+            elif typed.runs and not typed.is_sweep:
                 overrides = prelude(overrides, config_dirs)
             made = not typed.is_sweep and _is_new_folder(overrides)
-            sys.argv[1:] = [*overrides, *typed.flags]  # --info would take an override after it for its value
+            sys.argv[1:] = [*overrides, *placing, *typed.flags]  # --info would take an override after it for its value
             with _checked_jobs(check_job, returned, jobs):
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         status = 0
     except SystemExit as ended:  # report() has said why
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except Stopped as stopped:
-        say(f"{stopped}{stopped.advice}", "stderr")
+        if _speaks():
+            say(f"{stopped}{stopped.advice}", "stderr")
         status = stopped.exit_code
     except Exception as error:
         if wants_traceback:
@@ -139,6 +166,39 @@ def _run(
     for entry in sorted(jobs, key=lambda job: job.number):
         say(f"job {entry.number}  {entry.overrides}  {entry.outcome}", "stderr" if entry.failed else "stdout")
     sys.exit(status)
+
+
+@contextmanager
+def _as_rank(
+    overrides: list[str], config_dirs: list[Path], prelude: Prelude, folder: str
+) -> Iterator[tuple[list[str], list[str]]]:
+    """Be one of the processes of a run: gives the overrides of the first one, and flags by which all share its folder.
+
+    Its log file is that of all.
+    """
+    from cifar_lightning import ranks  # late, as they import torch
+    from cifar_lightning.config.schema import run_folder
+    from cifar_lightning.engine.launch import joined
+
+    def make() -> tuple[list[str], list[str]]:
+        made = prelude(overrides, config_dirs)
+        is_placed = {"output_dir", "hydra.run.dir"} & values(made).keys()
+        return made, [] if is_placed else [f"hydra.run.dir={run_folder(folder)}"]
+
+    with joined():
+        shared, placing = ranks.from_first(make)
+        silent = [] if ranks.is_first() else ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+        yield shared, [*placing, *silent]
+
+
+def _speaks(error: BaseException | None = None) -> bool:
+    """Whether this process says why it ends: of the processes of a run the first, or one with an error of its own."""
+    if not {"TORCHELASTIC_RUN_ID", "SLURM_STEP_ID"} & os.environ.keys():
+        return True
+    from cifar_lightning.ranks import place_in  # late, as it imports torch
+
+    place = place_in(os.environ)
+    return place is None or place.rank == 0 or not (error is None or isinstance(error, UserError))
 
 
 def _is_new_folder(overrides: list[str]) -> bool:
@@ -298,7 +358,8 @@ def _describe(error: BaseException) -> str:
 
 def report(error: BaseException) -> int:
     """Write an error as one line; return the exit code."""
-    say(f"error: {_describe(error)}", "stderr")
+    if _speaks(error):
+        say(f"error: {_describe(error)}", "stderr")
     return 2 if isinstance(error, UserError) else 1
 
 

@@ -9,17 +9,26 @@ from typing import Any
 import lightning as L
 from omegaconf import DictConfig
 
+from cifar_lightning import ranks
 from cifar_lightning.checkpoint.exported import ExportedClassifier
 from cifar_lightning.checkpoint.load import load_classifier
 from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.build import build
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
-from cifar_lightning.config.resolve import EvaluateSettings, as_plain, resolve_evaluation
+from cifar_lightning.config.resolve import EvaluateSettings, as_plain, frozen, resolve_evaluation
 from cifar_lightning.data import ImageDataModule, spread
-from cifar_lightning.device import device_name, keeping_freed_memory, restored_backends, threads
+from cifar_lightning.device import (
+    SMALL_BATCH_FLOPS,
+    device_name,
+    keeping_freed_memory,
+    restored_backends,
+    sensible_threads,
+    threads,
+)
 from cifar_lightning.engine.assembly import flops_of, read_data
 from cifar_lightning.engine.compile import compile_in_place, refuse_without_compiler
+from cifar_lightning.engine.launch import joined, launch, ranks_to_start
 from cifar_lightning.engine.trainer import build_trainer, check_limit, refusals
 from cifar_lightning.errors import RunError, UserError, listed
 from cifar_lightning.metrics import Evaluation
@@ -28,7 +37,7 @@ from cifar_lightning.report.figures import confusion_matrix, only_for_show, pred
 from cifar_lightning.report.predictions import write_predictions
 from cifar_lightning.report.tables import class_rows, log_table, relative, shown, with_note
 from cifar_lightning.runs.evaluations import changed, deciding, evaluation_folder, record_settings
-from cifar_lightning.runs.folder import claimed, refuse_used
+from cifar_lightning.runs.folder import held_by_first, refuse_used
 from cifar_lightning.runs.metrics_file import provenance, write_metrics
 from cifar_lightning.runs.resume import flattened
 
@@ -52,15 +61,30 @@ def evaluate(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str,
         UserError: If the checkpoint, the split or the data cannot be used.
         RunError: If the network's outputs are not finite, or a file cannot be written.
     """
-    settings = resolve_evaluation(cfg)
-    with on_screen(), restored_backends():
-        return _evaluate(settings, invocation)
+    with joined():
+        settings = resolve_evaluation(cfg)
+        if (num := ranks_to_start(settings.trainer)) > 1:
+            return launch(_evaluate_as_rank, as_plain(settings), invocation.plain(), num=num)
+        with on_screen(), restored_backends():
+            return _evaluate(settings, invocation)
+
+
+def _evaluate_as_rank(settings: dict[str, Any], invocation: dict[str, Any]) -> dict[str, Any]:
+    """``_evaluate`` in a process that has been started for it, which gets plain values."""
+    with on_screen():
+        return _evaluate(EvaluateSettings(**frozen(settings)), Invocation.of_plain(invocation))
 
 
 def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, Any]:
+    """Evaluate in this process, be it one of several ranks."""
     classifier, checkpoint = load_classifier(settings.ckpt)
+    if isinstance(classifier, ExportedClassifier) and ranks.world_size() > 1:
+        raise UserError(f"trainer.devices must be 1 for an exported file, got {ranks.world_size()}")
     trained, plain, split = checkpoint["settings"], as_plain(settings), settings.split
-    folder = Path(settings.output_dir or evaluation_folder(settings.ckpt, split, changed(flattened(plain), trained)))
+    folder = Path(
+        settings.output_dir
+        or ranks.from_first(lambda: evaluation_folder(settings.ckpt, split, changed(flattened(plain), trained)))
+    )
     refuse_used(folder)
     trainer = build_trainer(settings.trainer, output_dir=str(folder), logger=False, callbacks=[])
     if isinstance(classifier, ExportedClassifier):
@@ -71,15 +95,16 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
     fingerprint = _check(settings, data, classifier, trained)
     check_limit(trainer, split, len(data.eval_batches(split)))
     images = {f"images.{name}": value for name, value in fingerprint.items()}
-    with claimed(folder):
-        record_settings(
-            folder, {"ckpt": str(Path(settings.ckpt).absolute()), "split": split, **deciding(plain), **images}
-        )
-        with threads(settings.num_threads), keeping_freed_memory(trainer.strategy.root_device):
+    recorded = {"ckpt": str(Path(settings.ckpt).absolute()), "split": split, **deciding(plain), **images}
+    with held_by_first(folder):
+        ranks.from_first(lambda: record_settings(folder, recorded))
+        with threads(settings.num_threads or _threads_of_rank()), keeping_freed_memory(trainer.strategy.root_device):
             device = device_name(trainer.strategy.root_device)
             _announce(settings, data, trained, is_its_own=_is_data_of(trained, fingerprint, split))
             log.info("device    %s, precision %s", device, trainer.precision)
             _run(settings, trainer, classifier, data)
+        if not ranks.is_first():
+            return _figures(classifier, data, split)
         metrics = {
             **_figures(classifier, data, split),
             "ckpt": settings.ckpt,
@@ -89,11 +114,17 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
             "data_note": data.note,
             "fingerprint": fingerprint,
             "device": device,
+            "num_devices": ranks.world_size(),
             "precision": str(trainer.precision),
             **provenance(invocation),
         }
         _report(folder, metrics, classifier, data, split)
     return metrics
+
+
+def _threads_of_rank() -> int | None:
+    """CPU threads for one of several ranks; None, which changes nothing, in a process by itself."""
+    return sensible_threads(SMALL_BATCH_FLOPS, ranks.local_world_size()) if ranks.world_size() > 1 else None
 
 
 def _run(settings: EvaluateSettings, trainer: L.Trainer, classifier: ImageClassifier, data: ImageDataModule) -> None:

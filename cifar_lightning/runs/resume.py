@@ -8,7 +8,7 @@ from typing import Any
 
 from cifar_lightning.checkpoint.format import described, read_state, versions
 from cifar_lightning.config.overrides import argument
-from cifar_lightning.config.resolve import AUTO, Settings, frozen, in_place_of_auto
+from cifar_lightning.config.resolve import AUTO, Settings, as_plain, frozen, in_place_of_auto
 from cifar_lightning.errors import UserError, listed
 from cifar_lightning.report.tables import relative
 from cifar_lightning.runs.folder import LAST, refuse_used
@@ -33,6 +33,8 @@ MAY_CHANGE = (
     "data.eval_batch_size",
     "trainer.accelerator",
     "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.sync_batchnorm",
     "trainer.benchmark",
     "trainer.profiler",
     "trainer.detect_anomaly",
@@ -94,13 +96,18 @@ def take_over(config: Settings, before: Mapping[str, Any]) -> Settings:
         config,
         normalize=in_place_of_auto(config.normalize, before["normalize"]),
         augment=config.augment and in_place_of_auto(config.augment, before["normalize"]),
-        num_threads=config.num_threads or before["num_threads"],
+        num_threads=config.num_threads or (before["num_threads"] if _is_placed_alike(config, before) else None),
         trainer=frozen(
             {**config.trainer, "precision": before["trainer"].get("precision") if precision == AUTO else precision}
         ),
     )
     _refuse_changes(resumed, before)
     return resumed
+
+
+def _is_placed_alike(config: Settings, before: Mapping[str, Any]) -> bool:
+    """Whether a run is on as many devices as it was."""
+    return all(as_plain(config.trainer[key]) == before["trainer"].get(key) for key in ("devices", "num_nodes"))
 
 
 def _refuse_changes(config: Settings, before: Mapping[str, Any]) -> None:
