@@ -22,7 +22,7 @@ from cifar_lightning.config.overrides import argument
 from cifar_lightning.config.resolve import Settings, as_plain, frozen, resolve, with_folder
 from cifar_lightning.data import spread
 from cifar_lightning.device import device_name, keeping_freed_memory, restored_backends, threads
-from cifar_lightning.engine.assembly import Parts, assemble
+from cifar_lightning.engine.assembly import Parts, assemble, refuse_early
 from cifar_lightning.engine.compile import compile_in_place, no_garbage_collection, refuse_without_compiler
 from cifar_lightning.engine.launch import joined, launch, ranks_to_start
 from cifar_lightning.engine.trainer import refusals
@@ -66,6 +66,7 @@ def train(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, An
             return metrics
         config = resolve(cfg)
         if (num := ranks_to_start(config.trainer)) > 1:
+            refuse_early(config)
             values = OmegaConf.to_container(cfg), as_plain(config), invocation.plain(), began
             return launch(_train_as_rank, *values, num=num)
         return _train(cfg, config, invocation, began)

@@ -138,6 +138,17 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
     return Parts(settings, data, classifier, trainer, clock, curves, shapes, flops)
 
 
+def refuse_early(config: Settings) -> None:
+    """Refuse what can be told without data, before processes are started for the run.
+
+    Raises:
+        UserError: If a part refuses its arguments.
+    """
+    build_pieces(config)
+    _build_saving(config)
+    _head_of(config.model)
+
+
 def read_data(data: ImageDataModule, section: Section, *, stage: str | None = None) -> None:
     """Read the data that a stage needs, by default all, downloading them where they are absent.
 

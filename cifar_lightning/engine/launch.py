@@ -235,12 +235,18 @@ def _told(rank: int, failure: Any) -> BaseException:
     return error
 
 
+_LOGGERS = ("torch.distributed", "torch.multiprocessing", "torchelastic")
+"""Which say in many lines what this module says in one."""
+
+
 @contextmanager
 def _around_ranks(tell: Callable[[], Any]) -> Iterator[None]:
     """What this process does while its ranks run: tell them of signals, and leave the console to them."""
-    elastic, log_level = logging.getLogger("torch.distributed.elastic"), os.environ.get("TORCH_CPP_LOG_LEVEL")
-    level, deferred, told = elastic.level, signals.deferred, signals.told
-    elastic.setLevel(logging.CRITICAL + 1)
+    log_level, deferred, told = os.environ.get("TORCH_CPP_LOG_LEVEL"), signals.deferred, signals.told
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(_LOGGERS)]
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # one line says what has gone wrong, not each socket
     signals.deferred, signals.told = True, lambda signum: tell()
     try:
@@ -250,7 +256,8 @@ def _around_ranks(tell: Callable[[], Any]) -> Iterator[None]:
             yield
     finally:
         signals.deferred, signals.told = deferred, told
-        elastic.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
         os.environ.pop("TORCHELASTIC_SIGNALS_TO_HANDLE", None)
         if log_level is None:
             del os.environ["TORCH_CPP_LOG_LEVEL"]
