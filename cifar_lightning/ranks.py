@@ -99,12 +99,6 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def wait_for_all() -> None:
-    """Wait until all ranks are here."""
-    if world_size() > 1:
-        dist.all_reduce(torch.zeros(1))
-
-
 def gathered(value: T) -> list[T]:
     """A value of each rank, in their order. Tensors in it must be on the CPU."""
     if world_size() == 1:

@@ -16,7 +16,8 @@ def bounds(num_images: int, rank: int, world_size: int) -> tuple[int, int]:
 
     Shards are contiguous. Their sizes differ by one at most, and lower ranks have the larger ones.
     """
-    first, last = (-(-num_images * number // world_size) for number in (rank, rank + 1))
+    size, num_larger = divmod(num_images, world_size)
+    first, last = (number * size + min(number, num_larger) for number in (rank, rank + 1))
     return first, last
 
 

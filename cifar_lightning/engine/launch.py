@@ -290,6 +290,10 @@ def _blocked_for_children() -> Iterator[None]:
         signal.signal(signal.SIGQUIT, before)
 
 
+_STOP = getattr(signal, "SIGUSR1", signal.SIGTERM)
+"""By which a rank tells itself that it is to stop."""
+
+
 def _run_rank(
     function: Callable[..., Any], arguments: tuple[Any, ...], console: _Console, stop: Any, parent: int
 ) -> Any:
@@ -299,7 +303,7 @@ def _run_rank(
         signal.signal(signum, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_TERMINALS)
-    signals.taken = (signal.SIGUSR1, signal.SIGTERM)
+    signals.taken = (_STOP, signal.SIGTERM)
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a name of this machine may lead elsewhere
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -325,7 +329,7 @@ def _watch(stop: Any, parent: int, ended: threading.Event) -> None:
         is_alone = os.getppid() != parent
         if (asked or is_alone) and not is_told:
             is_told = True
-            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), _STOP)
         if is_alone and (asked or ended.is_set()):
             os._exit(1)
         if asked:

@@ -1,4 +1,4 @@
-"""Several ranks, with real processes over gloo: exact, ended and resumed together. They import for some seconds each."""
+"""Several ranks, as real processes over gloo: exact, ended and resumed together. Each takes seconds to import."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def test_a_run_is_that_of_one_device_and_so_is_its_evaluation(num_devices, alone
     assert {name for name in metrics if name.startswith("test/")} >= {"test/acc", "test/acc_tta", "test/ece"}
     assert together["num_devices"] == num_devices
     for name, value in metrics.items():
-        if "/" in name or name.startswith("num_") and "images" in name:
+        if "/" in name or (name.startswith("num_") and "images" in name):
             assert together[name] == pytest.approx(value, abs=1e-6), name
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test/acc"] == metrics["test/acc"]
 
@@ -76,7 +76,7 @@ def test_a_run_is_that_of_one_device_and_so_is_its_evaluation(num_devices, alone
 def test_a_killed_rank_ends_the_run_which_is_resumed_on_other_devices(tmp_path, capfd):
     mishap = with_mishap("killed", tmp_path, step=9)
     before = time.monotonic()
-    with pytest.raises(RunError, match="^rank 1 was killed by SIGKILL, as the system does where memory runs out; "):
+    with pytest.raises(RunError, match=r"^rank 1 was killed by SIGKILL, as the system does where memory runs out; "):
         train(composed(tmp_path / "run", *mishap, num_devices=2))
     assert time.monotonic() - before < 60
     assert capfd.readouterr().err == ""
@@ -132,7 +132,6 @@ def talk(raises: bool) -> dict[str, object]:
     module.running_mean.fill_(rank + 1)
     ranks.align_buffers(module)
     told["buffers"] = module.running_mean.tolist()
-    ranks.wait_for_all()
 
     def refuse() -> None:
         raise UserError("none of them")
@@ -140,6 +139,30 @@ def talk(raises: bool) -> dict[str, object]:
     if raises:
         ranks.from_first(refuse)
     return told
+
+
+def train_in_group(folder: str, *overrides: str) -> dict[str, object]:
+    """Train as one of the ranks there are; called in each."""
+    return train(schema.compose(*SIZES, *RECIPE, *QUIET, *overrides, f"output_dir={folder}"))
+
+
+@pytest.mark.slow
+def test_a_group_of_one_is_a_process_by_itself(tmp_path, alone):
+    launch(train_in_group, str(tmp_path / "run"), "class_weights=balanced", num=1)
+    assert_same_weights(tmp_path / "run", alone[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("network", ["tutorial", "resnet18"])
+def test_gpus_average_gradients_by_nccl(network, tmp_path):
+    num, gpu = torch.cuda.device_count(), ("trainer.accelerator=gpu", "trainer.precision=32-true", f"model={network}")
+    syncs = f"trainer.sync_batchnorm={str(num > 1 and network == 'resnet18').lower()}"
+    values = (*gpu, "data.batch_size=17", "optimizer.lr=0.001")  # three batches of 17 images
+    launch(train_in_group, str(tmp_path / "run"), *values, syncs, f"trainer.devices={num}", num=num)
+    train(schema.compose(*SIZES, *RECIPE, *QUIET, *values, f"output_dir={tmp_path / 'alone'}"))
+    one, other = last(tmp_path / "run"), last(tmp_path / "alone")
+    for name, value in one["state_dict"].items():
+        torch.testing.assert_close(value, other["state_dict"][name], rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_what_ranks_tell_each_other():
@@ -157,7 +180,7 @@ def test_what_ranks_tell_each_other():
 
 @pytest.mark.slow
 def test_what_all_ranks_refuse_names_none():
-    with pytest.raises(UserError, match="^none of them$"):
+    with pytest.raises(UserError, match=r"^none of them$"):
         launch(talk, True, num=2)
 
 
