@@ -24,7 +24,7 @@ from cifar_lightning.data import spread
 from cifar_lightning.device import device_name, keeping_freed_memory, restored_backends, threads
 from cifar_lightning.engine.assembly import Parts, assemble, refuse_early
 from cifar_lightning.engine.compile import compile_in_place, no_garbage_collection, refuse_without_compiler
-from cifar_lightning.engine.launch import joined, launch, ranks_to_start
+from cifar_lightning.engine.launch import RankLost, joined, launch, ranks_to_start
 from cifar_lightning.engine.trainer import refusals
 from cifar_lightning.engine.warmup import warm_up
 from cifar_lightning.errors import RunError, UserError
@@ -68,7 +68,8 @@ def train(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, An
         if (num := ranks_to_start(config.trainer)) > 1:
             refuse_early(config)
             values = OmegaConf.to_container(cfg), as_plain(config), invocation.plain(), began
-            return launch(_train_as_rank, *values, num=num)
+            with _advice_to_resume(Path(config.output_dir), invocation):
+                return launch(_train_as_rank, *values, num=num)
         return _train(cfg, config, invocation, began)
 
 
@@ -154,15 +155,21 @@ def _clocks(began: Began, invocation: Invocation, *, resumes: bool) -> dict[str,
 
 @contextmanager
 def _advice_to_resume(folder: Path, invocation: Invocation) -> Iterator[None]:
-    """Say, where a signal stops the run, how it is resumed."""
+    """Say, where a signal stops the run or kills a rank of it, how it is resumed."""
+
+    def advice() -> str:
+        one = f"python train.py {argument('resume', folder)}"
+        all_jobs = f"the same command with {argument('output_dir', folder.parent)}"
+        is_saved = (folder / LAST).exists()
+        return f"; resume with: {all_jobs if invocation.is_sweep else one}" if is_saved else ""
+
     try:
         yield
     except Stopped as stopped:
-        if (folder / LAST).exists():
-            one = f"python train.py {argument('resume', folder)}"
-            all_jobs = f"the same command with {argument('output_dir', folder.parent)}"
-            stopped.advice = f"; resume with: {all_jobs if invocation.is_sweep else one}"
+        stopped.advice = advice()
         raise
+    except RankLost as lost:
+        raise RunError(f"{lost}{advice()}") from lost
 
 
 def _start_loggers(parts: Parts, *, after_step: int, is_continued: bool) -> None:

@@ -168,6 +168,10 @@ class _Console:
         logging.root.setLevel(self.level)
 
 
+class RankLost(RunError):
+    """A rank has been killed."""
+
+
 class _RankError(Exception):
     """What a rank failed of: kind, whether all ranks did, exit code or signal, message; a traceback as a note."""
 
@@ -184,8 +188,9 @@ def launch(function: Callable[..., Any], *arguments: Any, num: int) -> Any:
         num: How many ranks, each with a device of this machine.
 
     Raises:
-        UserError: If a rank has raised one, likewise a RunError, whose message names the rank.
-        RunError: If a rank has failed otherwise, or has been killed.
+        UserError: If a rank has raised one, whose message then names the rank.
+        RunError: Likewise, or if a rank has failed otherwise.
+        RankLost: If a rank has been killed.
         Stopped: If the ranks have been stopped by a signal.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs  # late, as few runs need them
@@ -208,19 +213,21 @@ def launch(function: Callable[..., Any], *arguments: Any, num: int) -> Any:
         )
         call = elastic_launch(config, _run_rank)
         try:
-            return call(function, arguments, _Console.of_this_process(), stop, os.getpid())[0]
+            result = call(function, arguments, _Console.of_this_process(), stop, os.getpid())[0]
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             if signals.requested is not None:
                 raise Stopped(signals.requested) from None
             raise _told(rank, failure) from None
+    signals.stop_if_requested()
+    return result
 
 
 def _told(rank: int, failure: Any) -> BaseException:
     """The failure of a rank, as this process raises it."""
     if failure.exitcode < 0:
         hint = ", as the system does where memory runs out" if failure.signal_name() == "SIGKILL" else ""
-        return RunError(f"rank {rank} was killed by {failure.signal_name()}{hint}; the others have been ended")
+        return RankLost(f"rank {rank} was killed by {failure.signal_name()}{hint}; the others have been ended")
     kinds: Mapping[str, type[Exception]] = {"UserError": UserError, "RunError": RunError}
     message = failure.message["message"] if isinstance(failure.message, Mapping) else str(failure.message)
     name, _, rest = message.partition(": ")
