@@ -30,12 +30,13 @@ from cifar_lightning.engine.warmup import warm_up
 from cifar_lightning.errors import RunError, UserError
 from cifar_lightning.patches import quick_hook_names, staying_on_device, unlimited_recompiles, watched_restoring
 from cifar_lightning.report.console import on_screen
-from cifar_lightning.report.tables import announce, final_table
+from cifar_lightning.report.tables import announce, final_table, next_steps
+from cifar_lightning.runs.failure import forget_failure, noted_failure
 from cifar_lightning.runs.folder import CONFIG, LAST, held_by_first, record
 from cifar_lightning.runs.jobkeys import record_key
 from cifar_lightning.runs.loggers import CSV, TensorBoard, hyper_parameters
 from cifar_lightning.runs.metrics_file import finished_metrics, provenance, write_metrics
-from cifar_lightning.runs.resume import checkpoint_to_resume, finished, take_over
+from cifar_lightning.runs.resume import checkpoint_to_resume, finished, has_planned_end, take_over
 from cifar_lightning.runs.signals import Stopped
 from cifar_lightning.runs.sweep import folder_of_job, placed
 
@@ -64,13 +65,15 @@ def train(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, An
         cfg, metrics = ranks.from_first(lambda: _placed(cfg, invocation))
         if metrics is not None:
             return metrics
-        config = resolve(cfg)
-        if (num := ranks_to_start(config.trainer)) > 1:
+        folder = Path(cfg.output_dir)
+        with noted_failure(folder, invocation) if ranks.is_first() else nullcontext():
+            config = resolve(cfg)
+            if (num := ranks_to_start(config.trainer)) == 1:
+                return _train(cfg, config, invocation, began)
             refuse_early(config)
             values = OmegaConf.to_container(cfg), as_plain(config), invocation.plain(), began
-            with _advice_to_resume(Path(config.output_dir), invocation):
+            with _advice_to_resume(folder, invocation):
                 return launch(_train_as_rank, *values, num=num)
-        return _train(cfg, config, invocation, began)
 
 
 def _placed(cfg: DictConfig, invocation: Invocation) -> tuple[DictConfig, dict[str, Any] | None]:
@@ -97,6 +100,8 @@ def _train(cfg: DictConfig, config: Settings, invocation: Invocation, began: "Be
     """Train and test in this process, be it one of several ranks."""
     folder = Path(config.output_dir)
     with on_screen(), held_by_first(folder), restored_backends(), _advice_to_resume(folder, invocation):
+        if ranks.is_first():
+            forget_failure(folder)
         before = checkpoint_to_resume(folder, config.resume)
         if before is not None:
             config = take_over(config, before["settings"])
@@ -115,6 +120,8 @@ def _train(cfg: DictConfig, config: Settings, invocation: Invocation, began: "Be
             return metrics
         metrics |= provenance(invocation) | _clocks(began, invocation, resumes=before is not None)
         final_table(metrics, write_metrics(folder, metrics))
+        if not invocation.is_sweep:
+            next_steps(folder, max_epochs=None if has_planned_end(config) else 2 * metrics["epochs"])
         _draw_test(parts)  # once the numbers are safe; so no clock counts it
         for logger in parts.trainer.loggers:
             if isinstance(logger, TensorBoard):
@@ -255,6 +262,7 @@ def _figures(parts: Parts, *, seconds_of_init: float) -> dict[str, Any]:
         "name": settings.name,
         "data": parts.data.name,
         "data_note": parts.data.note,
+        "fingerprint": dict(settings.fingerprint),
         "seed": settings.seed,
         # current_epoch lags behind where there was nothing left to train after resuming
         "epochs": trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
@@ -266,5 +274,6 @@ def _figures(parts: Parts, *, seconds_of_init: float) -> dict[str, Any]:
         "num_devices": ranks.world_size(),
         "precision": str(trainer.precision),
         "flops_per_image": parts.flops,
+        "temperature": parts.classifier.temperature,
         "output_dir": settings.output_dir,
     }

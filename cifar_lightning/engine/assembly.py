@@ -86,8 +86,9 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
     own: list[Callback] = [clock, curves, FiniteWatch(), *([Freezing()] if config.freeze else [])]
     if ranks.are_joined():
         own.append(Together(config.seed))
+    progress = EpochProgress(curves)
     if config.trainer["enable_progress_bar"] is not False and ranks.is_first():
-        own.append(EpochProgress(curves))
+        own.append(progress)
     head = _head_of(config.model) if config.freeze_trunk else set()
     if config.freeze_trunk:
         own.append(TrunkFreezing(config.freeze_trunk, head))
@@ -122,6 +123,7 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
         load_initial(config.init, net, model=settings.model, normalize=settings.normalize, classes=settings.classes)
     data.augment = build_augment(settings.augment)
     shapes = _image_shapes(settings, data)
+    progress.costs = [shape.numel() for shape in shapes]
     for shape in set(shapes) - {data.image_shape}:
         refusal = f"augment: model={name} cannot take the images of {{size}} that it makes in some epoch"
         flops_of(net, shape, refusal=refusal)

@@ -26,7 +26,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.nn.parallel import DistributedDataParallel
 
 from cifar_lightning import ranks
-from cifar_lightning.checkpoint.write import DurableIO
+from cifar_lightning.checkpoint.durable_io import DurableIO
 from cifar_lightning.config.build import blame, build_partial
 from cifar_lightning.config.resolve import AUTO, Section, as_plain
 from cifar_lightning.data import ImageDataModule
@@ -89,7 +89,7 @@ def build_trainer(section: Section, *, output_dir: str, freezes: bool = False, *
     if trainer.world_size != ranks.world_size():
         raise UserError(
             f"trainer.devices: {trainer.world_size} devices need as many processes, and there is {ranks.world_size()}: "
-            "commands.train.train starts them"
+            "train.py and evaluate.py start them, other commands use 1 device"
         )
     if ranks.are_joined():
         no_sigterm_broadcasts(trainer)

@@ -1,24 +1,30 @@
 """Tables: what a run says on the console."""
 
+from __future__ import annotations
+
 import logging
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import lightning as L
 from rich.box import SQUARE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.overrides import argument
 from cifar_lightning.config.resolve import Section, Settings
-from cifar_lightning.data import ImageDataModule
 from cifar_lightning.device import device_name
 from cifar_lightning.errors import printable, shortened
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from cifar_lightning.classifier import ImageClassifier
+    from cifar_lightning.data import ImageDataModule
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +76,41 @@ def class_rows(class_acc: Mapping[str, float]) -> list[tuple[str, str]]:
     return [*(rows[i] for i in reversed(best)), between, *(rows[i] for i in reversed(worst))]
 
 
+def log_drops(other_sets: Sequence[Mapping[str, Any]], split: str) -> None:
+    """Write the table of other test sets to console and log file, and below it what a reader must know of them.
+
+    Args:
+        other_sets: The rows in metrics.json; see ``engine.drops.Row``.
+        split: Name of the split that they are compared with.
+    """
+    columns: dict[str, Justify] = {"test set": "left", "images": "right", "accuracy": "right"}
+    columns |= {"drop": "right", "95 % interval": "right", "p": "right", "loss": "right"}
+    rows = [
+        (
+            row["name"],
+            f"{row['num_images']:,}",
+            shown("acc", row["acc"]),
+            f"{100 * row['drop']:.2f}",
+            f"{100 * row['drop_low']:.2f} to {100 * row['drop_high']:.2f}",
+            "" if row["p"] is None else _shown_p(row["p"]),
+            shown("loss", row["loss"]),
+        )
+        for row in other_sets
+    ]
+    log_table(f"Other test sets: the drop is from the accuracy on the {split} images, in points", rows, columns=columns)
+    notes: dict[tuple[str, str], str] = {}  # by source and note: whose it is
+    for row in other_sets:
+        own = [other["note"] for other in other_sets if other["source"] == row["source"]]
+        if row["note"]:
+            notes.setdefault((row["source"], row["note"]), row["source"] if len({*own}) == 1 else row["name"])
+    for (_, note), name in notes.items():
+        log.info("note      %s: %s", printable(name), printable(note))
+
+
+def _shown_p(p: float) -> str:
+    return "<0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
 def relative(path: Path) -> Path:
     """A path as short as it can be given from here."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
@@ -85,6 +126,17 @@ def shown(name: str, value: float) -> str:
     if name.removesuffix("_tta").endswith("acc"):
         return f"{100 * value:.2f} %"
     return f"{value:,.0f}" if name == "images_per_second" else f"{value:.4f}"
+
+
+def duration(seconds: float) -> str:
+    """A time as people read it, in one or two units: 4.2 s, 3 min 05 s, 2 h 10 min, 3 d 4 h."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(round(seconds / 60), 60)  # which may round 59 min 59.6 s up
+    return f"{hours} h {minutes:02} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
 
 
 def announce(
@@ -111,7 +163,7 @@ def _choice(section: Section) -> str:
 
 
 def final_table(metrics: dict[str, Any], path: Path) -> None:
-    """Print the table at the end of training, and where to look next.
+    """Print the table at the end of training.
 
     Args:
         metrics: What metrics.json holds.
@@ -121,11 +173,30 @@ def final_table(metrics: dict[str, Any], path: Path) -> None:
     for acc, seconds in metrics.get("seconds_to_val_acc", {}).items():
         if seconds is not None:
             rows.append((f"to val/acc {shown('acc', float(acc))}", f"{seconds:.1f} s"))
+    if (temperature := metrics.get("temperature")) is not None:
+        rows.append(("temperature", f"{temperature:.4f}"))
     rows.append(("training", f"{metrics['train_seconds']:.1f} s, {metrics['images_per_second']:,.0f} images/s"))
     data = with_note(metrics["data"], metrics["data_note"])
     log_table(f"{metrics['name']} on {data}, seed {metrics['seed']}", rows)
-    last = relative(path.parent / "checkpoints" / "last.ckpt")
     log.info("numbers   %s", relative(path))
+
+
+def next_steps(folder: Path, *, max_epochs: int | None) -> None:
+    """Print, after training, the commands that one may type next.
+
+    Args:
+        folder: Of the run.
+        max_epochs: A number of epochs to resume with; None where the run cannot be resumed with more.
+    """
+    last = relative(folder / "checkpoints" / "last.ckpt")
     if last.exists():
-        log.info("evaluate  python evaluate.py %s", argument("ckpt", last))
-    log.info("watch     tensorboard --logdir logs")
+        ckpt = argument("ckpt", last)
+        log.info("evaluate  python evaluate.py %s", ckpt)
+        log.info("predict   python predict.py %s images=PICTURES", ckpt)
+        if max_epochs is not None:
+            log.info(
+                "resume    python train.py %s trainer.max_epochs=%d", argument("resume", relative(folder)), max_epochs
+            )
+    runs = relative(folder.absolute())
+    runs = Path(runs.parts[0]) if not runs.is_absolute() and len(runs.parts) > 1 else runs
+    log.info("watch     tensorboard --logdir %s", shlex.quote(str(runs)))

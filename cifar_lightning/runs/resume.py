@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cifar_lightning.checkpoint.format import described, read_state, versions
-from cifar_lightning.config.overrides import argument
-from cifar_lightning.config.resolve import AUTO, Settings, as_plain, frozen, in_place_of_auto
+from cifar_lightning.config.overrides import WHERE_AND_HOW, argument
+from cifar_lightning.config.resolve import AUTO, Settings, as_plain, flattened, frozen, in_place_of_auto
 from cifar_lightning.errors import UserError, listed
 from cifar_lightning.report.tables import relative
 from cifar_lightning.runs.folder import LAST, refuse_used
@@ -16,36 +16,9 @@ from cifar_lightning.runs.metrics_file import finished_metrics
 
 log = logging.getLogger(__name__)
 
-MAY_CHANGE = (
-    "init",
-    "output_dir",
-    "resume",
-    "num_threads",
-    "compile",
-    "tta",
-    "logger",
-    "checkpoint",
-    "callbacks.pictures",
-    "data.root",
-    "data.urls",
-    "data.memory",
-    "data.options",
-    "data.eval_batch_size",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.sync_batchnorm",
-    "trainer.benchmark",
-    "trainer.profiler",
-    "trainer.detect_anomaly",
-    "trainer.inference_mode",
-    "trainer.log_every_n_steps",
-    "trainer.enable_progress_bar",
-    "trainer.enable_model_summary",
-    "trainer.num_sanity_val_steps",
-    "trainer.limit_test_batches",
-)
-"""Keys that may differ when a run is resumed: where and how it runs and what it shows, not what it computes."""
+_OF_A_COMMAND = ("init", "output_dir", "resume", "tta", "trainer.limit_test_batches", "trainer.sync_batchnorm")
+MAY_CHANGE = (*WHERE_AND_HOW, *_OF_A_COMMAND)
+"""Keys that may differ when a run is resumed."""
 
 DECIDED_BY_DATA = ("model.num_classes", "model.in_channels", "classes", "image_size", "fingerprint")
 
@@ -110,10 +83,14 @@ def _is_placed_alike(config: Settings, before: Mapping[str, Any]) -> bool:
     return all(as_plain(config.trainer[key]) == before["trainer"].get(key) for key in ("devices", "num_nodes"))
 
 
+def has_planned_end(config: Settings) -> bool:
+    """Whether a run's length is part of its recipe, so that it cannot be resumed with more epochs."""
+    return bool(config.schedule or config.freeze or config.freeze_trunk or "lookahead" in (config.callbacks or {}))
+
+
 def _refuse_changes(config: Settings, before: Mapping[str, Any]) -> None:
     old, new = flattened(before), flattened(described(config))
-    is_planned = config.schedule or config.freeze or config.freeze_trunk or "lookahead" in (config.callbacks or {})
-    may_change = (*MAY_CHANGE, *DECIDED_BY_DATA, *([] if is_planned else ["trainer.max_epochs"]))
+    may_change = (*MAY_CHANGE, *DECIDED_BY_DATA, *([] if has_planned_end(config) else ["trainer.max_epochs"]))
     changed = [
         f"{key}: {old.get(key)} -> {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
@@ -176,14 +153,3 @@ def finished(config: Settings, checkpoint: Mapping[str, Any]) -> dict[str, Any] 
     done = f"{metrics.get('epochs')} epochs, {metrics['steps']} steps"
     log.info("resume    already finished: %s; a larger trainer.max_epochs trains on", done)
     return metrics
-
-
-def flattened(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and plain values of nested dictionaries."""
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -331,7 +331,7 @@ def test_a_run_with_a_closed_stream(command, monkeypatch, tmp_path, stream):
     outcome = command("train.py", *FAST, f"output_dir={tmp_path / 'run'}", tiny=True)
     assert (outcome.code, outcome.err) == (0, "")
     assert (tmp_path / "run" / "metrics.json").exists()
-    assert "epoch 1/1" in (tmp_path / "run" / "train.log").read_text(encoding="utf-8")
+    assert "- 1/1 " in (tmp_path / "run" / "train.log").read_text(encoding="utf-8")
 
 
 def test_a_run_in_an_encoding_without_lines(command, monkeypatch, tmp_path):
@@ -349,7 +349,7 @@ def test_a_run_in_an_encoding_without_lines(command, monkeypatch, tmp_path):
 def test_a_run_without_a_log_file(command, tmp_path):
     outcome = command("train.py", *FAST, "hydra/job_logging=stdout", f"output_dir={tmp_path / 'run'}", tiny=True)
     assert (outcome.code, outcome.err) == (0, "")
-    assert "epoch 1/1" in outcome.out
+    assert "\n1/1 " in outcome.out
     assert not (tmp_path / "run" / "train.log").exists()
 
 

@@ -53,6 +53,7 @@ def test_a_run_leaves_its_numbers_its_curves_and_its_checkpoints(run):
     assert len(list(folder.glob("events*"))) == 1
     tags = logged.Tags()
     evaluated = {f"{split}/{name}" for split in ("val", "test") for name in ("acc", "balanced_acc", "loss", "ece")}
+    evaluated |= {"hp/test_acc", "hp/val_acc"}  # for the HPARAMS tab
     assert set(tags["scalars"]) == {"train/loss", "train/acc", "lr", "images_per_second"} | evaluated
     assert [point.step for point in logged.Scalars("train/loss")] == [5, 10, 15, 20]
     assert [point.step for point in logged.Scalars("val/acc")][-1] == 20  # after all its steps
@@ -294,8 +295,14 @@ def test_output_goes_to_lines_where_there_is_no_terminal(command, caplog):
     outcome = command("train.py", *FAST, *BARE, "experiment=smoke", "trainer.limit_train_batches=20")
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
-    assert sum(line.startswith("epoch 1/2  train/loss ") for line in lines) == 1
-    assert sum(line.startswith("epoch 2/2  train/loss ") for line in lines) == 1
+    head = next(line for line in lines if line.startswith("epoch"))
+    first, second = (next(line for line in lines if line.startswith(f"{epoch}/2 ")) for epoch in (1, 2))
+    assert head.split() == ["epoch", "train/loss", "train/acc", "val/loss", "val/acc", "images/s", "time", "left"]
+    for column in ("train/loss", "train/acc", "val/loss", "val/acc", "images/s"):  # each number ends below its heading
+        end = head.index(column) + len(column)
+        assert first[end - 1].strip()
+        assert second[end - 1].strip()
+        assert first[end] == second[end] == " "
     assert lines[0].startswith("data      synthetic (generated images, not CIFAR-10): 9,500 train, 500 val, 2,000 test")
     assert "\x1b[" not in outcome.out
 
