@@ -80,7 +80,7 @@ def test_a_killed_rank_ends_the_run_which_is_resumed_on_other_devices(tmp_path, 
         RunError, match=r"^rank 1 was killed by SIGKILL, .*; resume with: python train.py resume=.*/run$"
     ):
         train(composed(tmp_path / "run", *mishap, num_devices=2))
-    assert time.monotonic() - before < 60
+    assert time.time() - (tmp_path / "marker").stat().st_mtime < 60
     assert capfd.readouterr().err == ""
     assert last(tmp_path / "run")["global_step"] == 6
     train(composed(tmp_path / "run", *mishap, "resume=auto", num_devices=1))
