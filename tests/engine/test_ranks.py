@@ -75,7 +75,6 @@ def test_a_run_is_that_of_one_device_and_so_is_its_evaluation(num_devices, alone
 
 def test_a_killed_rank_ends_the_run_which_is_resumed_on_other_devices(tmp_path, capfd):
     mishap = with_mishap("killed", tmp_path, step=9)
-    before = time.monotonic()
     with pytest.raises(
         RunError, match=r"^rank 1 was killed by SIGKILL, .*; resume with: python train.py resume=.*/run$"
     ):
