@@ -25,6 +25,13 @@ def check_job(cfg: DictConfig, folder: Path) -> None:
     refuse_other_job(cfg, folder)
 
 
+def after_sweep(folder: Path) -> None:
+    """Compare the runs of a sweep."""
+    from cifar_lightning.commands.compare import compare_sweep
+
+    compare_sweep(folder)
+
+
 def main(cfg: DictConfig, invocation: Invocation) -> float | None:
     """Train as configured; return the validation accuracy, if there is a validation split, for sweepers."""
     from cifar_lightning.commands.train import train
@@ -33,4 +40,11 @@ def main(cfg: DictConfig, invocation: Invocation) -> float | None:
 
 
 if __name__ == "__main__":
-    run(main, config_name="train", prelude=prelude, check_job=check_job, returned=RETURNED)
+    run(
+        main,
+        config_name="train",
+        prelude=prelude,
+        check_job=check_job,
+        returned=RETURNED,
+        after_sweep=after_sweep,
+    )

@@ -22,11 +22,13 @@ from typing import Any
 import numpy as np
 from hydra.utils import get_class
 from PIL import Image
+from records import RESULTS, percent
 
 from cifar_lightning.commands.train import train
 from cifar_lightning.config.schema import compose
+from cifar_lightning.report.stats import summary
 
-RECORD = Path(__file__).resolve().parent / "results" / "finetune.json"
+RECORD = RESULTS / "finetune.json"
 NUM_PER_CLASS = 20
 NUM_TRIED_PER_CLASS = 200
 """Images that ``--try`` tests on."""
@@ -130,9 +132,8 @@ def measured(images: Images, work: Path, ckpt: Path, seeds: Sequence[int]) -> di
 
 
 def shown(accuracies: Sequence[float]) -> str:
-    """Mean and sample standard deviation in percent."""
-    spread = f" ± {100 * stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
-    return f"{100 * mean(accuracies):.2f}{spread} % (n = {len(accuracies)})"
+    """Mean, sample standard deviation and number."""
+    return f"{percent(summary(accuracies))} (n = {len(accuracies)})"
 
 
 def main() -> None:

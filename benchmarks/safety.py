@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback
 
 from cifar_lightning.callbacks.finite import FiniteWatch
 from cifar_lightning.callbacks.saving import RunCheckpoints
-from cifar_lightning.checkpoint.write import DurableIO
+from cifar_lightning.checkpoint.durable_io import DurableIO
 from cifar_lightning.commands.train import train
 from cifar_lightning.config.schema import compose
 from cifar_lightning.device import device_name

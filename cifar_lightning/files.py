@@ -1,10 +1,13 @@
-"""Files that are opened in a folder which may have come from anyone: only those that are the folder's own."""
+"""Files that may have come from anyone, and files that are opened in a folder which may have."""
 
 import os
 import shutil
 import stat
 import tempfile
+import zipfile
 from pathlib import Path
+
+from cifar_lightning.errors import UserError
 
 TEMPORARY = ".cifar-lightning.tmp"
 """How the names of files end that are being written: whose they are can be seen."""
@@ -64,3 +67,32 @@ def opener(path: str, flags: int) -> int:
     own(path)
     # Nor is a link followed that has come meanwhile, or a pipe waited for.
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+
+
+def check_torch_archive(path: Path, *, kind: str, max_pickle_bytes: int) -> None:
+    """Refuse what is no whole file as torch.save writes them, before anything in it is unpickled.
+
+    Args:
+        path: Of a regular file.
+        kind: What the file is meant to be, for messages, such as ``a checkpoint of this project``.
+        max_pickle_bytes: What its pickle, in which all but tensors is, may take.
+
+    Raises:
+        UserError: With the reason.
+        OSError, zipfile.BadZipFile, ...: If the file cannot be read, or is damaged.
+    """
+    with path.open("rb") as file:
+        starts_as_zip = file.read(2) == b"PK"
+    if not starts_as_zip:
+        raise UserError(f"{path} is not {kind}: not written by torch.save")
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):  # a few bytes could become many
+            raise UserError(f"{path} is not {kind}: it is compressed, as torch.save's are not")
+        if len({member.filename for member in members}) < len(members):
+            raise UserError(f"{path} is not {kind}: two of its members have one name")
+        if any(member.file_size > max_pickle_bytes for member in members if member.filename.endswith(".pkl")):
+            raise UserError(f"{path} is not {kind}: more than tensors and a config is in it")
+        damaged = archive.testzip()  # torch.load itself does not look at the checksums
+    if damaged:
+        raise UserError(f"{path} is damaged: wrong checksum in {damaged}")

@@ -53,6 +53,21 @@ def held(path: Path, *, waits: Callable[[str], None] | None = None) -> Iterator[
         lock.release()
 
 
+def is_held(path: Path) -> bool:
+    """Whether another process holds a lock file now; where that cannot be known, it is taken for free."""
+    owner = path.with_name(f"{path.name}.owner")
+    try:
+        for lock, place in ((FileLock(path, fallback_to_soft=False), path), (SoftFileLock(owner), owner)):
+            if regular(place):
+                lock.acquire(timeout=0)
+                lock.release()
+    except Timeout:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _sign(path: Path) -> None:
     """Write into a lock file, which may be anyone's, who holds it; nothing into one that has a second name."""
     if regular(path) == 1:

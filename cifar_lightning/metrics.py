@@ -1,6 +1,6 @@
 """From logits and targets to numbers; and running sums of training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,10 +20,14 @@ class Evaluation:
         balanced_acc: Mean of the accuracies on the classes that have images, in [0, 1].
         loss: Mean cross entropy in nats, without label smoothing.
         ece: Expected calibration error, in [0, 1]: 15 bins of confidence, weighted by their numbers of images.
+        brier: Brier score, in [0, 2]: mean squared distance of the probabilities to 1 for the target and 0 elsewhere.
+        top5_acc: Share of images whose target has one of the five largest logits, in [0, 1]; None for 10 classes or
+            fewer.
         class_acc: Accuracy on the images of each class, in [0, 1]; nan for a class without images.
         confusion: Number of images by target (rows) and prediction (columns).
         preds: Predicted class of each image.
         confidence: Softmax probability of the predicted class, float32, in [0, 1].
+        logits: The logits, float32.
     """
 
     num_images: int
@@ -31,10 +35,13 @@ class Evaluation:
     balanced_acc: float
     loss: float
     ece: float
+    brier: float
+    top5_acc: float | None
     class_acc: list[float]
     confusion: Int64[Tensor, "k k"]
     preds: Int64[Tensor, " n"]
     confidence: Float[Tensor, " n"]
+    logits: Float[Tensor, "n k"]
 
     def scalars(self) -> dict[str, float]:
         """Return the metrics that curves and tables show."""
@@ -57,20 +64,47 @@ def evaluate(logits: Float[Tensor, "n k"], targets: Int64[Tensor, " n"]) -> Eval
     if low < 0 or high >= num_classes:
         raise ValueError(f"targets must be in [0, {num_classes}), got {low} to {high}")
     preds = logits.argmax(1)
-    probabilities = logits.softmax(1)
     confusion = multiclass_confusion_matrix(preds, targets, num_classes)
     class_acc = confusion.diag().double() / confusion.sum(1)  # float32 would print 0.937 as 0.9369999...
     return Evaluation(
         num_images=num_images,
         acc=int(confusion.trace()) / num_images,
         balanced_acc=class_acc.nanmean().item(),
-        loss=F.cross_entropy(logits.double(), targets).item(),
-        ece=multiclass_calibration_error(probabilities, targets, num_classes, n_bins=15).item(),
+        top5_acc=_topk_acc(logits, targets, k=5) if num_classes > 10 else None,
         class_acc=class_acc.tolist(),
         confusion=confusion,
         preds=preds,
-        confidence=probabilities.gather(1, preds[:, None]).squeeze(1),
+        logits=logits,
+        **_of_probabilities(logits, targets, preds),
     )
+
+
+def at_temperature(evaluation: Evaluation, targets: Int64[Tensor, " n"], temperature: float) -> Evaluation:
+    """An evaluation whose probabilities are ``softmax(logits / temperature)``; the predictions are the same.
+
+    Source: Guo et al. 2017 (arXiv:1706.04599): temperature scaling.
+    """
+    targets, logits = targets.cpu(), evaluation.logits / temperature
+    return replace(evaluation, logits=logits, **_of_probabilities(logits, targets, evaluation.preds))
+
+
+def _of_probabilities(
+    logits: Float[Tensor, "n k"], targets: Int64[Tensor, " n"], preds: Int64[Tensor, " n"]
+) -> dict[str, Any]:
+    """Those figures of an evaluation that depend on the probabilities."""
+    probabilities = logits.softmax(1)
+    of_target = probabilities.gather(1, targets[:, None]).squeeze(1)
+    squares = probabilities.square().sum(1, dtype=torch.float64)
+    return {
+        "loss": F.cross_entropy(logits.double(), targets).item(),
+        "ece": multiclass_calibration_error(probabilities, targets, logits.shape[1], n_bins=15).item(),
+        "brier": (squares - 2 * of_target.double() + 1).mean().item(),
+        "confidence": probabilities.gather(1, preds[:, None]).squeeze(1),
+    }
+
+
+def _topk_acc(logits: Float[Tensor, "n k"], targets: Int64[Tensor, " n"], *, k: int) -> float:
+    return int((logits.topk(k).indices == targets[:, None]).sum()) / len(targets)
 
 
 def as_float(logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:

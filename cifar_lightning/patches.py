@@ -1,8 +1,10 @@
 """Everything private of Lightning, Hydra, torch and TensorBoard that the project touches, and nothing elsewhere.
 
 One function or class for each, with the version it is for and the reason. ``tests/test_patches.py`` has a test for each
-that fails once it is not needed any more.
+that fails once it is not needed any more. Lightning takes seconds to import, and compare.py does without it.
 """
+
+from __future__ import annotations
 
 import csv
 import itertools
@@ -10,17 +12,19 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-import lightning as L
 import torch
 from hydra._internal.utils import get_args_parser
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from omegaconf import DictConfig
 from torch import nn
+
+if TYPE_CHECKING:
+    import lightning as L
+    from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 
 def hydra_flags() -> ArgumentParser:
@@ -97,6 +101,8 @@ def quick_hook_names() -> Iterator[None]:
     Lightning 2.6 sets ``_current_fx_name`` some forty times a step, each time through ``nn.Module.__setattr__``: 5 % of
     a step of the tutorial's network.
     """
+    import lightning as L
+
     through_module = nn.Module.__setattr__
 
     def __setattr__(self: nn.Module, name: str, value: Any) -> None:
@@ -237,26 +243,28 @@ def silent_event_writer() -> Iterator[None]:
         yield
 
 
-class AppendingWriter(ExperimentWriter):
+def appending_writer(
+    log_dir: str, write_rows: Callable[[Path, list[str], list[dict[str, str]]], None]
+) -> ExperimentWriter:
     """Lightning's writer of metrics.csv, which appends to the file of an earlier process; Lightning 2.6 deletes it.
 
     Args:
         log_dir: Folder of the file.
         write_rows: ``(path, field names, rows)``; replaces the file when a metric with a new name comes.
     """
+    from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-    def __init__(self, log_dir: str, write_rows: Callable[[Path, list[str], list[dict[str, str]]], None]) -> None:
-        self._write_rows = write_rows
-        super().__init__(log_dir=log_dir)
+    class AppendingWriter(ExperimentWriter):
+        def _check_log_dir_exists(self) -> None:
+            path = Path(self.metrics_file_path)
+            if path.exists():
+                with path.open(newline="", encoding="utf-8") as file:
+                    self.metrics_keys = next(csv.reader(file), [])
 
-    def _check_log_dir_exists(self) -> None:
-        path = Path(self.metrics_file_path)
-        if path.exists():
+        def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+            path = Path(self.metrics_file_path)
             with path.open(newline="", encoding="utf-8") as file:
-                self.metrics_keys = next(csv.reader(file), [])
+                rows = list(csv.DictReader(file))
+            write_rows(path, fieldnames, rows)
 
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        path = Path(self.metrics_file_path)
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        self._write_rows(path, fieldnames, rows)
+    return AppendingWriter(log_dir=log_dir)

@@ -12,6 +12,7 @@ from lightning.fabric import Fabric
 from PIL import Image
 from torch import Tensor
 
+from cifar_lightning.calibration import calibrated
 from cifar_lightning.checkpoint.exported import ExportedClassifier
 from cifar_lightning.checkpoint.load import load_classifier
 from cifar_lightning.data.decode import MAX_PIXELS, UNKNOWN_FORMAT, Colour, Problems, limited_to, pixels_of
@@ -54,6 +55,8 @@ class Predictor:
         settings: The checkpoint's settings, as plain values.
         background: Colour that stands behind transparent pixels; None for what a file has there.
         tta: Level of test-time augmentation that the checkpoint was evaluated with.
+        temperature: What logits are divided by for the probabilities; fitted on validation images. None where the
+            checkpoint has none: then the probabilities are uncalibrated.
         device: Where the network is.
         precision: Lightning's name of the precision that it computes in.
     """
@@ -67,6 +70,7 @@ class Predictor:
         self.num_channels: int = self.settings["model"]["in_channels"]
         self.background = _background(self.settings["data"].get("background"))
         self.tta: int = self.settings["tta"]
+        self.temperature = self._classifier.temperature
         exported = self._classifier if isinstance(self._classifier, ExportedClassifier) else None
         if exported is not None and exported.is_onnx and accelerator == "auto":
             accelerator = "cpu"
@@ -186,7 +190,7 @@ class Predictor:
 
     @torch.inference_mode()
     def probs(self, images: UInt8[Tensor, "n c h w"], *, tta: int | None = None) -> Float[Tensor, "n k"]:
-        """Probabilities of the classes of images, on the CPU.
+        """Probabilities of the classes of images, on the CPU; calibrated where there is a temperature.
 
         Args:
             images: Raw pixels of the checkpoint's image size.
@@ -202,7 +206,7 @@ class Predictor:
             _, logits = augmented_logits(self._classify, batch.to(self.device), level=level)
             if not logits.isfinite().all():
                 raise RunError(f"the network's outputs are not finite in precision {self.precision}: try 32-true")
-            found.append(logits.softmax(1).cpu())
+            found.append(calibrated(logits, self.temperature).softmax(1).cpu())
         return torch.cat(found)
 
     def top(self, probs: Float[Tensor, "n k"], *, topk: int = 1) -> list[Prediction]:

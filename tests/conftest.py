@@ -18,6 +18,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from browsing import browser  # noqa: F401  # a fixture
 from hydra._internal.hydra import Hydra
 from hydra.utils import get_class
 from lightning.pytorch.utilities import rank_zero_only
@@ -172,7 +173,13 @@ def real_cifar10() -> list[str]:
 
 
 def save_checkpoint(
-    path: Path, *, size: int = 32, classes: list[str] = CLASSES, dtype: torch.dtype = torch.float32, **model: Any
+    path: Path,
+    *,
+    size: int = 32,
+    classes: list[str] = CLASSES,
+    dtype: torch.dtype = torch.float32,
+    temperature: float | None = None,
+    **model: Any,
 ) -> Path:
     """A checkpoint of a network that has seen noise, so that its batch norms are no identities."""
     settings: dict[str, Any] = {"name": "test", "seed": 0, "tta": 0, "num_threads": None, "compile": False}
@@ -183,7 +190,8 @@ def save_checkpoint(
     classifier = ImageClassifier(models.build(**settings["model"]), **settings["normalize"])
     classifier(torch.randint(256, (20, 3, size, size), dtype=torch.uint8))
     classifier.to(dtype)
-    torch.save({"format_version": FORMAT_VERSION, "settings": settings, "state_dict": classifier.state_dict()}, path)
+    contents = {"format_version": FORMAT_VERSION, "settings": settings, "temperature": temperature}
+    torch.save({**contents, "state_dict": classifier.state_dict()}, path)
     return path
 
 
@@ -191,13 +199,14 @@ def save_checkpoint(
 def exported_run(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) -> Path:
     """The folder of a run on the tiny data set, with its last checkpoint exported to ONNX and to torch.export's form.
 
-    Nothing may be written into it.
+    It is validated, so the checkpoint has a temperature. Nothing may be written into the folder.
     """
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     folder = tmp_path_factory.mktemp("runs") / "run"
     fixed = (f"output_dir={folder}", "trainer.accelerator=cpu", f"data.root={tiny_root}", TINY)
-    train(schema.compose(*fixed, *FAST, *SMALL, "trainer.precision=bf16-mixed", "trainer.max_epochs=1"))
+    recipe = ("trainer.precision=bf16-mixed", "trainer.max_epochs=1", "data.val_size=20")
+    train(schema.compose(*fixed, *FAST, *SMALL, *recipe))
     for name in ("onnx", "torch_export"):
         ckpt = f"ckpt={folder}/checkpoints/last.ckpt"
         export(schema.compose(ckpt, f"format={name}", config_name="export"))

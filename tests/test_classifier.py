@@ -5,6 +5,7 @@ from conftest import make_batches, make_classifier, make_trainer
 from torch import nn
 from torchvision.transforms.v2.functional import normalize, to_dtype
 
+from cifar_lightning.calibration import fit_temperature
 from cifar_lightning.optim.schedules import triangular
 
 
@@ -40,6 +41,36 @@ def test_the_trainer_does_the_same_steps_as_a_plain_loop(tmp_path, weights):
     for name, value in by_hand.net.state_dict().items():
         torch.testing.assert_close(classifier.net.state_dict()[name], value)
     assert set(classifier.state_dict()) == set(by_hand.state_dict())  # weights of the classes are counted, not kept
+
+
+def test_the_temperature_is_that_of_the_present_weights(tmp_path):
+    classifier = make_classifier()
+    trainer = make_trainer(tmp_path, limit_val_batches=None)
+    assert classifier.temperature is None
+    trainer.fit(classifier, make_batches(), make_batches())
+    images, targets = make_batches().arrays.images, make_batches().arrays.targets
+    with torch.no_grad():
+        assert classifier.temperature == pytest.approx(fit_temperature(classifier(images), targets), rel=1e-5)
+    trainer.test(classifier, make_batches(), verbose=False)
+    assert classifier.temperature is not None
+    classifier.trainer = trainer
+    classifier.training_step((images[:4], targets[:4]), 0)
+    assert classifier.temperature is None
+
+
+def test_a_classifier_that_is_only_evaluated_keeps_its_temperature(tmp_path):
+    classifier = make_classifier(optimizer=None)
+    classifier.temperature = 3.0
+    make_trainer(tmp_path, limit_val_batches=None).validate(classifier, make_batches(), verbose=False)
+    assert classifier.temperature == 3
+
+
+def test_logits_that_are_not_finite_give_no_temperature(tmp_path):
+    classifier = make_classifier()
+    classifier.temperature = 3.0
+    torch.nn.init.constant_(classifier.net.fc3.bias, -float("inf"))
+    make_trainer(tmp_path, limit_val_batches=None).validate(classifier, make_batches(), verbose=False)
+    assert classifier.temperature is None
 
 
 def test_two_runs_are_bitwise_equal(tmp_path):

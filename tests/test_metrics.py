@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cifar_lightning.metrics import RunningMetrics, evaluate
+from cifar_lightning.metrics import RunningMetrics, at_temperature, evaluate
 from cifar_lightning.tta import augmented_logits
 
 
@@ -174,3 +174,38 @@ def test_first_not_finite_returns_it_after_resuming_too(resumed_after, bad):
 
 def update(running: RunningMetrics, step: int, *, loss: float) -> None:
     running.update(torch.tensor(loss), torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64), step=step)
+
+
+def test_brier_score_and_log_loss_are_those_of_scikit_learn():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = 3 * torch.randn(300, 12, generator=generator), torch.randint(12, (300,), generator=generator)
+    evaluation, probabilities = evaluate(logits, targets), logits.double().softmax(1)
+    assert torch.equal(evaluation.logits, logits)
+    labels = range(12)
+    expected = sklearn.brier_score_loss(targets, probabilities, labels=labels, scale_by_half=False)
+    assert evaluation.brier == pytest.approx(expected, rel=1e-6)
+    assert evaluation.loss == pytest.approx(sklearn.log_loss(targets, probabilities, labels=labels), rel=1e-6)
+    assert evaluation.balanced_acc == pytest.approx(sklearn.balanced_accuracy_score(targets, evaluation.preds))
+    assert evaluation.top5_acc == sklearn.top_k_accuracy_score(targets, logits, k=5, labels=labels)
+
+
+def test_top_5_is_for_more_than_ten_classes():
+    targets = torch.arange(10)
+    assert evaluate(torch.eye(10), targets).top5_acc is None
+    logits = torch.arange(11.0).expand(11, 11)
+    assert evaluate(logits, torch.arange(11)).top5_acc == 5 / 11  # those of the last five classes
+
+
+def test_a_temperature_changes_the_probabilities_alone():
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = 3 * torch.randn(300, 5, generator=generator), torch.randint(5, (300,), generator=generator)
+    plain = evaluate(logits, targets)
+    softened, expected = at_temperature(plain, targets, 2.5), evaluate(logits / 2.5, targets)
+    for name in ("loss", "ece", "brier"):
+        assert getattr(softened, name) == getattr(expected, name) != getattr(plain, name)
+    assert torch.equal(softened.confidence, expected.confidence)
+    assert torch.equal(softened.logits, logits / 2.5)
+    for name in ("acc", "balanced_acc", "top5_acc", "class_acc", "preds", "confusion"):
+        assert getattr(softened, name) is getattr(plain, name)
+    assert at_temperature(plain, targets, 1.0).scalars() == plain.scalars()

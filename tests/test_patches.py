@@ -54,7 +54,7 @@ def test_private_names_are_touched_in_patches_alone():
 
 
 def test_every_patch_has_a_test_here():
-    defined = [node for node in ast.parse(Path(patches.__file__).read_text()).body if hasattr(node, "body")]
+    defined = [node for node in ast.parse(Path(patches.__file__).read_text()).body if hasattr(node, "name")]
     text = Path(__file__).read_text()
     for node in defined:
         assert f"patches.{node.name}" in text, node.name
@@ -330,7 +330,7 @@ def test_torch_still_gives_up_compiling_after_some_versions():
 def test_lightnings_writer_still_deletes_the_file_of_an_earlier_process(tmp_path):
     for make, kept in (
         (lambda: ExperimentWriter(str(tmp_path)), False),
-        (lambda: patches.AppendingWriter(str(tmp_path), lambda *args: None), True),
+        (lambda: patches.appending_writer(str(tmp_path), lambda *args: None), True),
     ):
         (tmp_path / "metrics.csv").write_text("loss,step\n0.5,1\n")
         with pytest.warns(UserWarning, match="exists and is not empty") if not kept else nullcontext():

@@ -1,6 +1,7 @@
 """What the README says can be typed, and the files that it names."""
 
 import ast
+import json
 import re
 import shlex
 
@@ -9,8 +10,13 @@ import pytest
 from conftest import ROOT
 from omegaconf import OmegaConf
 
+from cifar_lightning.cli.seeds import with_seeds
 from cifar_lightning.commands.train import train
+from cifar_lightning.config.recipe import recipe
 from cifar_lightning.config.schema import CONF
+from cifar_lightning.report.comparison import Run, compared
+from cifar_lightning.report.comparison_text import group_rows, pair_rows
+from cifar_lightning.runs.grouping import group_runs
 
 PACKAGE = ROOT / "cifar_lightning"
 TEXT = (ROOT / "README.md").read_text()
@@ -42,6 +48,7 @@ CALLS = [(entry, c[c.index(entry) + 1 :]) for entry in ENTRIES for c in COMMANDS
 
 @pytest.mark.parametrize(("entry", "arguments"), CALLS, ids=str)
 def test_commands_compose(entry, arguments):
+    arguments = with_seeds(arguments, is_sweep="-m" in arguments)
     first_values = [argument.partition(",")[0] for argument in arguments if not argument.startswith("-")]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose(entry.removesuffix(".py"), first_values)
@@ -123,3 +130,12 @@ def test_each_piece_of_a_speedrun_can_be_turned_off_by_its_line(compose, tiny_ro
     small = ("model.widths=[8,8,8]", "trainer.max_epochs=2", "callbacks=none", "logger=none")
     metrics = train(compose("experiment=speedrun", *data, *small, *line.split()))
     assert metrics["steps"] == 2
+
+
+def test_the_comparison_that_is_shown_is_that_of_its_record():
+    runs = json.loads((ROOT / "benchmarks" / "results" / "lr.json").read_text())["runs"]
+    grouping = group_runs([Run("", recipe(run["overrides"]), run["seed"], "finished", run) for run in runs])
+    comparison = compared(grouping.groups, "test/acc")
+    shown = [re.split("  +", line) for line in TEXT.splitlines() if re.match(r"optimizer\.lr=\S+  ", line)]
+    made = [row[:-1] for row in group_rows(comparison, is_short=True).rows]  # without the seconds
+    assert shown == [*made, *pair_rows(comparison).rows]

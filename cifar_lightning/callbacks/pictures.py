@@ -63,6 +63,7 @@ class Pictures(Callback):
                 evaluation.preds[chosen],
                 data.classes,
                 confidence=evaluation.confidence[chosen],
+                heading="Test images with predicted classes and confidences, which are uncalibrated",
             )
             _add_figure(trainer, "test/predictions", grid)
         with only_for_show("test/confusion"):

@@ -114,7 +114,7 @@ class EpochProgress(ProgressBar):
         numbers = [shown(name, metrics[name]) if name in metrics else "" for name in self._columns]
         left = self._seconds_left(trainer, trainer.num_training_batches)  # type: ignore[arg-type]
         times = [duration(time.perf_counter() - self._started), duration(left) if left else ""]
-        row = [_number(trainer).ljust(9), *(text.rjust(12) for text in numbers), *(text.rjust(10) for text in times)]
+        row = [_number(trainer).ljust(9), *(text.rjust(12) for text in numbers), *(text.rjust(12) for text in times)]
         log.info("%s", "".join(row).rstrip())
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -156,7 +156,7 @@ class EpochProgress(ProgressBar):
         return sum(map(self._cost, range(int(whole)))) + rest * self._cost(int(whole))
 
 
-_TIMES = ["time".rjust(10), "left".rjust(10)]
+_TIMES = ["time".rjust(12), "left".rjust(12)]
 
 
 def _heading(name: str) -> str:

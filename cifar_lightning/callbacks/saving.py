@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from cifar_lightning.callbacks.finite import check_finite
+from cifar_lightning.checkpoint.durable_io import DurableIO
 from cifar_lightning.checkpoint.format import restoring
 from cifar_lightning.checkpoint.random_states import random_states, set_random_states
-from cifar_lightning.checkpoint.write import DurableIO
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.errors import one_line
 from cifar_lightning.patches import can_resume_here, restore_loader_state
@@ -29,7 +29,8 @@ class RunCheckpoints(Checkpoint):
 
     ``last.ckpt`` is written at the end of each epoch, or of the last one, every few minutes within one, and when a
     signal asks the run to stop. A run resumes from it bit for bit: where gradients are accumulated, a validation is due
-    or the epoch is over, saving waits for the next step or the epoch's end.
+    or the epoch is over, saving waits for the next step or the epoch's end. Where the last validation comes after
+    training, the file is written once more, with the temperature that it gives.
 
     Lightning's checkpoint says nothing of random generators, of sums over steps that are not logged yet, or of a wish
     to stop. They are saved as ``progress``, and restored last, since other callbacks may draw random numbers.
@@ -94,6 +95,8 @@ class RunCheckpoints(Checkpoint):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._add_temperature(trainer, pl_module)
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         evaluation = pl_module.evaluations["val"]
@@ -129,6 +132,23 @@ class RunCheckpoints(Checkpoint):
         trainer.save_checkpoint(self.folder / "last.ckpt")
         self._saved_at = time.monotonic()
 
+    def _add_temperature(self, trainer: L.Trainer, classifier: ImageClassifier) -> None:
+        """Write the temperature of a validation that came after training into last.ckpt, and change nothing else."""
+        path, checkpoint_io = self.folder / "last.ckpt", _checkpoint_io(trainer)
+        checkpoint_io.wait()
+        if not path.exists():
+            return
+        checkpoint = checkpoint_io.load_checkpoint(path)
+        is_new = checkpoint.get("temperature") != classifier.temperature
+        if is_new and checkpoint.get("global_step") == trainer.global_step:
+            checkpoint_io.save_checkpoint(checkpoint | {"temperature": classifier.temperature}, path)
+
+
+def _checkpoint_io(trainer: L.Trainer) -> DurableIO:
+    checkpoint_io = trainer.strategy.checkpoint_io
+    assert isinstance(checkpoint_io, DurableIO)
+    return checkpoint_io
+
 
 def _is_last_epoch(trainer: L.Trainer) -> bool:
     """Whether training is over with the epoch that ends here."""
@@ -157,10 +177,8 @@ def all_saved(trainer: L.Trainer) -> Iterator[None]:
 
 
 def _wait(trainer: L.Trainer) -> None:
-    checkpoint_io = trainer.strategy.checkpoint_io
-    assert isinstance(checkpoint_io, DurableIO)
     signals.deferred = True
     try:
-        checkpoint_io.wait()
+        _checkpoint_io(trainer).wait()
     finally:
         signals.deferred = False

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from cifar_lightning.calibration import uncalibrated
 from cifar_lightning.checkpoint.format import check_description
 from cifar_lightning.checkpoint.onnx_file import read_onnx
 from cifar_lightning.checkpoint.pt2_file import read_pt2
@@ -31,7 +32,7 @@ class ExportedClassifier(ImageClassifier):
     """A classifier whose network is an exported program, with normalisation inside.
 
     Args:
-        program: ``images (N, C, H, W) uint8 -> logits (N, K)``.
+        program: ``images (N, C, H, W) uint8 -> logits (N, K)``, divided by the temperature where there is one.
         mean: As in ``ImageClassifier``; the program has its own.
         std: Likewise.
         image_shape: Shape (C, H, W) of the images, which a program is made for.
@@ -46,8 +47,8 @@ class ExportedClassifier(ImageClassifier):
         self.is_onnx = is_onnx
 
     def forward(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
-        """Logits of raw uint8 images, in float32."""
-        return self.net(images)
+        """Logits of raw uint8 images, in float32, as the checkpoint has them: without the temperature."""
+        return uncalibrated(self.net(images), self.temperature)
 
     def check_use(self, *, precision: Any, compile: bool | str, device_type: str) -> None:
         """Refuse to compute otherwise than exported programs do.
@@ -101,16 +102,18 @@ def read_exported(path: Path) -> tuple[ExportedClassifier, dict[str, Any]]:
     settings = description["settings"]
     settings["trainer"] |= {"precision": "32-true"} | ({"accelerator": "cpu"} if is_onnx else {})
     settings["compile"] = False
-    return _classifier(path, program, settings, is_onnx=is_onnx), description
+    return _classifier(path, program, description, is_onnx=is_onnx), description
 
 
-def _classifier(path: Path, program: nn.Module, settings: dict[str, Any], *, is_onnx: bool) -> ExportedClassifier:
+def _classifier(path: Path, program: nn.Module, description: dict[str, Any], *, is_onnx: bool) -> ExportedClassifier:
     """A program as a classifier, once it has classified two blank images."""
+    settings = description["settings"]
     height, width = settings["image_size"]
     try:
         shape = (settings["model"]["in_channels"], height, width)
         normalize = {key: settings["normalize"][key] for key in ("mean", "std")}
         classifier = ExportedClassifier(program, image_shape=shape, is_onnx=is_onnx, **normalize).eval()
+        classifier.temperature = description.get("temperature")
         with torch.inference_mode():
             logits = classifier(torch.zeros(2, *shape, dtype=torch.uint8))
     except (ValueError, TypeError, LookupError, RuntimeError) as error:

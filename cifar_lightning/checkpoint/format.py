@@ -3,7 +3,11 @@
 Besides Lightning's keys it holds ``format_version`` and ``settings``: the settings of the run as plain strings,
 numbers, lists and dictionaries. The network is rebuilt by looking its name up in the table of ``models``. Of a class
 the settings keep the name alone. So nothing in a file names code to run, and a class that moves orphans no checkpoint.
+``temperature`` is what logits are to be divided by for calibrated probabilities. It is absent or null where no
+validation has looked at these very weights.
 """
+
+from __future__ import annotations
 
 import pickle
 import warnings
@@ -13,17 +17,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cifar_lightning import __version__
+from cifar_lightning.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
 from cifar_lightning.checkpoint.trust import check_archive, check_values, refuse_too_long
-from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.resolve import Settings, as_plain
 from cifar_lightning.device import MAX_THREADS
 from cifar_lightning.errors import UserError, one_line
 from cifar_lightning.typehints import fits, words
+
+if TYPE_CHECKING:
+    from cifar_lightning.classifier import ImageClassifier
 
 FORMAT_VERSION = 4
 
@@ -132,6 +139,11 @@ def check_description(path: Path, found: Any, *, also: tuple[str, ...] = ()) -> 
         _check_settings(found["settings"])
     except ValueError as error:
         raise UserError(f"{foreign}: settings.{error}") from error
+    temperature = found.get("temperature")
+    is_number = isinstance(temperature, float)
+    if temperature is not None and not (is_number and MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE):
+        got = repr(temperature) if is_number else f"a {type(temperature).__name__}"  # which may be long
+        raise UserError(f"{foreign}: temperature must be in [{MIN_TEMPERATURE:g}, {MAX_TEMPERATURE:g}], got {got}")
 
 
 def first_not_finite(weights: dict[str, torch.Tensor]) -> str | None:

@@ -50,4 +50,5 @@ def load_classifier(path: str | Path) -> tuple[ImageClassifier, dict[str, Any]]:
     num_classes = settings["model"].get("num_classes")
     if len(settings["classes"]) != num_classes:
         raise UserError(f"{path}: {len(settings['classes'])} class names for {num_classes} outputs")
+    classifier.temperature = checkpoint.get("temperature")
     return classifier.eval(), checkpoint

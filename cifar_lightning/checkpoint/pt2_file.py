@@ -27,6 +27,7 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
         *(_aten.max_pool2d.default, _aten.avg_pool2d.default, _aten.adaptive_avg_pool2d.default, _aten.amax.default),
         *(_aten.relu.default, _aten.relu_.default, _aten.gelu.default, _aten.flatten.using_ints),
         *(_aten.add.Tensor, _aten.add_.Tensor, _aten.mul.Tensor, _aten.addcmul.default, _aten.to.dtype),
+        _aten.div.Tensor,
         *(_aten._upsample_bilinear2d_aa.vec, _aten.expand.default, _aten.permute.default, _aten.cat.default),
         *(_aten.layer_norm.default, _aten.mean.dim, _aten.sigmoid.default, _aten.silu.default, _aten.silu_.default),
         *(_aten.hardswish_.default, _aten.hardsigmoid.default, _aten.hardtanh_.default),

@@ -2,13 +2,13 @@
 
 import pickle
 import stat
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cifar_lightning.errors import UserError
+from cifar_lightning.files import check_torch_archive
 
 MAX_PICKLE_BYTES = 3_000_000
 """More than the names and plain values of a checkpoint take: some 100 kB, and with ``MAX_NAME_BYTES`` of names of
@@ -49,21 +49,7 @@ def check_archive(path: Path) -> None:
         OSError, zipfile.BadZipFile, ...: If the file cannot be read, or is damaged.
     """
     check_file(path)
-    with path.open("rb") as file:
-        starts_as_zip = file.read(2) == b"PK"
-    if not starts_as_zip:
-        raise UserError(f"{path} is not a checkpoint of this project: not written by torch.save")
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):  # a few bytes could become many
-            raise UserError(f"{path} is not a checkpoint of this project: it is compressed, as torch.save's are not")
-        if len({member.filename for member in members}) < len(members):
-            raise UserError(f"{path} is not a checkpoint of this project: two of its members have one name")
-        if any(member.file_size > MAX_PICKLE_BYTES for member in members if member.filename.endswith(".pkl")):
-            raise UserError(f"{path} is not a checkpoint of this project: more than tensors and a config is in it")
-        damaged = archive.testzip()  # torch.load itself does not look at the checksums
-    if damaged:
-        raise UserError(f"{path} is damaged: wrong checksum in {damaged}")
+    check_torch_archive(path, kind="a checkpoint of this project", max_pickle_bytes=MAX_PICKLE_BYTES)
 
 
 def refuse_too_long(settings: dict[str, Any]) -> None:

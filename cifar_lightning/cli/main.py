@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,9 +23,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cifar_lightning.cli.command_line import read_command_line, refuse_surroundings
 from cifar_lightning.cli.did_you_mean import explained
+from cifar_lightning.cli.seeds import with_seeds
 from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.config.overrides import values
-from cifar_lightning.config.schema import CONF, groups_of
+from cifar_lightning.config.schema import CONF, groups_of, keys_of
 from cifar_lightning.errors import RunError, SweepError, UserError, one_line
 from cifar_lightning.report.console import say, screens
 from cifar_lightning.runs.signals import Stopped, signals
@@ -42,6 +43,9 @@ Prelude = Callable[[list[str], list[Path]], list[str]]
 
 CheckJob = Callable[[DictConfig, Path], None]
 """Takes the config of a sweep's job and the folder that is for it; may refuse the sweep."""
+
+AfterSweep = Callable[[Path], None]
+"""Takes the folder of a sweep whose jobs have run."""
 
 
 @dataclass
@@ -64,6 +68,7 @@ def run(
     prelude: Prelude,
     check_job: CheckJob | None = None,
     returned: str | None = None,
+    after_sweep: AfterSweep | None = None,
     sweeps: bool = True,
 ) -> NoReturn:
     """Run a task as configured by conf/ and the command line, then exit.
@@ -79,24 +84,40 @@ def run(
             way.
         returned: Name of the metric that the task returns. With it, jobs of a sweep that are known to be finished are
             neither composed nor checked nor run; see ``runs.jobkeys``.
+        after_sweep: Called in this process once the jobs of a sweep have run and are listed, wherever they ran. The
+            sweep is done then: an error in it is a warning.
         sweeps: Whether several jobs may be asked for.
     """
     with screens():
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(_help(task, config_name, sweeps=sweeps))
             sys.exit(0)
-        _run(task, config_name=config_name, prelude=prelude, check_job=check_job, returned=returned, sweeps=sweeps)
+        _run(
+            task,
+            config_name=config_name,
+            prelude=prelude,
+            sweep=_Sweep(check_job, returned, after_sweep) if sweeps else None,
+        )
 
 
-def _run(
-    task: Task, *, config_name: str, prelude: Prelude, check_job: CheckJob | None, returned: str | None, sweeps: bool
-) -> NoReturn:
+@dataclass
+class _Sweep:
+    """What is done around the jobs of a sweep; see ``run``."""
+
+    check: CheckJob | None
+    returned: str | None
+    after: AfterSweep | None
+    folder: Path | None = None  # once its jobs are launched
+
+
+def _run(task: Task, *, config_name: str, prelude: Prelude, sweep: _Sweep | None) -> NoReturn:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on, instead of printing them over several lines
     jobs: list[_Job] = []
     overrides: list[str] = []
     config_dirs: list[Path] = []
     made = False  # whether Hydra makes the run's folder
+    has_run = False  # whether nobody has stopped it
 
     def job(cfg: DictConfig) -> float | None:
         def own_prelude(of_job: list[str]) -> list[str]:
@@ -116,15 +137,17 @@ def _run(
             refuse_surroundings()
             typed = read_command_line(sys.argv[1:])
             overrides, config_dirs = typed.overrides, typed.config_dirs
-            if typed.is_sweep and not sweeps:
+            if "seed" in keys_of(config_name):
+                overrides = with_seeds(overrides, is_sweep=typed.is_sweep)
+            if typed.is_sweep and sweep is None:
                 raise UserError(f"-m: {config_name}.py does one thing at a time; leave out -m, or start several")
             if typed.runs and not typed.is_sweep:
                 overrides = prelude(overrides, config_dirs)
             made = not typed.is_sweep and _is_new_folder(overrides)
             sys.argv[1:] = [*overrides, *typed.flags]  # --info would take an override after it for its value
-            with _checked_jobs(check_job, returned, jobs):
+            with _checked_jobs(sweep, jobs) if typed.is_sweep and sweep is not None else nullcontext():
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
-        status = 0
+        status, has_run = 0, True
     except SystemExit as ended:  # report() has said why
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except Stopped as stopped:
@@ -133,12 +156,25 @@ def _run(
     except Exception as error:
         if wants_traceback:
             raise
-        if not any(entry.failed for entry in jobs):
-            sys.exit(report(explained(error, overrides, config_name, config_dirs)))
+        has_run = True  # the jobs of some launchers are in other processes
         status = 1
+        if not any(entry.failed for entry in jobs):
+            status = report(explained(error, overrides, config_name, config_dirs))
     for entry in sorted(jobs, key=lambda job: job.number):
         say(f"job {entry.number}  {entry.overrides}  {entry.outcome}", "stderr" if entry.failed else "stdout")
+    if sweep is not None and has_run:
+        _end_sweep(sweep)
     sys.exit(status)
+
+
+def _end_sweep(sweep: _Sweep) -> None:
+    if sweep.after is None or sweep.folder is None:
+        return
+    try:
+        with signals:
+            sweep.after(sweep.folder)
+    except (Exception, Stopped) as error:
+        say(f"warning: the jobs of {sweep.folder} are not compared: {_describe(error)}", "stderr")
 
 
 def _is_new_folder(overrides: list[str]) -> bool:
@@ -148,8 +184,8 @@ def _is_new_folder(overrides: list[str]) -> bool:
 
 
 @contextmanager
-def _checked_jobs(check: CheckJob | None, returned: str | None, jobs: list[_Job]) -> Iterator[None]:
-    """Have ``check`` see each job of a sweep that goes through all values, before the first of them runs.
+def _checked_jobs(sweep: _Sweep, jobs: list[_Job]) -> Iterator[None]:
+    """Have ``sweep.check`` see each job of a sweep that goes through all values, before the first of them runs.
 
     Those that an earlier command has finished are left out, and noted among ``jobs``.
     """
@@ -160,16 +196,25 @@ def _checked_jobs(check: CheckJob | None, returned: str | None, jobs: list[_Job]
     def note(number: int, overrides: Sequence[str], result: float | None) -> None:
         jobs.append(_Job.of(number, overrides, _done(result), failed=False))
 
-    finished = None if returned is None else FinishedJobs(returned, note)
+    finished = None if sweep.returned is None else FinishedJobs(sweep.returned, note)
 
     def prepare(sweeper: Sweeper) -> None:
         assert sweeper.config is not None
+        folder = Path(os.path.abspath(sweeper.config.hydra.sweep.dir))
         refuse_foreign_sweep(Path(sweeper.config.hydra.sweep.dir))
         if finished is not None and not _optimises(sweeper.config.hydra):
             finished.prepare(sweeper)
+        launcher: Any = sweeper.launcher
+        launch = launcher.launch
+
+        def launch_noted(*arguments: Any, **options: Any) -> Any:
+            sweep.folder = folder
+            return launch(*arguments, **options)
+
+        launcher.launch = launch_noted
 
     def watch(config: DictConfig, number: int) -> None:
-        if check is None or _optimises(config.hydra):
+        if sweep.check is None or _optimises(config.hydra):
             return
         config.hydra.job.num = number
         try:
@@ -178,7 +223,7 @@ def _checked_jobs(check: CheckJob | None, returned: str | None, jobs: list[_Job]
             return
         with open_dict(config):
             del config["hydra"]  # Hydra drops this config afterwards, and the node is the larger part to go through
-        check(config, folder)
+        sweep.check(config, folder)
 
     with (
         before_sweeps(prepare),
@@ -271,6 +316,8 @@ def _help(task: Task, config_name: str, *, sweeps: bool) -> str:
     keys = primary.partition("\nhydra:")[0].strip()
     chosen = f"\nChoices, as group=choice:\n{choices}\n" if choices else ""
     sweep = "  -m           a job for each of several values: key=value1,value2\n" if sweeps else ""
+    if sweeps and "seed" in keys_of(config_name):
+        sweep += "               seeds=5 with it: seed=0,1,2,3,4\n"
     return f"""{sys.modules[task.__module__].__doc__}
 {chosen}
 Keys, as key=value; conf/{config_name}.yaml:

@@ -1,48 +1,43 @@
 """``evaluate(cfg)``: the function behind evaluate.py. A checkpoint is all it needs."""
 
 import logging
-import math
-from collections.abc import Callable
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning as L
+from jaxtyping import Int64, UInt8
 from omegaconf import DictConfig
+from torch import Tensor
 
-from cifar_lightning.checkpoint.exported import ExportedClassifier
 from cifar_lightning.checkpoint.load import load_classifier
-from cifar_lightning.checkpoint.write import write_durably
-from cifar_lightning.classifier import ImageClassifier
-from cifar_lightning.config.build import build
+from cifar_lightning.config.build import blame
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
-from cifar_lightning.config.resolve import EvaluateSettings, as_plain, resolve_evaluation
-from cifar_lightning.data import ImageDataModule, spread
+from cifar_lightning.config.resolve import EvaluateSettings, as_plain, flattened, resolve_evaluation
+from cifar_lightning.data import ImageDataModule
+from cifar_lightning.data.other_sets import read_other_sets
 from cifar_lightning.device import device_name, keeping_freed_memory, restored_backends, threads
-from cifar_lightning.engine.assembly import flops_of, read_data
-from cifar_lightning.engine.compile import compile_in_place, refuse_without_compiler
-from cifar_lightning.engine.trainer import build_trainer, check_limit, refusals
-from cifar_lightning.errors import RunError, UserError, listed
-from cifar_lightning.metrics import Evaluation
+from cifar_lightning.engine.drops import drops
+from cifar_lightning.engine.evaluating import check_data, evaluated_data, evaluating_trainer, is_data_of, run_evaluation
+from cifar_lightning.engine.trainer import check_limit
 from cifar_lightning.report.console import on_screen
-from cifar_lightning.report.figures import confusion_matrix, only_for_show, prediction_grid, to_png
+from cifar_lightning.report.evaluation import Evaluated, details, evaluated, figure_rows, figures
+from cifar_lightning.report.evaluation_files import draw_pictures, draw_report
 from cifar_lightning.report.predictions import write_predictions
-from cifar_lightning.report.tables import class_rows, log_table, relative, shown, with_note
-from cifar_lightning.runs.evaluations import changed, deciding, evaluation_folder, record_settings
-from cifar_lightning.runs.folder import claimed, refuse_used
+from cifar_lightning.report.tables import class_rows, log_drops, log_table, relative, with_note
+from cifar_lightning.runs.curves import CURVES, read_curves
+from cifar_lightning.runs.evaluations import SETS, changed, deciding, evaluation_folder, record_settings
+from cifar_lightning.runs.folder import claimed, refuse_used, run_of
 from cifar_lightning.runs.metrics_file import provenance, write_metrics
-from cifar_lightning.runs.resume import flattened
 
 log = logging.getLogger(__name__)
-
-NUM_SAMPLES = 32
-"""Images in the picture of sample predictions."""
 
 
 def evaluate(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, Any]:
     """Evaluate a checkpoint, or a file exported from one, on a split and return what metrics.json holds.
 
-    Writes metrics.json and predictions.csv into ``output_dir``, shows a table, and draws pictures. The latter are only
-    for show: one that fails is a warning.
+    Writes metrics.json and predictions.csv into ``output_dir``, shows a table, and draws pictures and report.html. The
+    latter are only for show: one that fails is a warning.
 
     Args:
         cfg: As ``config.schema.compose(..., config_name="evaluate")`` or the command line makes it; it is not changed.
@@ -62,74 +57,73 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
     trained, plain, split = checkpoint["settings"], as_plain(settings), settings.split
     folder = Path(settings.output_dir or evaluation_folder(settings.ckpt, split, changed(flattened(plain), trained)))
     refuse_used(folder)
-    trainer = build_trainer(settings.trainer, output_dir=str(folder), logger=False, callbacks=[])
-    if isinstance(classifier, ExportedClassifier):
-        device_type = trainer.strategy.root_device.type
-        classifier.check_use(precision=trainer.precision, compile=settings.compile, device_type=device_type)
-    data: ImageDataModule = build(settings.data, "data")
-    read_data(data, settings.data, stage="validate" if split == "val" else "test")
-    fingerprint = _check(settings, data, classifier, trained)
+    trainer = evaluating_trainer(settings, folder, classifier)
+    data = evaluated_data(settings)
+    fingerprint = check_data(settings, data, classifier, trained)
     check_limit(trainer, split, len(data.eval_batches(split)))
+    with blame("other_sets"):
+        sets = read_other_sets(settings.other_sets, data, split)
     images = {f"images.{name}": value for name, value in fingerprint.items()}
+    images |= {f"{SETS}{other.name}": other.fingerprint for other in sets}
     with claimed(folder):
         record_settings(
             folder, {"ckpt": str(Path(settings.ckpt).absolute()), "split": split, **deciding(plain), **images}
         )
         with threads(settings.num_threads), keeping_freed_memory(trainer.strategy.root_device):
             device = device_name(trainer.strategy.root_device)
-            _announce(settings, data, trained, is_its_own=_is_data_of(trained, fingerprint, split))
+            is_own = is_data_of(trained, fingerprint, split)
+            _announce(settings, data, trained, is_its_own=is_own)
             log.info("device    %s, precision %s", device, trainer.precision)
-            _run(settings, trainer, classifier, data)
+            started = time.perf_counter()
+            run_evaluation(settings, trainer, classifier, data)
+            seconds = time.perf_counter() - started
+            other_sets = drops(trainer, classifier, data, split, sets, corruptions=settings.corruptions)
+        result = evaluated(classifier, data, split)
         metrics = {
-            **_figures(classifier, data, split),
+            **figures(result),
+            f"num_{split}_images": result.plain.num_images,
+            "num_images_of_split": len(data.index[split]),
+            **({"other_sets": other_sets} if other_sets else {}),
             "ckpt": settings.ckpt,
             "name": trained["name"],
             "seed": trained["seed"],
             "data": data.name,
             "data_note": data.note,
+            "is_own_data": is_own,
             "fingerprint": fingerprint,
             "device": device,
             "precision": str(trainer.precision),
+            "seconds": seconds,
             **provenance(invocation),
+            **details(result),
         }
-        _report(folder, metrics, classifier, data, split)
+        _write(folder, metrics, result)
+        gather = partial(_gather, data, split)
+        draw_pictures(folder, result, gather)
+        run = run_of(settings.ckpt)
+        draw_report(folder, result, metrics, gather, recipe=trained, curves=read_curves(run, CURVES) if run else {})
     return metrics
 
 
-def _run(settings: EvaluateSettings, trainer: L.Trainer, classifier: ImageClassifier, data: ImageDataModule) -> None:
-    compile_in_place(classifier.net, settings.compile)
-    classifier.tta = settings.tta
-    run = trainer.validate if settings.split == "val" else trainer.test
-    with refusals(), refuse_without_compiler(settings.compile):
-        run(classifier, data, verbose=False)
-    if not math.isfinite(classifier.evaluations[settings.split].loss):  # its predictions would all be the first class
-        raise RunError(
-            f"ckpt={settings.ckpt}: the network's outputs are not finite in precision {trainer.precision}; try "
-            "trainer.precision=32-true"
-        )
-
-
-def _report(
-    folder: Path, metrics: dict[str, Any], classifier: ImageClassifier, data: ImageDataModule, split: str
-) -> None:
-    """Write the predictions, then the numbers, which say that all is there; show them, then draw."""
-    evaluation, predictions = classifier.evaluations[split], folder / "predictions.csv"
-    num, files = evaluation.num_images, data.files(split)
+def _write(folder: Path, metrics: dict[str, Any], result: Evaluated) -> None:
+    """Write the predictions, then the numbers, which say that all is there; and show them."""
+    predictions, num = folder / "predictions.csv", result.plain.num_images
     write_predictions(
         predictions,
-        evaluation,
-        data.targets(split)[:num],
-        data.classes,
-        augmented=classifier.augmented.get(split),
-        files=files and files[:num],
+        result.shown,
+        result.targets,
+        result.classes,
+        augmented=result.shown_augmented,
+        errors=result.label_errors,
+        files=result.files,
     )
     numbers = write_metrics(folder, metrics)
-    rows = [(name, shown(name, value)) for name, value in classifier.scalars(split).items()]
-    title = f"{metrics['name']} on {with_note(data.name, data.note)}: {evaluation.num_images:,} {split} images"
-    log_table(title, [*rows, *class_rows(metrics[f"{split}/class_acc"])])
+    title = f"{metrics['name']} on {with_note(metrics['data'], metrics['data_note'])}: {num:,} {result.split} images"
+    log_table(title, [*figure_rows(result), *class_rows(metrics[f"{result.split}/class_acc"])])
+    if "other_sets" in metrics:
+        log_drops(metrics["other_sets"], result.split)
     for path in (numbers, predictions):
         log.info("wrote     %s", relative(path))
-    _draw(folder, evaluation, data, split)
 
 
 def _announce(settings: EvaluateSettings, data: ImageDataModule, trained: dict[str, Any], *, is_its_own: bool) -> None:
@@ -141,67 +135,6 @@ def _announce(settings: EvaluateSettings, data: ImageDataModule, trained: dict[s
         log.info("note      these are not the %s images that the run was started with", settings.split)
 
 
-def _check(
-    settings: EvaluateSettings, data: ImageDataModule, classifier: ImageClassifier, trained: dict[str, Any]
-) -> dict[str, str]:
-    """Refuse data that do not fit the checkpoint, or that have no images of the split; return their fingerprint.
-
-    Validation images that are chosen anew could be images that the network was trained on.
-    """
-    if not len(data.index[settings.split]):
-        raise UserError(
-            "split=val: the run has no validation images; train with data.val_size, or with a val folder in "
-            "data=folder, or use split=test"
-        )
-    if set(data.classes) <= set(trained["classes"]):
-        data.take_classes(trained["classes"])
-    else:
-        raise UserError(
-            f"data: the checkpoint has the classes {listed(trained['classes'])}, the data have {listed(data.classes)}"
-        )
-    fingerprint = data.fingerprint()
-    if settings.split == "val" and not _is_data_of(trained, fingerprint, "val"):
-        raise UserError(
-            "split=val: these are not the training images, or not the choice of validation images, that the run was "
-            "started with, so it may have been trained on some of them; bring data.root, data.val_size and "
-            "data.split_seed back to what they were, or use split=test"
-        )
-    if isinstance(classifier, ExportedClassifier):
-        classifier.check_images(data.image_shape)
-        return fingerprint
-    refusal = f"the checkpoint's model={trained['model']['name']} cannot take images of {{size}}"
-    flops_of(classifier.net, data.image_shape, refusal=refusal)
-    return fingerprint
-
-
-def _is_data_of(trained: dict[str, Any], fingerprint: dict[str, str], split: str) -> bool:
-    """Whether a split's images are those of the run, and chosen for validation alike."""
-    names = ("train", "val") if split == "val" else ("test",)
-    return all(trained["fingerprint"].get(name) == fingerprint[name] for name in names)
-
-
-def _figures(classifier: ImageClassifier, data: ImageDataModule, split: str) -> dict[str, Any]:
-    evaluation = classifier.evaluations[split]
-    return {
-        **classifier.scalars(split),
-        f"num_{split}_images": evaluation.num_images,
-        f"{split}/class_acc": dict(zip(data.classes, evaluation.class_acc, strict=True)),
-    }
-
-
-def _draw(folder: Path, evaluation: Evaluation, data: ImageDataModule, split: str) -> None:
-    chosen = spread(evaluation.num_images, NUM_SAMPLES)
-    pictures: dict[str, Callable[[], Any]] = {
-        "confusion.png": lambda: confusion_matrix(evaluation.confusion, data.classes),
-        "samples.png": lambda: prediction_grid(
-            data.arrays(split).gather(data.index[split][chosen]),
-            data.targets(split)[chosen],
-            evaluation.preds[chosen],
-            data.classes,
-            confidence=evaluation.confidence[chosen],
-        ),
-    }
-    for name, draw in pictures.items():
-        with only_for_show(name):
-            write_durably(folder / name, to_png(draw()))
-            log.info("wrote     %s", relative(folder / name))
+def _gather(data: ImageDataModule, split: str, chosen: Int64[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
+    """Chosen images of a split."""
+    return data.arrays(split).gather(data.index[split][chosen])

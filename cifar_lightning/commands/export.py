@@ -144,6 +144,7 @@ def _record(
         "name": source.settings["name"],
         "seed": source.settings["seed"],
         "weights_type": source.weights_type,
+        "temperature": source.temperature,
         "check": asdict(comparison),
         **made,
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from cifar_lightning.calibration import in_words
 from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.config.inference import resolve_prediction
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
@@ -88,6 +89,8 @@ def _predict(settings: PredictSettings, invocation: Invocation) -> dict[str, Any
         "tta": tta,
         "device": device_name(predictor.device),
         "precision": predictor.precision,
+        "calibrated": predictor.temperature is not None,
+        "temperature": predictor.temperature,
         **provenance(invocation),
     }
     topk = min(settings.topk, len(predictor.classes))
@@ -97,6 +100,7 @@ def _predict(settings: PredictSettings, invocation: Invocation) -> dict[str, Any
         log.info("model     %s, seed %s, from %s", about["name"], predictor.settings["seed"], settings.ckpt)
         log.info("pictures  %s files, read at %dx%d", f"{len(files):,}", side, side)
         log.info("device    %s, precision %s", about["device"], predictor.precision)
+        log.info("note      %s", in_words(predictor.temperature))
         options = {"classes": predictor.classes, "topk": topk, "save_probs": settings.save_probs}
         with writing(folder, about, **options) as written:
             for file, prediction in _predictions(predictor, files, problems, topk=topk, tta=tta):

@@ -6,6 +6,7 @@ import torch
 from omegaconf import DictConfig
 from torch.utils.flop_counter import FlopCounterMode
 
+from cifar_lightning.calibration import in_words
 from cifar_lightning.config.inference import resolve_serving
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.schema import ServeSettings
@@ -78,6 +79,7 @@ def _load(settings: ServeSettings) -> Predictor:
     own = predictor.settings
     log.info("model     %s, seed %s, from %s", own["name"], own["seed"], settings.ckpt)
     log.info("device    %s, precision %s", device_name(predictor.device), predictor.precision)
+    log.info("note      %s", in_words(predictor.temperature))
     return predictor
 
 

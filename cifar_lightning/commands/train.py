@@ -29,6 +29,7 @@ from cifar_lightning.errors import RunError, UserError
 from cifar_lightning.patches import quick_hook_names, staying_on_device, unlimited_recompiles, watched_restoring
 from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.tables import announce, final_table, next_steps
+from cifar_lightning.runs.failure import forget_failure, noted_failure
 from cifar_lightning.runs.folder import CONFIG, LAST, claimed, record
 from cifar_lightning.runs.jobkeys import record_key
 from cifar_lightning.runs.loggers import CSV, TensorBoard, hyper_parameters
@@ -66,9 +67,15 @@ def train(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, An
             return metrics
         cfg = placed(cfg, job)
     cfg = with_folder(cfg)
+    with noted_failure(Path(cfg.output_dir), invocation):
+        return _train(cfg, invocation, started)
+
+
+def _train(cfg: DictConfig, invocation: Invocation, started: float) -> dict[str, Any]:
     config = resolve(cfg)
     folder = Path(config.output_dir)
     with on_screen(), claimed(folder), restored_backends(), _advice_to_resume(folder, invocation):
+        forget_failure(folder)
         before = checkpoint_to_resume(folder, config.resume)
         if before is not None:
             config = take_over(config, before["settings"])
@@ -199,6 +206,7 @@ def _figures(parts: Parts, *, seconds_of_init: float) -> dict[str, Any]:
         "name": settings.name,
         "data": parts.data.name,
         "data_note": parts.data.note,
+        "fingerprint": dict(settings.fingerprint),
         "seed": settings.seed,
         # current_epoch lags behind where there was nothing left to train after resuming
         "epochs": trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
@@ -209,5 +217,6 @@ def _figures(parts: Parts, *, seconds_of_init: float) -> dict[str, Any]:
         "device": device_name(trainer.strategy.root_device),
         "precision": str(trainer.precision),
         "flops_per_image": parts.flops,
+        "temperature": parts.classifier.temperature,
         "output_dir": settings.output_dir,
     }

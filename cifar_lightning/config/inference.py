@@ -4,12 +4,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from cifar_lightning.config.overrides import expanded
-from cifar_lightning.config.resolve import check_tta, plain, put_in_home
+from cifar_lightning.config.resolve import check_tta, paths, plain, put_in_home
 from cifar_lightning.config.schema import ExportSettings, PredictSettings, ServeSettings
 from cifar_lightning.data.decode import MAX_PIXELS
 from cifar_lightning.errors import UserError
-from cifar_lightning.typehints import fits
 
 
 def resolve_prediction(cfg: DictConfig) -> PredictSettings:
@@ -21,14 +19,8 @@ def resolve_prediction(cfg: DictConfig) -> PredictSettings:
     config = plain(cfg)
     put_in_home(config, "ckpt", "output_dir")
     _check_shared(config)
-    images = config["images"]
-    images = [images] if isinstance(images, str | int | float) else images
-    if not fits(images, list[str | int | float]) or not images:
-        raise UserError(
-            "images must be a file, a folder, a pattern or a list of these, as in [a.jpg,b.jpg], got "
-            f"{config['images']!r}"
-        )
-    config["images"] = tuple(expanded("images", str(path)) for path in images)
+    what = "a file, a folder, a pattern or a list of these, as in [a.jpg,b.jpg]"
+    config["images"] = paths("images", config["images"], what)
     return PredictSettings(**config)
 
 

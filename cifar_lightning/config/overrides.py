@@ -13,11 +13,38 @@ from hydra.errors import HydraException
 
 from cifar_lightning.errors import UserError
 
-PATHS = ("output_dir", "resume", "init", "ckpt", "images", "data.root", "hydra.run.dir", "hydra.sweep.dir")
+PATHS = (
+    *("output_dir", "resume", "init", "ckpt", "images", "other_sets", "runs", "data.root"),
+    *("hydra.run.dir", "hydra.sweep.dir"),
+)
 """Keys whose value is a path."""
 
-TEXTS = (*PATHS, "name", "split", "data.name", "data.note")
+TEXTS = (*PATHS, "name", "split", "baseline", "data.name", "data.note")
 """Keys whose value is text, whatever it looks like."""
+
+WHERE_AND_HOW = (
+    "num_threads",
+    "compile",
+    "logger",
+    "checkpoint",
+    "callbacks.pictures",
+    "data.root",
+    "data.urls",
+    "data.memory",
+    "data.options",
+    "data.eval_batch_size",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.benchmark",
+    "trainer.profiler",
+    "trainer.detect_anomaly",
+    "trainer.inference_mode",
+    "trainer.log_every_n_steps",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+    "trainer.num_sanity_val_steps",
+)
+"""Keys, each with those below it, that say where and how a run runs and what it shows, not what it computes."""
 
 
 def quoted(value: str | float | list[Any] | None) -> str:
@@ -34,7 +61,7 @@ def _in_quotes(quote: str, text: str) -> str:
     return f"{quote}{escaped}{quote}"
 
 
-def argument(key: str, path: Path) -> str:
+def argument(key: str, path: Path | str) -> str:
     """``key=path`` as it is typed into a POSIX shell: quoted for it and for Hydra, where the path wants it.
 
     There is no such form of a path with ``${``, whose value Hydra computes.
@@ -64,7 +91,8 @@ def _as_text(override: str) -> str:
     if key not in TEXTS or not equals or (key == "data.note" and not value):
         return override
     is_there = key in PATHS and _is_there(value)
-    is_pattern = key == "images" and not value.startswith(("[", "'", '"'))  # one, whatever is in it; a list otherwise
+    # One, whatever is in it; a list otherwise. A baseline is overrides, with all their signs.
+    is_pattern = key in ("images", "runs", "baseline") and not value.startswith(("[", "'", '"'))
     plain = r"[\w./~-]*" if is_there else r"[\w./~,-]*"
     if (is_there or is_pattern) and not re.fullmatch(plain, value):
         # Such as IMG (1).jpg, of which Hydra would take the brackets for a call.

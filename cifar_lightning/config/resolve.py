@@ -71,6 +71,8 @@ class EvaluateSettings:
     tta: int
     num_threads: int | None
     compile: bool | str
+    other_sets: tuple[str, ...]
+    corruptions: bool
     data: Section
     trainer: Section
 
@@ -141,7 +143,19 @@ def resolve_evaluation(cfg: DictConfig) -> EvaluateSettings:
     if config["split"] not in ("val", "test"):
         raise UserError(f"split must be val or test, got {config['split']}")
     put_in_home(config, "output_dir", "ckpt", "data.root")
+    config["other_sets"] = [expanded("other_sets", name) for name in _names(config["other_sets"])]
     return EvaluateSettings(**frozen(config))
+
+
+def _names(other_sets: Any) -> list[str]:
+    """The other test sets that are asked for; a single one need not be a list."""
+    names = [] if other_sets is None else other_sets if isinstance(other_sets, list) else [other_sets]
+    if not fits(names, list[str | int | float]) or "" in names:
+        raise UserError(
+            "other_sets must be auto, null, the name of a set, a folder of images or a list of these, as in "
+            f"[CIFAR-10.1,photos], got {other_sets!r}"
+        )
+    return list(map(str, names))
 
 
 def settle(config: Settings, facts: Facts) -> Settings:
@@ -200,6 +214,17 @@ def as_plain(value: Any) -> Any:
     return list(map(as_plain, value)) if isinstance(value, list | tuple) else value
 
 
+def flattened(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and plain values of nested dictionaries."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
 def _check_shared(config: dict[str, Any]) -> None:
     """Check the keys that training and evaluation share."""
     if config.get("name") == "":
@@ -242,6 +267,31 @@ def put_in_home(config: dict[str, Any], *keys: str) -> None:
             if not path:
                 raise UserError(f"{key} must not be empty: give it a value, or leave it out")
             section[name] = expanded(key, path)
+
+
+def paths(key: str, value: Any, what: str) -> tuple[str, ...]:
+    """Paths, of which one may be given as it is, and several as a list; ``~`` is the home folder.
+
+    Args:
+        key: That of the value.
+        value: As it is given.
+        what: What is allowed, in words.
+
+    Raises:
+        UserError: If it is something else, or there is none.
+    """
+    found = texts(key, value, what)
+    if not found:
+        raise UserError(f"{key} must be {what}, got {value!r}")
+    return tuple(expanded(key, path) for path in found)
+
+
+def texts(key: str, value: Any, what: str) -> tuple[str, ...]:
+    """Texts likewise, of which there may be none."""
+    found = [value] if isinstance(value, str | int | float) else value
+    if not fits(found, list[str | int | float]):
+        raise UserError(f"{key} must be {what}, got {value!r}")
+    return tuple(map(str, found))
 
 
 def check_tta(level: int | None, *, may_be_null: bool = False) -> None:

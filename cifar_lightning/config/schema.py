@@ -1,5 +1,6 @@
 """The schema of the top-level keys, and how a config is composed from conf/."""
 
+import re
 from dataclasses import dataclass, fields, make_dataclass
 from datetime import datetime
 from pathlib import Path
@@ -53,6 +54,25 @@ class EvaluateSchema:
     tta: int = 0
     num_threads: int | None = None
     compile: Any = False
+    other_sets: Any = "auto"
+    corruptions: bool = False
+    data: Any = MISSING
+    trainer: Any = MISSING
+
+
+@dataclass
+class CompareSchema:
+    """Top-level keys of conf/compare.yaml."""
+
+    runs: Any = None
+    ckpt: Any = None
+    output_dir: str | None = None
+    metric: str = MISSING
+    baseline: str | None = None
+    by: Any = None
+    split: str = MISSING
+    tta: int = MISSING
+    num_threads: int | None = None
     data: Any = MISSING
     trainer: Any = MISSING
 
@@ -111,7 +131,7 @@ REFUSED_TRAINER_ARGUMENTS = {
     "default_root_dir": "choose the run's folder with output_dir=",
     "enable_checkpointing": "every run writes its checkpoints",
     "plugins": "the project sets them",
-    "barebones": "benchmarks/compare.py measures the Trainer's cost",
+    "barebones": "benchmarks/loops.py measures the Trainer's cost",
     "model_registry": "checkpoints are local files",
 }
 """Trainer arguments that the project sets itself, and what to use instead."""
@@ -121,6 +141,12 @@ def groups_of(config_name: str) -> list[str]:
     """Names of the groups of choices that an entry has: folders of conf/ that its file names."""
     primary = (CONF / f"{config_name}.yaml").read_text(encoding="utf-8")
     return [folder.name for folder in sorted(CONF.iterdir()) if f"- {folder.name}:" in primary]
+
+
+def keys_of(config_name: str) -> list[str]:
+    """Names of the top-level keys that an entry's file sets."""
+    primary = (CONF / f"{config_name}.yaml").read_text(encoding="utf-8")
+    return re.findall(r"^(\w+):", primary, re.MULTILINE)
 
 
 def compose(*overrides: str, config_name: str = "train") -> DictConfig:
@@ -148,6 +174,7 @@ def _first(*values: Any) -> Any:
 # At import, so that whoever composes a config with this package finds them there.
 ConfigStore.instance().store(name="train_schema", node=TrainSchema)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateSchema)
+ConfigStore.instance().store(name="compare_schema", node=CompareSchema)
 ConfigStore.instance().store(name="predict_schema", node=_schema_of(PredictSettings))
 ConfigStore.instance().store(name="export_schema", node=_schema_of(ExportSettings))
 ConfigStore.instance().store(name="serve_schema", node=_schema_of(ServeSettings))

@@ -108,6 +108,42 @@ class ImageFolder:
             raise ValueError(_message(folder, problems | others_problems))
 
 
+class ClassFolders:
+    """Images of one split alone: ``root/<class>/*``; in all else as ``ImageFolder``, whose form it has.
+
+    Args:
+        root: Folder that holds a folder per class.
+        image_size: Height and width of the images, in pixels, in [1, 1024].
+        background: See ``ImageFolder``.
+        memory: Likewise.
+
+    Raises:
+        ValueError: If ``root`` has no such folders, or they hold what cannot be used.
+    """
+
+    def __init__(
+        self, root: Path, *, image_size: int, background: str | None = None, memory: Gigabytes = "auto"
+    ) -> None:
+        self.classes = layout.folders(root)
+        if not self.classes:
+            raise ValueError(f"{printable(str(root))} must hold a folder of images per class, and has no folder in it")
+        problems: Problems = {}
+        by_class = find_images(root, ".", self.classes, problems)
+        for name, members in zip(self.classes, by_class, strict=True):
+            if not members:
+                problems.setdefault(name, "a class without images")
+        self.files = [file for members in by_class for file in members]
+        self.targets = [target for target, members in enumerate(by_class) for _ in members]
+        needed, allowed = len(self.files) * 3 * image_size**2 / 1e9, gigabytes(memory)
+        how = (image_size, colour(background))
+        try:
+            self.data = read_pixels(root, "all", self.files, how, problems, mapped=needed > allowed)
+        except NotWritten as error:
+            raise ValueError(_does_not_fit(root, needed, allowed, error)) from error
+        if problems:
+            raise ValueError(_message(root, problems))
+
+
 def _checked_root(root: str | Path | None, splits: Iterable[str]) -> Path:
     if root is None:
         raise ValueError(_not_a_root(root, "none is given"))

@@ -21,7 +21,7 @@ from lightning.pytorch.profilers import (
 )
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from cifar_lightning.checkpoint.write import DurableIO
+from cifar_lightning.checkpoint.durable_io import DurableIO
 from cifar_lightning.config.build import blame, build_partial
 from cifar_lightning.config.resolve import AUTO, Section, as_plain
 from cifar_lightning.data import ImageDataModule

@@ -111,6 +111,7 @@ def warm_up(
     classifier.train_metrics.take()
     classifier.evaluations.clear()
     classifier.augmented.clear()
+    classifier.temperature = None
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # or the clock would wait for what is still to be done
 

@@ -33,6 +33,7 @@ def model_card(source: Source, usage: str) -> str:
 
 The network `{settings["model"]["name"]}` of cifar-lightning, trained on
 {_inline(data_name(settings))} with seed {settings["seed"]}. {_accuracy(metrics)}
+Its {source.about_probabilities}.
 
 It takes images of {channels} x {height} x {width}: {RESIZE}. It needs them normalised, as below.
 

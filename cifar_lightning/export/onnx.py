@@ -75,13 +75,13 @@ def _quiet() -> Iterator[None]:
 
 
 def opened(path: Path, source: Source) -> Classify:
-    """What onnxruntime computes of the file."""
+    """The logits that onnxruntime computes by the file, without the temperature."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def classify(images: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+        return source.logits_of_program(torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0]))
 
     return classify
 
@@ -90,4 +90,5 @@ def usage(source: Source, path: Path) -> str:
     """Lines of Python that use the file."""
     return f"""import onnxruntime
 session = onnxruntime.InferenceSession({str(path)!r})
-(logits,) = session.run(["logits"], {{"images": images}})  # uint8 (N, C, H, W)"""
+(logits,) = session.run(["logits"], {{"images": images}})  # uint8 (N, C, H, W)
+# {source.about_probabilities}"""

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from cifar_lightning import models
+from cifar_lightning.calibration import calibrated, in_words, uncalibrated
 from cifar_lightning.checkpoint.load import load_classifier
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.models.speedrun import PatchConv
@@ -25,9 +27,10 @@ class Source:
     Attributes:
         path: Of the checkpoint.
         settings: Those in it.
-        description: JSON text for the metadata of an exported file: ``format_version`` and ``settings`` as in the
-            checkpoint, and how images are prepared.
-        classifier: Raw uint8 images -> logits, in float32 and plain operations.
+        description: JSON text for the metadata of an exported file: ``format_version``, ``settings`` and
+            ``temperature`` as in the checkpoint, and how images are prepared.
+        classifier: Raw uint8 images -> logits, divided by the temperature where there is one, in float32 and plain
+            operations. Formats that hold a program hold this.
         reference: The checkpoint's own classifier, in float32; in float64 if its weights are.
         mean: Mean of the pixels per channel that the network is fed with, in [0, 1].
         std: Standard deviation likewise.
@@ -50,6 +53,20 @@ class Source:
         return (self.settings["model"]["in_channels"], height, width)
 
     @property
+    def temperature(self) -> float | None:
+        """What logits are divided by for calibrated probabilities; None where the checkpoint has none."""
+        return self.reference.temperature
+
+    @property
+    def about_probabilities(self) -> str:
+        """What a user of an exported file must know of the softmax."""
+        return in_words(self.temperature)
+
+    def logits_of_program(self, logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+        """The checkpoint's logits, from those of ``classifier``."""
+        return uncalibrated(logits, self.temperature)
+
+    @property
     def weights(self) -> dict[str, Tensor]:
         """The network's own weights by name, without normalisation, in float32."""
         return {name: value.contiguous() for name, value in self.classifier.net.state_dict().items()}
@@ -58,6 +75,13 @@ class Source:
     def example(self) -> Tensor:
         """Two blank images."""
         return torch.zeros(2, *self.image_shape, dtype=torch.uint8)
+
+
+class _Calibrated(ImageClassifier):
+    """A classifier whose logits are divided by the temperature, where there is one."""
+
+    def forward(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+        return calibrated(super().forward(images), self.temperature)
 
 
 def load_source(path: str | Path) -> Source:
@@ -84,10 +108,10 @@ def load_source(path: str | Path) -> Source:
 
 
 def _description(checkpoint: dict[str, Any]) -> str:
-    own = {key: checkpoint[key] for key in ("format_version", "settings")}
+    own = {key: checkpoint.get(key) for key in ("format_version", "settings", "temperature")}
     inputs = {
         "input": "images: raw uint8 pixels (N, C, H, W), RGB or grey; normalisation is inside",
-        "output": "logits: float32 (N, K), in the order of settings.classes",
+        "output": "logits: float32 (N, K), in the order of settings.classes; of a program divided by temperature",
         "resize": RESIZE,
     }
     return json.dumps({**own, "images": inputs})
@@ -98,7 +122,8 @@ def _plain(reference: ImageClassifier, settings: dict[str, Any]) -> ImageClassif
     arguments = {**settings["model"], **({"fourier": False} if "fourier" in settings["model"] else {})}
     with torch.device("meta"):
         net = models.build(**arguments)
-        classifier = ImageClassifier(net, mean=settings["normalize"]["mean"], std=settings["normalize"]["std"])
+        classifier = _Calibrated(net, mean=settings["normalize"]["mean"], std=settings["normalize"]["std"])
+    classifier.temperature = reference.temperature
     classifier.load_state_dict(copy.deepcopy(reference.state_dict()), assign=True)
     for module in list(net.modules()):
         for name, child in module.named_children():

@@ -44,9 +44,11 @@ def loading(source: Source, load: str) -> str:
     """
     arguments = {key: value for key, value in source.settings["model"].items() if key != "name"}
     given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    divided = "" if source.temperature is None else f"\nprobabilities = (logits / {source.temperature!r}).softmax(1)"
     return f"""import torch
 from cifar_lightning import models
 net = models.build({source.settings["model"]["name"]!r}, {given}).eval()
 net.load_state_dict({load})
 mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in ({source.mean}, {source.std}))
-logits = net((images / 255 - mean) / std)  # images: uint8 (N, C, H, W); the network wants them normalised"""
+logits = net((images / 255 - mean) / std)  # images: uint8 (N, C, H, W); the network wants them normalised
+# {source.about_probabilities}{divided}"""

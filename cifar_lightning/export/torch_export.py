@@ -26,12 +26,14 @@ def files(source: Source, name: str) -> dict[str, bytes]:
 
 
 def opened(path: Path, source: Source) -> Classify:
-    """What torch computes of the file, which this process has written."""
-    return torch.export.load(path).module()
+    """The logits that torch computes by the file, which this process has written, without the temperature."""
+    program = torch.export.load(path).module()
+    return lambda images: source.logits_of_program(program(images))
 
 
 def usage(source: Source, path: Path) -> str:
     """Lines of Python that use the file."""
     return f"""import torch
 net = torch.export.load({str(path)!r}).module()  # as all pickles: only a file whose origin you trust
-logits = net(images)  # uint8 (N, C, H, W)"""
+logits = net(images)  # uint8 (N, C, H, W)
+# {source.about_probabilities}"""

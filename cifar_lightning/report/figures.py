@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from cifar_lightning.analysis.confusion import most_confused
 from cifar_lightning.errors import one_line, printable, shortened
 
 if TYPE_CHECKING:
@@ -176,12 +177,8 @@ def _draw_percent(
 
 def _draw_most_confused(axis: Axes, confusion: Int64[Tensor, "k k"], classes: Sequence[str]) -> None:
     """Draw the pairs of classes that are confused most often, by number and name, as bars of their images."""
-    rows, columns = confusion.nonzero().unbind(1)
-    rows, columns = (index[rows != columns] for index in (rows, columns))
-    counts = confusion[rows, columns]
-    order = counts.argsort(descending=True, stable=True)[:_NUM_CONFUSED]
     totals = confusion.sum(1)
-    pairs = list(zip(rows[order].tolist(), columns[order].tolist(), counts[order].tolist(), strict=True))
+    pairs = most_confused(confusion, _NUM_CONFUSED)
     names = [
         " → ".join(f"{number} {_fit(classes[number], _MAX_LINE)}" for number in (true, pred)) for true, pred, _ in pairs
     ]

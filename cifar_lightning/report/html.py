@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from torch import Tensor
 
-from cifar_lightning.errors import printable
+from cifar_lightning.errors import printable, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -130,8 +130,30 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "number": _number, "name": printable}
+    environment.filters |= {
+        "percent": _percent,
+        "number": _number,
+        "value": _value,
+        "name": _name,
+        "short": shortened,
+        "end": _end,
+    }
     return environment
+
+
+def _name(text: str) -> str:
+    """A name of anybody's as text that shows what is in it; quotation marks show one of nothing but spaces."""
+    return printable(text) if text.strip() else f"“{printable(text)}”"
+
+
+def _end(text: str, length: int) -> str:
+    """The end of a text, where paths differ."""
+    return text if len(text) <= length else f"…{text[1 - length :]}"
+
+
+def _value(value: float | None) -> str:
+    """A number to sort by; nothing for what stands last."""
+    return "" if value is None or value != value else f"{value:.6g}"
 
 
 def _percent(value: float | None, digits: int = 2) -> str:

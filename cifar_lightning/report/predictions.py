@@ -11,10 +11,11 @@ from typing import Any, BinaryIO
 from jaxtyping import Int64
 from torch import Tensor
 
+from cifar_lightning.analysis.label_errors import LabelErrors
 from cifar_lightning.checkpoint.write import durable_file, write_durably
-from cifar_lightning.errors import printable
 from cifar_lightning.metrics import Evaluation
 from cifar_lightning.predictor import Prediction
+from cifar_lightning.report.cells import cell
 
 
 def write_predictions(
@@ -24,6 +25,7 @@ def write_predictions(
     classes: Sequence[str],
     *,
     augmented: Evaluation | None = None,
+    errors: LabelErrors | None = None,
     files: Sequence[str] | None = None,
 ) -> None:
     """Write one line per image of an evaluation as CSV: index, target, pred, confidence, and 1 where they agree.
@@ -34,6 +36,8 @@ def write_predictions(
         targets: Their classes.
         classes: Names of the classes; they are written as ``cell`` has it.
         augmented: The evaluation with test-time augmentation; adds pred_tta and confidence_tta.
+        errors: Labels that may be wrong; adds label_quality, and suspected_label, which has the class that an image
+            seems to be of where its label is suspected.
         files: Paths of the images; add the column path.
 
     Raises:
@@ -50,6 +54,10 @@ def write_predictions(
     if augmented is not None:
         table["pred_tta"] = [names[pred] for pred in augmented.preds.tolist()]
         table["confidence_tta"] = [f"{confidence:.6f}" for confidence in augmented.confidence.tolist()]
+    if errors is not None:
+        suggested = dict(zip(errors.index.tolist(), errors.suggested.tolist(), strict=True))
+        table["label_quality"] = [f"{quality:.6f}" for quality in errors.quality.tolist()]
+        table["suspected_label"] = [names[suggested[i]] if i in suggested else "" for i in range(len(targets))]
     if files is not None:
         table["path"] = [cell(file) for file in files]
     text = StringIO(newline="")
@@ -138,17 +146,3 @@ def writing(folder: Path, about: Mapping[str, Any], **options: Any) -> Iterator[
         files = PredictionFiles(table, document, about, **options)
         yield files
         files.close()
-
-
-_OF_FORMULAS = tuple("=+-@＝＋－＠")
-"""What a cell begins with that a spreadsheet takes for a formula, and would compute."""
-
-
-def cell(name: str) -> str:
-    """A name as it is written into a CSV file.
-
-    What cannot be printed becomes an escape, so that each line of the file is a row. An apostrophe is put before a
-    name that begins as a formula does, or with an apostrophe: without the first one it is the name again.
-    """
-    name = printable(name)
-    return f"'{name}" if name.startswith((*_OF_FORMULAS, "'")) else name

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 LEVEL = 0.95
 """Confidence level of every interval."""
 
+_NO_SPREAD = 1e-12
+"""A deviation below it is one of rounding."""
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -37,7 +40,8 @@ class PairedTest:
 
     Attributes:
         difference: The differences, second minus first.
-        p: Two-sided p-value of no difference; nan of a single pair, 1 where all differences are 0.
+        p: Two-sided p-value of no difference; nan of a single pair, 1 where all differences are 0. Where they are all
+            alike and not 0, of which the t-test knows nothing, that of the exact test by signs.
     """
 
     difference: Summary
@@ -119,15 +123,16 @@ def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
     Raises:
         ValueError: If the numbers of values differ.
     """
-    from scipy.stats import ttest_rel
+    from scipy.stats import t
 
     differences = [after - before for before, after in zip(first, second, strict=True)]
     difference = summary(differences)
     if difference.num == 1:
         return PairedTest(difference, math.nan)
-    if difference.sd == 0:  # which scipy divides by
-        return PairedTest(difference, 1.0 if difference.mean == 0 else 0.0)
-    return PairedTest(difference, float(ttest_rel(second, first).pvalue))
+    if difference.sd < _NO_SPREAD:
+        return PairedTest(difference, 1.0 if abs(difference.mean) < _NO_SPREAD else 2.0 ** (1 - difference.num))
+    error = difference.sd / math.sqrt(difference.num)
+    return PairedTest(difference, 2 * float(t.sf(abs(difference.mean) / error, difference.num - 1)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -156,25 +161,24 @@ def seeds_needed(difference: float, sd: float, *, power: float = 0.8, most: int 
     Returns:
         The number, at least 2; None where it is above ``most`` or nothing is known of difference or spread.
     """
-    from scipy.stats import nct, t
+    from scipy.stats import nct, norm, t
 
-    if math.isnan(sd) or difference == 0:
+    if math.isnan(sd) or abs(difference) < _NO_SPREAD:
         return None
-    if sd == 0:
+    if sd < _NO_SPREAD:
         return 2
+    effect = abs(difference) / sd
 
     def is_seen(num: int) -> bool:
         limit = t.ppf((1 + LEVEL) / 2, num - 1)
-        shift = abs(difference) / sd * math.sqrt(num)
-        return bool(nct.sf(limit, num - 1, shift) + nct.cdf(-limit, num - 1, shift) >= power)
+        shift = effect * math.sqrt(num)
+        return bool(nct.sf(limit, num - 1, shift) >= power)  # the other side is next to nothing
 
-    low, high = 1, 2
-    while high <= most and not is_seen(high):
-        low, high = high, 2 * high
-    while high - low > 1 and high <= 2 * most:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_seen(middle) else (middle, high)
-    return high if high <= most else None
+    # That of a test that knows the spread: a few too low.
+    num = max(2, math.floor(((norm.ppf((1 + LEVEL) / 2) + norm.ppf(power)) / effect) ** 2))
+    while num <= most and not is_seen(num):
+        num += 1
+    return num if num <= most else None
 
 
 def paired_accuracies(first: Sequence[bool], second: Sequence[bool]) -> PairedAccuracies:
@@ -204,3 +208,24 @@ def paired_accuracies(first: Sequence[bool], second: Sequence[bool]) -> PairedAc
     centre = (only_second - only_first) / total
     half = float(norm.ppf((1 + LEVEL) / 2)) * math.sqrt(discordant / total - centre**2) / math.sqrt(total)
     return PairedAccuracies(num, only_first, only_second, difference, centre - half, centre + half, p)
+
+
+def mean_difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:
+    """The mean of the second values minus that of the first, which are others, and the ends of its 95 % interval.
+
+    Of a single value the ends are nan; of values without any spread they are the difference.
+
+    Source: Welch 1947.
+    """
+    from scipy.stats import t
+
+    one, other = summary(first), summary(second)
+    difference = other.mean - one.mean
+    if min(one.num, other.num) == 1:
+        return difference, math.nan, math.nan
+    shares = [each.sd**2 / each.num for each in (one, other)]
+    if not (variance := sum(shares)):
+        return difference, difference, difference
+    freedom = variance**2 / sum(share**2 / (each.num - 1) for share, each in zip(shares, (one, other), strict=True))
+    half = float(t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance)
+    return difference, difference - half, difference + half

@@ -1,25 +1,30 @@
 """Tables: what a run says on the console."""
 
+from __future__ import annotations
+
 import logging
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import lightning as L
 from rich.box import SQUARE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.overrides import argument
 from cifar_lightning.config.resolve import Section, Settings
-from cifar_lightning.data import ImageDataModule
 from cifar_lightning.device import device_name
 from cifar_lightning.errors import printable, shortened
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from cifar_lightning.classifier import ImageClassifier
+    from cifar_lightning.data import ImageDataModule
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +74,41 @@ def class_rows(class_acc: Mapping[str, float]) -> list[tuple[str, str]]:
     worst, best = [i for _, i in ranked[:half]], [i for _, i in ranked[half:][-half:]]
     between = (f"{len(rows) - len(worst) - len(best):,} more classes", "in metrics.json")
     return [*(rows[i] for i in reversed(best)), between, *(rows[i] for i in reversed(worst))]
+
+
+def log_drops(other_sets: Sequence[Mapping[str, Any]], split: str) -> None:
+    """Write the table of other test sets to console and log file, and below it what a reader must know of them.
+
+    Args:
+        other_sets: The rows in metrics.json; see ``engine.drops.Row``.
+        split: Name of the split that they are compared with.
+    """
+    columns: dict[str, Justify] = {"test set": "left", "images": "right", "accuracy": "right"}
+    columns |= {"drop": "right", "95 % interval": "right", "p": "right", "loss": "right"}
+    rows = [
+        (
+            row["name"],
+            f"{row['num_images']:,}",
+            shown("acc", row["acc"]),
+            f"{100 * row['drop']:.2f}",
+            f"{100 * row['drop_low']:.2f} to {100 * row['drop_high']:.2f}",
+            "" if row["p"] is None else _shown_p(row["p"]),
+            shown("loss", row["loss"]),
+        )
+        for row in other_sets
+    ]
+    log_table(f"Other test sets: the drop is from the accuracy on the {split} images, in points", rows, columns=columns)
+    notes: dict[tuple[str, str], str] = {}  # by source and note: whose it is
+    for row in other_sets:
+        own = [other["note"] for other in other_sets if other["source"] == row["source"]]
+        if row["note"]:
+            notes.setdefault((row["source"], row["note"]), row["source"] if len({*own}) == 1 else row["name"])
+    for (_, note), name in notes.items():
+        log.info("note      %s: %s", printable(name), printable(note))
+
+
+def _shown_p(p: float) -> str:
+    return "<0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def relative(path: Path) -> Path:
@@ -132,6 +172,8 @@ def final_table(metrics: dict[str, Any], path: Path) -> None:
     for acc, seconds in metrics.get("seconds_to_val_acc", {}).items():
         if seconds is not None:
             rows.append((f"to val/acc {shown('acc', float(acc))}", f"{seconds:.1f} s"))
+    if (temperature := metrics.get("temperature")) is not None:
+        rows.append(("temperature", f"{temperature:.4f}"))
     rows.append(("training", f"{metrics['train_seconds']:.1f} s, {metrics['images_per_second']:,.0f} images/s"))
     data = with_note(metrics["data"], metrics["data_note"])
     log_table(f"{metrics['name']} on {data}, seed {metrics['seed']}", rows)

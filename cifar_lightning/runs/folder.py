@@ -24,12 +24,13 @@ METRICS = "metrics.json"
 LOCK = ".cifar-lightning.lock"
 """Held by the run in a folder; its name says whose it is, as folders may be shared with other programs."""
 
-CONTINUED = ("metrics.csv", "train.log", "evaluate.log", "predict.log", "export.log")
+CONTINUED = ("metrics.csv", "train.log", "evaluate.log", "predict.log", "export.log", "compare.log")
 """Files of a run that are written into where they are; all others are written beside their place, then renamed."""
 
 WRITTEN = (
     *(CONFIG, OVERRIDES, HYDRA, METRICS, "metrics.csv"),
     *("predictions.csv", "predictions.json", "settings.json", "export.json"),
+    *("compare.md", "compare.html", "compare.csv", "pairs.csv", "runs.csv", "disagreements.csv"),
 )
 """Files of a run that have names which other programs use too."""
 

@@ -19,9 +19,12 @@ from torch.utils.tensorboard.summary import hparams
 from cifar_lightning.checkpoint.write import cannot_write, write_durably
 from cifar_lightning.config.resolve import Settings, as_plain
 from cifar_lightning.errors import RunError, one_line, printable
-from cifar_lightning.patches import AppendingWriter, silent_event_writer
+from cifar_lightning.patches import appending_writer, silent_event_writer
 
 log = logging.getLogger(__name__)
+
+FIRST_COLUMNS = {"test/acc": "hp/test_acc", "test/acc_tta": "hp/test_acc_tta", "val/acc": "hp/val_acc"}
+"""Metrics that TensorBoard gets a second time, by names that come first in the alphabet."""
 
 
 class TensorBoard(TensorBoardLogger):
@@ -78,8 +81,9 @@ class TensorBoard(TensorBoardLogger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         # Lightning adds the epoch: a curve that says nothing, and the first column of the HPARAMS tab.
+        first = {FIRST_COLUMNS[name]: value for name, value in metrics.items() if name in FIRST_COLUMNS}
         with self._written():
-            super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+            super().log_metrics({k: value for k, value in {**metrics, **first}.items() if k != "epoch"}, step)
 
     def end_session(self) -> None:
         """Mark the session as finished and close the file."""
@@ -125,7 +129,7 @@ class CSV(CSVLogger):
     @property
     def experiment(self) -> Any:
         if self._experiment is None:
-            self._experiment = AppendingWriter(self.log_dir, _write_rows)
+            self._experiment = appending_writer(self.log_dir, _write_rows)
         return self._experiment
 
     def save(self) -> None:

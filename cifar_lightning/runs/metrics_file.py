@@ -13,6 +13,7 @@ from cifar_lightning.checkpoint.format import versions
 from cifar_lightning.checkpoint.trust import read_text
 from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.config.invocation import Invocation
+from cifar_lightning.errors import printable, shortened
 from cifar_lightning.runs.folder import METRICS
 from cifar_lightning.typehints import fits
 
@@ -59,10 +60,28 @@ def _finite(value: Any) -> Any:
 def finished_metrics(folder: Path) -> dict[str, Any] | None:
     """The metrics of a run that has ended in a folder; None where it has not."""
     try:
-        metrics = json.loads(read_text(folder / METRICS))
-    except (OSError, ValueError, RecursionError):
+        return read_metrics(folder / METRICS)
+    except (OSError, ValueError):
         return None
-    return metrics if isinstance(metrics, dict) and all(map(_is_metric, metrics, metrics.values())) else None
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """What a metrics.json holds, which may come from anyone.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is none; says why.
+    """
+    try:
+        metrics = json.loads(read_text(path))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(metrics, dict):
+        raise ValueError("it holds no metrics by name")
+    for name, value in metrics.items():
+        if not _is_metric(name, value):
+            raise ValueError(f"{shortened(printable(name), 60)} is no number")
+    return metrics
 
 
 def _is_metric(name: str, value: Any) -> bool:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cifar_lightning.checkpoint.format import described, read_state, versions
-from cifar_lightning.config.overrides import argument
-from cifar_lightning.config.resolve import AUTO, Settings, frozen, in_place_of_auto
+from cifar_lightning.config.overrides import WHERE_AND_HOW, argument
+from cifar_lightning.config.resolve import AUTO, Settings, flattened, frozen, in_place_of_auto
 from cifar_lightning.errors import UserError, listed
 from cifar_lightning.report.tables import relative
 from cifar_lightning.runs.folder import LAST, refuse_used
@@ -16,34 +16,8 @@ from cifar_lightning.runs.metrics_file import finished_metrics
 
 log = logging.getLogger(__name__)
 
-MAY_CHANGE = (
-    "init",
-    "output_dir",
-    "resume",
-    "num_threads",
-    "compile",
-    "tta",
-    "logger",
-    "checkpoint",
-    "callbacks.pictures",
-    "data.root",
-    "data.urls",
-    "data.memory",
-    "data.options",
-    "data.eval_batch_size",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.benchmark",
-    "trainer.profiler",
-    "trainer.detect_anomaly",
-    "trainer.inference_mode",
-    "trainer.log_every_n_steps",
-    "trainer.enable_progress_bar",
-    "trainer.enable_model_summary",
-    "trainer.num_sanity_val_steps",
-    "trainer.limit_test_batches",
-)
-"""Keys that may differ when a run is resumed: where and how it runs and what it shows, not what it computes."""
+MAY_CHANGE = (*WHERE_AND_HOW, "init", "output_dir", "resume", "tta", "trainer.limit_test_batches")
+"""Keys that may differ when a run is resumed."""
 
 DECIDED_BY_DATA = ("model.num_classes", "model.in_channels", "classes", "image_size", "fingerprint")
 
@@ -173,14 +147,3 @@ def finished(config: Settings, checkpoint: Mapping[str, Any]) -> dict[str, Any] 
     done = f"{metrics.get('epochs')} epochs, {metrics['steps']} steps"
     log.info("resume    already finished: %s; a larger trainer.max_epochs trains on", done)
     return metrics
-
-
-def flattened(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and plain values of nested dictionaries."""
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

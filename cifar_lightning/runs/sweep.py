@@ -142,14 +142,20 @@ _records = functools.cache(_Records)
 
 def _recorded(path: Path) -> str | None:
     """What a recorded config asks for; None if no job of this project has written it."""
+    config = recorded(path)
+    return _identity(config) if isinstance(config, dict) else None
+
+
+def recorded(path: Path) -> Any:
+    """The plain values of a record in a run's ``.hydra``, which may come from anyone; None if it holds none."""
     try:
         text = read_text(path)
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader) if len(text) < _MAX_FAST_CHARACTERS else yaml.SafeLoader
-        config = yaml.load(text, loader)
-        check_values(path, config)  # which would be copied wherever it is referred to
-        return _identity(config) if isinstance(config, dict) else None
+        values = yaml.load(text, loader)
+        check_values(path, values)  # which would be copied wherever they are referred to
     except (OSError, ValueError, RecursionError, yaml.YAMLError, UserError):
         return None
+    return values
 
 
 def _identity(config: Any) -> str:

@@ -108,6 +108,7 @@ class _Handlers:
                 "network": settings["model"]["name"],
                 "classes": len(desk.predictor.classes),
                 "image_size": list(desk.predictor.image_size),
+                "calibrated": desk.predictor.temperature is not None,
                 "queue": desk.num_waiting,
                 "max_mb": desk.limits.max_bytes / 1e6,
                 "max_files": desk.limits.max_files,

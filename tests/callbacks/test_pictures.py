@@ -23,11 +23,12 @@ def test_numbers_are_on_the_disk_and_shown_before_the_test_is_drawn(command, mon
     def draw(*args: object, **options: object) -> None:
         seen.append(json.loads((tmp_path / "run" / "metrics.json").read_text())["steps"])
         seen.append("test/acc" in capsys.readouterr().out)
+        seen.append("uncalibrated" in options["heading"])
         raise MemoryError
 
     monkeypatch.setattr(f"{PLACE}.prediction_grid", draw)
     assert command("train.py", *ONCE, f"output_dir={tmp_path / 'run'}", tiny=True).code == 0
-    assert seen == [2, True]
+    assert seen == [2, True, True]
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ValueError("of matplotlib\nitself"), OSError(28, "full")])

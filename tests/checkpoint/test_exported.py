@@ -82,6 +82,23 @@ def test_an_exported_file_describes_itself_and_computes_in_float32(exported):
         assert read_settings(exported / name) == expected
 
 
+@pytest.mark.parametrize("value", [0.0, float("nan"), 1e300, "1", [1.0]])
+@pytest.mark.parametrize("name", ["last.onnx", "last.pt2"])
+def test_an_impossible_temperature_is_refused(exported, tmp_path, name, value):
+    path = tmp_path / name
+    if name == "last.pt2":
+        changed_json(exported / name, path, DESCRIPTION, lambda description: description.update(temperature=value))
+    else:
+        onnx = pytest.importorskip("onnx")
+        model = onnx.load(exported / name)
+        (entry,) = [entry for entry in model.metadata_props if entry.key == DESCRIPTION]
+        entry.value = json.dumps(json.loads(entry.value) | {"temperature": value})
+        onnx.save(model, path)
+    with pytest.raises(UserError, match=r"temperature must be in \[0\.01, 100\], got ") as refused:
+        load_classifier(path)
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "target",
     [

@@ -68,6 +68,16 @@ def test_a_checkpoint_rebuilds_its_classifier(path, classifier):
     assert torch.equal(loaded(images), classifier(images))
     assert checkpoint["settings"]["classes"] == list(CLASSES)
     assert not loaded.training
+    assert loaded.temperature is None
+
+
+@pytest.mark.parametrize("temperature", [None, 0.01, 2.5, 100.0])
+def test_a_checkpoint_may_have_a_temperature(contents, path, classifier, temperature):
+    torch.save(contents | {"temperature": temperature}, path)
+    loaded, _ = load_classifier(path)
+    images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
+    assert loaded.temperature == temperature
+    assert torch.equal(loaded(images), classifier(images))  # logits are without it
 
 
 # What is refused
@@ -186,6 +196,17 @@ def test_names_that_no_file_can_have(tmp_path):
         (
             lambda c: c | {"settings": described(x=[{"y": "${oc.env:HOME}"}])},
             r"settings\.model\.x\.0\.y holds an interpolation",
+        ),
+        *(
+            (
+                lambda c, value=value: c | {"temperature": value},
+                rf"this project: temperature must be in \[0\.01, 100\], got {got}$",
+            )
+            for value, got in [
+                *((0.0, r"0\.0"), (-1.0, r"-1\.0"), (1e9, r"1000000000\.0"), (float("nan"), "nan"), (1, "a int")),
+                *((float("inf"), "inf"), (True, "a bool"), ("1", "a str"), ([1.0], "a list")),
+                *((torch.tensor(1.0), "a Tensor"), ({}, "a dict")),
+            ]
         ),
     ],
 )

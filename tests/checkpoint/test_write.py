@@ -19,8 +19,9 @@ from conftest import SMALL, after_each_save, differences, last
 from lightning.pytorch.callbacks import Callback
 
 from cifar_lightning.callbacks.curves import TrainingCurves
+from cifar_lightning.checkpoint.durable_io import DurableIO
 from cifar_lightning.checkpoint.format import read
-from cifar_lightning.checkpoint.write import DurableIO, write_durably
+from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.commands.train import train
 from cifar_lightning.errors import RunError
 
@@ -29,7 +30,7 @@ KILLS = """
 import os, random, signal, sys, time
 import torch
 from cifar_lightning.checkpoint.format import FORMAT_VERSION, read
-from cifar_lightning.checkpoint.write import DurableIO
+from cifar_lightning.checkpoint.durable_io import DurableIO
 torch.set_num_threads(1)  # OpenMP's other threads would be missing in a child
 path, num_kills = sys.argv[1], int(sys.argv[2])
 settings = {"name": "x", "seed": 0, "tta": 0, "num_threads": None, "compile": False}
@@ -153,7 +154,7 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path, value):
 
 @pytest.fixture
 def on_a_gpu(monkeypatch):
-    monkeypatch.setattr("cifar_lightning.checkpoint.write.is_on_gpu", lambda checkpoint: True)
+    monkeypatch.setattr("cifar_lightning.checkpoint.durable_io.is_on_gpu", lambda checkpoint: True)
 
 
 @pytest.fixture
@@ -161,7 +162,7 @@ def disk(monkeypatch):
     """A disk on which nothing is written before this event."""
     ready = threading.Event()
     monkeypatch.setattr(
-        "cifar_lightning.checkpoint.write.write_durably", lambda *args: ready.wait(60) and write_durably(*args)
+        "cifar_lightning.checkpoint.durable_io.write_durably", lambda *args: ready.wait(60) and write_durably(*args)
     )
     yield ready
     ready.set()
@@ -195,7 +196,7 @@ def test_where_there_is_no_room_for_a_copy_saving_waits(tmp_path, disk, monkeypa
     def full(value):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr("cifar_lightning.checkpoint.write.copy.deepcopy", full)
+    monkeypatch.setattr("cifar_lightning.checkpoint.durable_io.copy.deepcopy", full)
     disk.set()
     DurableIO().save_checkpoint({"global_step": 1, "state_dict": {"w": torch.zeros(3)}}, tmp_path / "last.ckpt")
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 1
@@ -211,7 +212,7 @@ def test_in_the_background_the_same_is_saved(compose, tmp_path, monkeypatch):
         "model.widths=[4,4,4]",
     )
     train(compose(*recipe))
-    monkeypatch.setattr("cifar_lightning.checkpoint.write.is_on_gpu", lambda checkpoint: True)
+    monkeypatch.setattr("cifar_lightning.checkpoint.durable_io.is_on_gpu", lambda checkpoint: True)
     train(compose(*recipe, f"output_dir={tmp_path / 'beside'}"))
     for name in ("last.ckpt", "best.ckpt"):
         found = [read(tmp_path / run / "checkpoints" / name) for run in ("run", "beside")]
@@ -300,7 +301,7 @@ def test_a_run_ends_when_its_checkpoint_is_on_the_disk(compose, tmp_path, disk, 
 @pytest.mark.usefixtures("on_a_gpu")
 def test_a_run_that_is_stopped_waits_for_its_checkpoint(command, tmp_path, monkeypatch, in_the_second_epoch):
     slowly = lambda *args: (time.sleep(0.3), write_durably(*args))  # noqa: E731
-    monkeypatch.setattr("cifar_lightning.checkpoint.write.write_durably", slowly)
+    monkeypatch.setattr("cifar_lightning.checkpoint.durable_io.write_durably", slowly)
     in_the_second_epoch(lambda: signal.raise_signal(signal.SIGTERM))
     outcome = command("train.py", *SMALL, f"output_dir={tmp_path / 'run'}", tiny=True)
     assert outcome.code == 143
@@ -332,7 +333,7 @@ def test_what_ends_a_run_is_not_hidden_by_its_last_checkpoint(
     def fail():
         raise KeyError("what ended it")
 
-    monkeypatch.setattr("cifar_lightning.checkpoint.write.write_durably", full)
+    monkeypatch.setattr("cifar_lightning.checkpoint.durable_io.write_durably", full)
     in_the_second_epoch(fail)
     with pytest.raises(KeyError, match="what ended it"):
         train(compose(*SMALL))

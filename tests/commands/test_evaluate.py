@@ -12,6 +12,7 @@ from conftest import BARE, FAST, of_checkpoint
 from PIL import Image
 
 from cifar_lightning.checkpoint.format import read
+from cifar_lightning.checkpoint.load import load_classifier
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.data import CIFAR10
 from cifar_lightning.data.download import Patience
@@ -232,7 +233,7 @@ def test_evaluate_refuses(command, tmp_path, arguments, message):
     assert outcome.err.count("\n") == 1
 
 
-PLACE = "cifar_lightning.commands.evaluate"
+PLACE = "cifar_lightning.report.evaluation_files"
 
 
 def test_numbers_and_predictions_come_first_and_pictures_may_fail(command, tmp_path, monkeypatch):
@@ -255,8 +256,77 @@ def test_numbers_and_predictions_come_first_and_pictures_may_fail(command, tmp_p
         "predictions.csv",
         "picture   confusion.png cannot be drawn: MemoryError: too large",
         "samples.png",
+        "report.html",
     ]
     assert outcome.out.index("test/acc") < outcome.out.index("wrote")
+
+
+def test_a_report_that_fails_is_a_warning(command, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    assert command("train.py", *FAST, "callbacks=none", f"output_dir={folder}", tiny=True).code == 0
+
+    def fail(*args: object, **options: object) -> None:
+        raise RuntimeError("no figure\ntoday")
+
+    monkeypatch.setattr("cifar_lightning.report.html.svg", fail)
+    outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", tiny=True)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "picture   report.html cannot be drawn: RuntimeError: no figure today\n" in outcome.out
+    names = {path.name for path in (folder / "evaluate" / "last").iterdir()}
+    assert {"metrics.json", "predictions.csv", "confusion.png", "samples.png"} <= names
+    assert "report.html" not in names
+
+
+def test_a_report_has_the_figures_of_metrics_json_and_the_curves_of_the_run(command, tmp_path):
+    folder = tmp_path / "run"
+    arguments = (*FAST, "callbacks=none", "logger=csv", "data.val_size=20", f"output_dir={folder}")
+    assert command("train.py", *arguments, tiny=True).code == 0
+    ckpt, pages = f"ckpt={folder}/checkpoints/last.ckpt", []
+    for _ in range(2):
+        outcome = command("evaluate.py", ckpt, "tta=1", f"output_dir={tmp_path}/evaluated", tiny=True)
+        assert (outcome.code, outcome.err) == (0, "")
+        pages.append((tmp_path / "evaluated" / "report.html").read_text())
+    metrics = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
+    for name in ("loss", "ece", "brier", "loss_tta"):
+        assert f"{metrics[f'test/{name}']:.4f}" in pages[0]
+    for name in ("acc", "acc_low", "acc_high", "acc_tta", "balanced_acc"):
+        assert f"{100 * metrics[f'test/{name}']:.2f} %" in pages[0]
+    assert "Accuracy during training, by optimizer steps" in pages[0]
+    assert "<dt><bdi>optimizer.lr</bdi></dt>" in pages[0]
+    assert metrics["is_own_data"] is True
+    without_times = [re.sub(r"<dt>seconds</dt><dd><bdi>[\d.]+", "", page) for page in pages]
+    assert without_times[0] == without_times[1]
+
+
+def test_confidences_are_calibrated_where_there_is_a_temperature(command, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    assert command("train.py", *FAST, *BARE, "tta=1", f"output_dir={folder}", tiny=True).code == 0
+    trained = json.loads((folder / "metrics.json").read_text())
+
+    def load(*args: object) -> object:
+        classifier, checkpoint = load_classifier(*args)
+        classifier.temperature = 0.25
+        return classifier, checkpoint
+
+    monkeypatch.setattr("cifar_lightning.commands.evaluate.load_classifier", load)
+    outcome = command("evaluate.py", f"ckpt={folder}/checkpoints/last.ckpt", tiny=True)
+    assert (outcome.code, outcome.err) == (0, "")
+    found = json.loads((folder / "evaluate" / "last" / "metrics.json").read_text())
+    for suffix in ("", "_tta"):
+        for name in ("acc", "balanced_acc", "loss", "ece"):  # as train.py has them
+            assert found[f"test/{name}{suffix}"] == trained[f"test/{name}{suffix}"]
+        for name in ("loss", "ece", "brier"):
+            assert found[f"test/{name}_calibrated{suffix}"] != found[f"test/{name}{suffix}"]
+    assert found["temperature"] == 0.25
+    with (folder / "evaluate" / "last" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    confidence = [float(row["confidence"]) for row in rows]
+    shares = zip(found["reliability_calibrated"], found["reliability"], strict=True)
+    assert any(calibrated["num_images"] != plain["num_images"] for calibrated, plain in shares)
+    of_bins = sum(row["num_images"] * (row["confidence"] or 0) for row in found["reliability_calibrated"])
+    assert sum(confidence) == pytest.approx(of_bins, abs=1e-4)
+    assert {"label_quality", "suspected_label"} <= set(rows[0])
+    assert sum(row["suspected_label"] != "" for row in rows) == found["num_suspected_labels"]
 
 
 def test_names_of_classes_are_shown_as_they_are(command, tmp_path, pictures):

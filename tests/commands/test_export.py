@@ -34,6 +34,7 @@ def test_evaluate_and_predict_take_an_exported_file(command, exported_run, tmp_p
     own, exported = (json.loads((tmp_path / place / "metrics.json").read_text()) for place in ("own", "exported"))
     for key in ("test/acc", "test/acc_tta", "num_test_images", "test/class_acc", "fingerprint", "name", "seed"):
         assert exported[key] == own[key]
+    assert exported["temperature"] == own["temperature"] > 0
     assert exported["test/loss"] == pytest.approx(own["test/loss"], rel=1e-6)
     assert exported["precision"] == "32-true"  # the run computed in bf16-mixed
 

@@ -7,9 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from conftest import BARE, FAST, TinyCIFAR10
 from PIL import Image
 
+from cifar_lightning.checkpoint.format import read
 from cifar_lightning.commands import predict as command_of_predict
 from cifar_lightning.commands.predict import predict
 from cifar_lightning.config.schema import compose
@@ -59,6 +61,31 @@ def test_pictures_of_the_test_set_get_the_predictions_of_evaluate(command, run_f
             assert sum(probs.values()) == pytest.approx(1, abs=1e-5)
             assert max(probs, key=probs.__getitem__) == row["class"]
         shutil.rmtree(tmp_path / "out")
+
+
+def test_a_temperature_sharpens_the_probabilities_and_is_told(command, run_folder, tmp_path):
+    contents = read(run_folder / "checkpoints" / "last.ckpt")
+    assert contents["temperature"] is None  # without validation images
+    torch.save(contents | {"temperature": 0.5}, run_folder / "checkpoints" / "calibrated.ckpt")
+    said = {
+        "last": "probabilities are uncalibrated: the checkpoint has no temperature",
+        "calibrated": "probabilities are calibrated: temperature 0.5, fitted on validation images",
+    }
+    found, classes = {}, {}
+    for name, temperature in (("last", None), ("calibrated", 0.5)):
+        arguments = (f"ckpt=run/checkpoints/{name}.ckpt", "images=pictures", f"output_dir={name}", "save_probs=true")
+        outcome = command("predict.py", *arguments)
+        assert (outcome.code, outcome.err) == (0, "")
+        assert [text in outcome.out for text in said.values()] == [name == key for key in said]
+        document = json.loads((tmp_path / name / "predictions.json").read_text())
+        assert (document["calibrated"], document["temperature"]) == (temperature is not None, temperature)
+        rows = rows_of(tmp_path / name / "predictions.csv")
+        found[name] = np.array([[float(row[f"p:{label}"]) for label in document["classes"]] for row in rows])
+        classes[name] = [row["class"] for row in rows]
+        assert [float(row["probability"]) for row in rows] == found[name].max(1).tolist()
+    sharpened = found["last"] ** 2  # softmax(2 z) is softmax(z) squared, but for its sum
+    np.testing.assert_allclose(found["calibrated"], sharpened / sharpened.sum(1, keepdims=True), atol=2e-5)
+    assert classes["calibrated"] == classes["last"]
 
 
 def test_answers_stand_in_the_run_s_folder_and_none_is_lost(command, run_folder):

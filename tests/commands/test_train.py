@@ -53,6 +53,7 @@ def test_a_run_leaves_its_numbers_its_curves_and_its_checkpoints(run):
     assert len(list(folder.glob("events*"))) == 1
     tags = logged.Tags()
     evaluated = {f"{split}/{name}" for split in ("val", "test") for name in ("acc", "balanced_acc", "loss", "ece")}
+    evaluated |= {"hp/test_acc", "hp/val_acc"}  # for the HPARAMS tab
     assert set(tags["scalars"]) == {"train/loss", "train/acc", "lr", "images_per_second"} | evaluated
     assert [point.step for point in logged.Scalars("train/loss")] == [5, 10, 15, 20]
     assert [point.step for point in logged.Scalars("val/acc")][-1] == 20  # after all its steps

@@ -59,6 +59,8 @@ def test_the_home_folder_is_put_in_where_a_config_is_written_by_hand(compose):
     cfg = compose_by_hand("ckpt=x", config_name="evaluate")
     settings = resolve_evaluation(OmegaConf.merge(cfg, {"ckpt": "~/last.ckpt", "output_dir": "~/run"}))
     assert (settings.ckpt, settings.output_dir) == ("/home/me/last.ckpt", "/home/me/run")
+    for asked, names in ((["~/a", 7], ("/home/me/a", "7")), ("~", ("/home/me",)), (None, ()), ([], ())):
+        assert resolve_evaluation(OmegaConf.merge(cfg, {"ckpt": "x", "other_sets": asked})).other_sets == names
 
 
 def test_other_text_with_a_tilde_is_left_alone(compose):

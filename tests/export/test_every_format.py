@@ -8,6 +8,7 @@ import torch
 import yaml
 from conftest import CLASSES, save_checkpoint
 
+import cifar_lightning
 from cifar_lightning import models
 from cifar_lightning.checkpoint.format import read
 from cifar_lightning.checkpoint.load import load_classifier
@@ -72,6 +73,45 @@ def test_every_network_in_every_format(tmp_path, monkeypatch, network, format):
             if key != "trainer":
                 assert contents["settings"][key] == value
         assert contents["images"]["resize"] == "largest centred square, antialiased bilinear"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_temperature_goes_along(tmp_path, monkeypatch, format):
+    """A program's logits are divided by it; read again they are the checkpoint's. Weights alone are as they were."""
+    monkeypatch.setattr(check, "NUM_IMAGES", 30)
+    ckpt = save_checkpoint(tmp_path / "last.ckpt", name="tutorial", temperature=0.25)
+    source, path = written(ckpt, format)
+    found = compare(source, FORMATS[format].opened(path, source))
+    assert found.is_good
+    assert found.max_difference < 1e-5
+    images = make_images(source.image_shape)[:9]
+    names = {"images": images.numpy() if format == "onnx" else images}
+    with torch.no_grad():
+        exec(FORMATS[format].usage(source, path), names)
+        expected = source.reference(images)
+    probabilities = (expected / 0.25).softmax(1)
+    logits = torch.as_tensor(names["logits"])
+    if FORMATS[format].is_read_again:
+        torch.testing.assert_close(logits.softmax(1), probabilities, atol=1e-5, rtol=0)
+        again, contents = load_classifier(path)
+        assert contents["temperature"] == again.temperature == 0.25
+        torch.testing.assert_close(again(images), expected, atol=1e-5, rtol=0)
+        assert cifar_lightning.load(path).probs(images) == pytest.approx(probabilities, abs=1e-5)
+    else:
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(names["probabilities"], probabilities, atol=1e-5, rtol=0)
+    assert cifar_lightning.load(ckpt, accelerator="cpu").probs(images) == pytest.approx(probabilities, abs=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [None, 0.25])
+def test_the_folder_for_the_hub_tells_of_the_temperature(tmp_path, temperature):
+    safetensors = pytest.importorskip("safetensors")
+    _, path = written(save_checkpoint(tmp_path / "last.ckpt", temperature=temperature, **SPEEDRUN), "safetensors")
+    card = (path / "README.md").read_text()
+    said = "uncalibrated: the checkpoint has no temperature" if temperature is None else "calibrated: temperature 0.25"
+    assert f"Its probabilities are {said}, " in card
+    with safetensors.safe_open(path / "model.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["cifar_lightning.json"])["temperature"] == temperature
 
 
 @pytest.mark.parametrize("format", ["onnx", "torch_export"])

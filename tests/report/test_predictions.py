@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from texts import EXAMPLES, NAMES
 
+from cifar_lightning.analysis.label_errors import label_errors
 from cifar_lightning.errors import RunError
 from cifar_lightning.metrics import evaluate
 from cifar_lightning.predictor import Prediction
@@ -59,6 +60,20 @@ def test_an_evaluation_with_augmentation_of_files_has_more_columns(tmp_path):
         ["0", "cat", "cat", "0.731059", "1", "cat", "0.731059", "test/cat/0.png"],
         ["1", "dog", "cat", "0.731059", "0", "dog", "0.731059", "'=test/dog/1.png"],
     ]
+
+
+def test_labels_that_may_be_wrong_have_another_class_beside_them(tmp_path):
+    probs = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8]])
+    targets = torch.tensor([0, 1, 1, 1])
+    errors = label_errors(probs, targets)
+    write_predictions(tmp_path / "p.csv", evaluate(probs.log(), targets), targets, ["=cat", "dog"], errors=errors)
+    rows = rows_of(tmp_path / "p.csv")
+    assert rows[0] == ["index", "target", "pred", "confidence", "correct", "label_quality", "suspected_label"]
+    assert [row[5] for row in rows[1:]] == ["0.900000", "0.200000", "0.900000", "0.800000"]
+    assert [row[6] for row in rows[1:]] == ["", "", "", ""]  # 0.8 is less than the 0.9 of the images that are cats
+    errors = label_errors(probs, torch.tensor([0, 1, 1, 0]))
+    write_predictions(tmp_path / "p.csv", evaluate(probs.log(), targets), targets, ["=cat", "dog"], errors=errors)
+    assert [row[6] for row in rows_of(tmp_path / "p.csv")[1:]] == ["", "'=cat", "", "dog"]
 
 
 def test_predictions_are_written_one_after_the_other(tmp_path):

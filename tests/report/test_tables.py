@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from texts import EXAMPLES, NAMES
 
-from cifar_lightning.report.tables import class_rows, duration, log_table, next_steps, shown
+from cifar_lightning.report.tables import class_rows, duration, log_drops, log_table, next_steps, shown
 
 
 def test_a_table_has_a_title_and_a_line_for_each_value(caplog):
@@ -115,3 +115,21 @@ def test_of_many_classes_the_best_and_the_worst_are_shown():
 
 def test_of_few_classes_all_are_shown_in_their_order():
     assert class_rows({"b": 0.5, "a": 0.25}) == [("b", "50.00 %"), ("a", "25.00 %")]
+
+
+def test_drops_are_points_with_an_interval_and_each_note_once(caplog):
+    row = {"source": "C", "num_images": 10_000, "acc": 0.8123, "loss": 0.75, "note": "of 5"}
+    row |= {"drop": 0.1201, "drop_low": 0.11, "drop_high": 0.13, "p": 1e-9}
+    alone = row | {"name": "new\x1b", "source": "new\x1b", "p": None, "drop": -0.01, "drop_low": math.nan}
+    with caplog.at_level(logging.INFO):
+        log_drops([row | {"name": "C fog"}, row | {"name": "C snow", "p": 0.25}, alone], "val")
+    table, *notes = caplog.messages
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.split("\n") if "│" in line]
+    assert table.startswith("Other test sets: the drop is from the accuracy on the val images, in points\n")
+    assert lines == [
+        ["test set", "images", "accuracy", "drop", "95 % interval", "p", "loss"],
+        ["C fog", "10,000", "81.23 %", "12.01", "11.00 to 13.00", "<0.0001", "0.7500"],
+        ["C snow", "10,000", "81.23 %", "12.01", "11.00 to 13.00", "0.2500", "0.7500"],
+        [r"new\x1b", "10,000", "81.23 %", "-1.00", "nan to 13.00", "", "0.7500"],
+    ]
+    assert notes == ["note      C: of 5", r"note      new\x1b: of 5"]

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from cifar_lightning.errors import UserError
-from cifar_lightning.runs.evaluations import changed, evaluation_folder, record_settings
+from cifar_lightning.runs.evaluations import changed, deciding, evaluation_folder, record_settings
 
 OWN = {
     "tta": 2,
@@ -22,6 +22,8 @@ OWN = {
         {"data.dataset._target_": "cifar_lightning.data.ImageFolder", "data.val_size": None},
         {"data.batch_size": 3, "data.eval_batch_size": 9, "data.urls": ["x"], "num_threads": 2, "compile": True},
         {"trainer.accelerator": "cpu", "trainer.limit_test_batches": None, "split": "val"},
+        {"other_sets": "auto", "corruptions": False},
+        {"other_sets": ["auto"]},
     ],
 )
 def test_the_settings_of_the_checkpoint_are_no_change(asked):
@@ -52,6 +54,8 @@ def test_no_precision_is_single_precision():
         ("test", {"data": "folder", "data.name": "my pets/1"}, "last-my_pets_1"),
         ("test", {"data.root": "/other"}, r"last-[0-9a-f]{8}"),
         ("test", {"data": "folder", "data.root": "/other"}, r"last-folder-[0-9a-f]{8}"),
+        ("val", {"corruptions": True, "tta": 1}, "last-val-tta1-corruptions"),
+        ("test", {"corruptions": True, "other_sets": ["photos"]}, r"last-corruptions-[0-9a-f]{8}"),
     ],
 )
 def test_other_settings_have_another_folder_beside(split, changes, name):
@@ -91,6 +95,29 @@ def test_a_folder_keeps_one_evaluation(tmp_path):
     with pytest.raises(UserError, match=r"other settings, settings.json is damaged: name another folder"):
         record_settings(tmp_path, settings)
     assert (tmp_path / "settings.json").read_text() == "["
+
+
+def test_other_sets_have_a_folder_by_their_names():
+    folders = [
+        evaluation_folder("run/checkpoints/last.ckpt", "test", changed({"other_sets": asked}, OWN))
+        for asked in ("auto", None, "photos", ["photos"], ("photos",), ["auto", "photos"], ["a"])
+    ]
+    assert folders[0] == "run/evaluate/last"
+    assert folders[2] == folders[3] == folders[4]
+    assert len(set(folders)) == 5
+
+
+def test_a_folder_may_gain_other_sets_and_not_lose_them(tmp_path):
+    settings = deciding({"tta": 0, "other_sets": ["auto"], "corruptions": False})
+    assert settings == {"tta": 0}  # as before there were such keys
+    record_settings(tmp_path, settings)
+    (tmp_path / "metrics.json").write_text("{}")
+    record_settings(tmp_path, {**settings, "sets.CIFAR-10.1 v6": "0"})
+    record_settings(tmp_path, {**settings, "sets.CIFAR-10.1 v6": "0", "sets.CIFAR-10H": "1"})
+    with pytest.raises(UserError, match=r"holds results with other settings, CIFAR-10H as it was: name another"):
+        record_settings(tmp_path, {**settings, "sets.CIFAR-10.1 v6": "0"})
+    with pytest.raises(UserError, match=r"other settings, CIFAR-10.1 v6 as it was: name another"):
+        record_settings(tmp_path, {**settings, "sets.CIFAR-10.1 v6": "9", "sets.CIFAR-10H": "1"})
 
 
 def test_a_checkpoint_outside_a_run_gets_a_new_folder():

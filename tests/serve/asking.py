@@ -28,7 +28,7 @@ LONG_MS = 60_000
 """A wait that a test which fails would sit through."""
 
 
-def saved(path, *, classes: Sequence[str] = CLASSES, channels: int = 3):
+def saved(path, *, classes: Sequence[str] = CLASSES, channels: int = 3, temperature: float | None = None):
     torch.manual_seed(0)
     settings = {"name": "test", "seed": 0, "tta": 0, "num_threads": None, "compile": False, "classes": list(classes)}
     settings |= {"image_size": [32, 32], "fingerprint": {}, "data": {}, "trainer": {"precision": "32-true"}}
@@ -37,7 +37,7 @@ def saved(path, *, classes: Sequence[str] = CLASSES, channels: int = 3):
     net = models.build("tutorial", num_classes=10, in_channels=channels)
     classifier = ImageClassifier(net, mean=[0.5], std=[0.5], optimizer=lambda net: sgd(net, lr=0.01))
     contents = {"format_version": FORMAT_VERSION, "settings": settings, "state_dict": classifier.state_dict()}
-    torch.save(contents, path)
+    torch.save(contents | {"temperature": temperature}, path)
     return path
 
 

@@ -25,7 +25,7 @@ def assert_fits(content, schema, document):
     """Assert that an answer is as the document says."""
     if "$ref" in schema:
         schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
-    kinds = {"object": dict, "array": list, "string": str, "integer": int, "number": int | float}
+    kinds = {"object": dict, "array": list, "string": str, "integer": int, "number": int | float, "boolean": bool}
     assert isinstance(content, kinds[schema["type"]])
     if schema["type"] == "object":
         assert set(schema["required"]) == set(schema["properties"]) == set(content)
@@ -212,7 +212,20 @@ def test_health(app):
     response = asked(app, lambda client: client.get("/health"))
     about = response.json()
     assert (about["status"], about["model"], about["classes"], about["queue"]) == ("ok", "test", 10, 0)
+    assert about["calibrated"] is False
     assert_documented(app, response)
+
+
+def test_a_temperature_is_behind_the_probabilities(tmp_path, predictor):
+    with opened(loaded(tmp_path, temperature=0.5)) as (app, _):
+        about = asked(app, lambda client: client.get("/health"))
+        assert about.json()["calibrated"] is True
+        (answer,) = posted(app, ("a.png", picture(1)), path="/predict?topk=10").json()["predictions"]
+    plain = dict(expected(predictor, picture(1), 10).top)
+    total = sum(prob**2 for prob in plain.values())
+    assert {one["class"]: one["probability"] for one in answer["top"]} == pytest.approx(
+        {label: prob**2 / total for label, prob in plain.items()}, rel=1e-5
+    )
 
 
 def test_every_answer_has_the_headers_that_keep_the_page_to_itself(app):

@@ -1,16 +1,13 @@
 """The page in a browser: pictures are dropped or chosen, their classes are seen."""
 
 import base64
-import json
-import shutil
 
 import pytest
 from asking import NO_IMAGE, expected, loaded, picture, running
+from browsing import requested, visit
 
 webdriver = pytest.importorskip("selenium.webdriver")
 ActionChains, Keys = webdriver.ActionChains, webdriver.Keys
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver")
 
 CLASSES = ["<img src=x onerror=alert(1)>", "\u202eterces", "a" * 300, "", *"efghij"]
 """Names of folders may hold anything."""
@@ -34,21 +31,6 @@ def address(predictor):
         yield address
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    folder = tmp_path_factory.mktemp("browser")
-    arguments = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
-    for argument in (*arguments, "--disable-background-networking", f"--user-data-dir={folder}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.implicitly_wait(20)
-    yield driver
-    driver.quit()
-
-
 def card(browser, number=0):
     """A picture's card, once it is answered."""
     browser.find_element("css selector", f"#cards li.card:nth-child({number + 1}):not([aria-busy])")
@@ -56,22 +38,14 @@ def card(browser, number=0):
 
 
 def show(browser, address, width):
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    still = {"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", still)
-    browser.get("about:blank")
-    for kind in ("browser", "performance"):
-        browser.get_log(kind)
-    browser.get(address)
+    visit(browser, address, width)
     browser.find_element("css selector", "#about bdi")  # once the script has run, which the driver does not wait for
 
 
 def assert_quiet(browser, address):
     """Assert that nothing was reported and nothing else was asked."""
     assert browser.get_log("browser") == []
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    urls = requested(browser)
     assert f"{address}/predict" in urls
     assert all(url.startswith((f"{address}/", f"blob:{address}/")) for url in urls), urls
 
@@ -94,6 +68,7 @@ def test_a_chosen_picture_shows_its_classes(browser, address, predictor, tmp_pat
     assert prediction.label in browser.find_element("id", "status").get_property("textContent")
     sizes = browser.execute_script("return [document.documentElement].flatMap((e) => [e.scrollWidth, e.clientWidth])")
     assert sizes[0] == sizes[1] <= width
+    assert browser.find_element("id", "about").text == "test · 10 classes · probabilities are uncalibrated"
     assert_quiet(browser, address)
 
 

@@ -26,7 +26,8 @@ async function tellAbout() {
     const name = document.createElement("bdi");
     name.textContent = about.model;
     const number = about.classes.toLocaleString("en");
-    by("about").replaceChildren(name, ` · ${number} ${about.classes === 1 ? "class" : "classes"}`);
+    const caution = about.calibrated ? "" : " · probabilities are uncalibrated";
+    by("about").replaceChildren(name, ` · ${number} ${about.classes === 1 ? "class" : "classes"}${caution}`);
   } catch {
     by("about").textContent = "The server cannot be reached.";
   }

@@ -1,9 +1,9 @@
 """The project beside the loops it stands for: the same recipe, in turn, on this machine, as ratios.
 
-    python benchmarks/compare.py tutorial     # the tutorial's own loop, a bare loop, train(cfg)
-    python benchmarks/compare.py resnet18     # a plain fp32 loop, a bare loop in the fast precision, train(cfg)
-    python benchmarks/compare.py speedrun     # airbench94 in two ways, ours bare, train(cfg); an hour
-    python benchmarks/compare.py speedrun_gpu --accelerator gpu --compile reduce-overhead --one-process --rounds 10
+    python benchmarks/loops.py tutorial     # the tutorial's own loop, a bare loop, train(cfg)
+    python benchmarks/loops.py resnet18     # a plain fp32 loop, a bare loop in the fast precision, train(cfg)
+    python benchmarks/loops.py speedrun     # airbench94 in two ways, ours bare, train(cfg); an hour
+    python benchmarks/loops.py speedrun_gpu --accelerator gpu --compile reduce-overhead --one-process --rounds 10
 
 Machines are shared and their speed drifts, so contenders take turns and only ratios within a round are compared. Each
 runs in a process of its own, or with --one-process all in this one, where starting takes longer than the run; all are

@@ -1,0 +1,151 @@
+"""``compare(cfg)``: the function behind compare.py. Runs are compared by their files alone, checkpoints on images."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from cifar_lightning.checkpoint.write import write_durably
+from cifar_lightning.config.comparing import resolve_checkpoints, resolve_comparison
+from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
+from cifar_lightning.config.overrides import argument
+from cifar_lightning.config.schema import run_folder
+from cifar_lightning.errors import UserError, listed, nearest, one_line, printable
+from cifar_lightning.report.comparison import Comparison, compared
+from cifar_lightning.report.comparison_files import Context, groups_csv, markdown, page, pairs_csv, runs_csv
+from cifar_lightning.report.comparison_text import conclusion, group_rows, pair_rows
+from cifar_lightning.report.console import on_screen
+from cifar_lightning.report.disagreement import Disagreement
+from cifar_lightning.report.tables import log_table, relative
+from cifar_lightning.runs.folder import claimed, refuse_used
+from cifar_lightning.runs.found import Found, comparison_folder, find_runs
+from cifar_lightning.runs.grouping import Grouping, group_runs
+
+log = logging.getLogger(__name__)
+
+_MAX_SHOWN = 20
+"""Most rows of a table on the console."""
+
+
+def compare(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> Comparison | Disagreement:
+    """Compare runs, grouped by their overrides; or checkpoints on the same images, where ``ckpt`` is given.
+
+    Of runs it writes compare.md, compare.html, compare.csv, pairs.csv and runs.csv, and for TensorBoard the same as
+    text and plot. Of checkpoints it writes compare.html and disagreements.csv.
+
+    Args:
+        cfg: As ``config.schema.compose(..., config_name="compare")`` or the command line makes it; it is not changed.
+        invocation: How the command was called.
+
+    Raises:
+        UserError: If there are no runs, or the metric or the baseline is not there; or a checkpoint cannot be used.
+        RunError: If a file cannot be written.
+    """
+    if cfg.ckpt is not None:
+        return _compare_checkpoints(cfg, invocation)
+    if cfg.runs is None:
+        raise UserError("runs=FOLDER is missing: a folder of runs, such as runs=logs/sweep; or ckpt=[a.ckpt,b.ckpt]")
+    settings = resolve_comparison(cfg)
+    with on_screen():
+        found = find_runs(settings.runs)
+        if not found.runs:
+            raise UserError(f"runs={listed(settings.runs)}: no run is there{_left_out(found)}")
+        grouping = group_runs(found.runs, settings.by)
+        _check_metric(found, settings.metric)
+        is_baseline = None if settings.baseline is None else grouping.find(settings.baseline)
+        comparison = compared(grouping.groups, settings.metric, is_baseline)
+        folder = Path(settings.output_dir or comparison_folder(settings.runs))
+        refuse_used(folder)
+        _report(folder, comparison, _context(settings.runs, found, grouping))
+    return comparison
+
+
+def _compare_checkpoints(cfg: DictConfig, invocation: Invocation) -> Disagreement:
+    from cifar_lightning.engine.contenders import compare_checkpoints  # late, as it imports Lightning
+
+    settings = resolve_checkpoints(cfg)
+    folder = Path(settings[0].output_dir or run_folder("compare"))
+    refuse_used(folder)
+    with on_screen(), claimed(folder):
+        return compare_checkpoints(settings, folder, invocation)
+
+
+def compare_sweep(folder: Path) -> None:
+    """Compare the runs of a sweep that has just ended, if there are two and one has finished.
+
+    Args:
+        folder: That of the sweep.
+    """
+    found = find_runs([str(folder)])
+    if len(found.runs) < 2 or not any(run.number("test/acc") is not None for run in found.runs):
+        return
+    grouping = group_runs(found.runs)
+    with on_screen():
+        context = _context([str(folder)], found, grouping)
+        _report(Path(comparison_folder([str(folder)])), compared(grouping.groups, "test/acc"), context)
+
+
+def _left_out(found: Found) -> str:
+    named = [f"{path}: {why}" for path, why in found.left_out]
+    if found.num_evaluations:
+        named.append("evaluations of a checkpoint, which are no runs")
+    return f" ({listed(named)})" if named else ""
+
+
+def _check_metric(found: Found, metric: str) -> None:
+    finished = [run for run in found.runs if run.status == "finished"]
+    if finished and all(run.number(metric) is None for run in finished):
+        names = {name for run in finished[:100] for name in run.record if run.number(name) is not None}
+        raise UserError(f"metric={printable(metric)}: no run has a number of that name{nearest(metric, names)}")
+
+
+def _context(places: Sequence[str], found: Found, grouping: Grouping) -> Context:
+    typed = argument("runs", places[0]) if len(places) == 1 else f"'runs=[{','.join(places)}]'"
+    notes = [*grouping.notes, *(f"left out: {path}: {why}" for path, why in found.left_out)]
+    if found.num_evaluations:
+        notes.append(f"{found.num_evaluations:,} evaluations of checkpoints are no runs, and left out")
+    finished = [run for run in found.runs if run.status == "finished"]
+    if any(len({run.record.get(key) for run in finished} - {None}) > 1 for key in ("data", "fingerprint.test")):
+        notes.append("The groups were tested on different images: a difference may be one of the images.")
+    names = list(dict.fromkeys(str(run.record.get("name")) for run in finished))
+    title = f"Comparison of {listed(names, at_most=3)}: {len(found.runs):,} runs, {len(grouping.groups):,} groups"
+    return Context(title, grouping.shared, notes, f"python compare.py {typed}")
+
+
+def _report(folder: Path, comparison: Comparison, context: Context) -> None:
+    """Show the comparison, and write it into a folder in place of an earlier one."""
+    with claimed(folder):
+        _show(comparison, context)
+        text = markdown(comparison, context)
+        write_durably(folder / "compare.csv", groups_csv(comparison))
+        write_durably(folder / "pairs.csv", pairs_csv(comparison))
+        write_durably(folder / "runs.csv", runs_csv(comparison))
+        write_durably(folder / "compare.md", text.encode())
+        write_durably(folder / "compare.html", page(comparison, context).encode())
+        _write_board(folder, comparison, text)
+    log.info("page      %s", relative(folder / "compare.html"))
+    log.info("tables    %s", relative(folder / "compare.md"))
+
+
+def _write_board(folder: Path, comparison: Comparison, text: str) -> None:
+    from cifar_lightning.report.comparison_board import write_board  # late, as it imports TensorBoard
+
+    try:
+        write_board(folder, comparison, text)
+    except OSError as error:
+        log.warning("TensorBoard has no comparison: %s", one_line(error))
+
+
+def _show(comparison: Comparison, context: Context) -> None:
+    groups, pairs = group_rows(comparison, is_short=True), pair_rows(comparison)
+    log_table(context.title, groups.rows[:_MAX_SHOWN], columns=groups.columns)
+    if len(groups.rows) > _MAX_SHOWN:
+        log.info("%s more groups in compare.csv", f"{len(groups.rows) - _MAX_SHOWN:,}")
+    if pairs.rows:
+        log_table(f"differences in {comparison.metric}", pairs.rows[:_MAX_SHOWN], columns=pairs.columns)
+    if len(pairs.rows) > _MAX_SHOWN:
+        log.info("%s more differences in pairs.csv", f"{len(pairs.rows) - _MAX_SHOWN:,}")
+    for note in context.notes[:_MAX_SHOWN]:
+        log.info("note      %s", note)
+    log.info("result    %s", conclusion(comparison))
