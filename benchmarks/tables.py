@@ -1,4 +1,4 @@
-"""Makes the tables of README.md and RESULTS.md, and the result lines of conf/, from the records in benchmarks/results/.
+"""Makes tables of README.md, RESULTS.md and docs/, and result lines of conf/, from the records in benchmarks/results/.
 
     python benchmarks/tables.py              # writes what is stale
     python benchmarks/tables.py --check      # names what is stale, and exits 1 if there is something
@@ -21,7 +21,10 @@ from records import NAMES, RESULTS, Group, add, groups, percent, runs
 from cifar_lightning.report.stats import paired_test, summary
 
 ROOT = RESULTS.parents[1]
-DOCUMENTS = ("README.md", "RESULTS.md")
+DOCUMENTS = (
+    *("README.md", "README.zh-CN.md", "RESULTS.md"),
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+)
 MADE = re.compile(r"(<!-- made: (?P<name>.*?) -->)(?P<text>.*?)(<!-- end -->)", re.DOTALL)
 NOT_REPRODUCED = "not reproduced since"
 DAGGER = "†"
@@ -103,6 +106,11 @@ def finetuning() -> dict[str, list[float]]:
     return {name: [run["test/acc"] for run in one["runs"]] for name, one in record["contenders"].items()}
 
 
+def _gain_of_fine_tuning() -> float:
+    accuracies = finetuning()
+    return summary(accuracies["fine-tuned"]).mean - summary(accuracies["from scratch"]).mean
+
+
 def few_images() -> str:
     """RESULTS.md's table of fine-tuning."""
     accuracies = finetuning()
@@ -166,6 +174,8 @@ TEXTS: dict[str, Callable[[], str]] = {
         f"{percent(best_known('tutorial')[0].acc, 1)} (mean ± standard deviation over "
         f"{best_known('tutorial')[0].acc.num} seeds)"
     ),
+    "speedrun_gpu": lambda: result_line("speedrun_gpu").removeprefix("# TTA accuracy ").removesuffix("."),
+    "points of fine-tuning": lambda: f"{100 * _gain_of_fine_tuning():.0f}",
     "speedrun beside its loop": lambda: ratio(speeds()["speedrun"]),
     "seconds of speedrun_gpu": lambda: f"{speeds()['speedrun_gpu']['project']:.1f}",
     "seconds of speedrun_gpu compiled": lambda: f"{speeds()['speedrun_gpu_compiled']['project']:.1f}",
