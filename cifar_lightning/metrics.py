@@ -9,6 +9,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
 
+from cifar_lightning.calibration import calibrated
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -84,7 +86,7 @@ def at_temperature(evaluation: Evaluation, targets: Int64[Tensor, " n"], tempera
 
     Source: Guo et al. 2017 (arXiv:1706.04599): temperature scaling.
     """
-    targets, logits = targets.cpu(), evaluation.logits / temperature
+    targets, logits = targets.cpu(), calibrated(evaluation.logits, temperature)
     return replace(evaluation, logits=logits, **_of_probabilities(logits, targets, evaluation.preds))
 
 
