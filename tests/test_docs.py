@@ -17,6 +17,8 @@ from PIL import Image
 from cifar_lightning.cli.seeds import with_seeds
 from cifar_lightning.config.schema import CONF
 
+LINES_OF_A_SCREEN = 45
+
 pages = pytest.mark.parametrize("page", PAGES, ids=str)
 CALLS = sorted(
     {
@@ -61,7 +63,7 @@ def test_paths_that_are_named_exist(page):
 def test_three_screens_have_a_picture_or_a_table(page):
     seen = [i for i, line in enumerate(page.text.splitlines()) if line.startswith(("|", "!["))]
     ends = [0, *seen, len(page.text.splitlines())]
-    assert max(after - before for before, after in pairwise(ends)) <= 120
+    assert max(after - before for before, after in pairwise(ends)) <= 3 * LINES_OF_A_SCREEN
 
 
 def uses_data(code: str) -> bool:
@@ -86,3 +88,12 @@ def test_python_runs_as_shown(page, tmp_path, tiny_root, monkeypatch):
             exec(block.text, namespace)
         if block.output is not None and not uses_data(block.text):
             assert printed.getvalue() == block.output
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if ".zh-CN" in page.path.name], ids=str)
+def test_a_translation_has_the_same_code_and_is_linked(page):
+    original = Page(page.path.with_name(page.path.name.replace(".zh-CN", "")))
+    assert page.blocks() == original.blocks()
+    assert page.commands == original.commands
+    assert original.path.name in page.links
+    assert page.path.name in original.links
