@@ -23,4 +23,4 @@ def main(cfg: DictConfig, invocation: Invocation) -> None:
 
 
 if __name__ == "__main__":
-    run(main, config_name="evaluate", prelude=prelude)
+    run(main, config_name="evaluate", prelude=prelude, ranks_of="evaluate")

@@ -47,4 +47,5 @@ if __name__ == "__main__":
         check_job=check_job,
         returned=RETURNED,
         after_sweep=after_sweep,
+        ranks_of="${name}",
     )

@@ -1,5 +1,6 @@
 """From logits and targets to numbers; and running sums of training."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -186,3 +187,16 @@ class RunningMetrics:
             losses, logits, targets = (tensor.to(device) for tensor in state_dict["pending"])
             sizes = state_dict["sizes"]
             self._pending = list(zip(losses.unbind(), logits.split(sizes), targets.split(sizes), strict=True))
+
+    def add_state_dicts(self, states: Sequence[dict[str, Any]], device: torch.device) -> None:
+        """Add what other processes have summed up, whose batches may have had other sizes."""
+        if self._pending:
+            self._fold()
+        for state in states:
+            other = RunningMetrics()
+            other.load_state_dict(state, device)
+            if other._pending:
+                other._fold()
+            if other._sums is not None:
+                self._sums = other._sums if self._sums is None else self._sums + other._sums
+            self._num_images += other._num_images

@@ -16,6 +16,7 @@ LIBRARIES = {
     "files": set(),
     "locks": {"filelock"},
     "device": PURE,
+    "ranks": PURE,
     "patches": GLUE | {"tensorboard"},
     "augment": PURE,
     "corruptions": PURE,

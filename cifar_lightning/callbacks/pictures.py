@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from cifar_lightning import ranks
 from cifar_lightning.calibration import calibrated
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.data import ImageDataModule, spread
@@ -44,6 +45,8 @@ class Pictures(Callback):
             return
         with only_for_show("train/images"):
             data, batches = _data(trainer), trainer.train_dataloader
+            if ranks.world_size() > 1:  # that is a loader of shards
+                batches = data.train_batches(pl_module.device, shuffle=not trainer.overfit_batches)  # type: ignore[attr-defined]
             assert batches is not None
             first = islice(batches, -(-self.num_images // data.batch_size))
             images, targets = (torch.cat(parts)[: self.num_images].cpu() for parts in zip(*first, strict=True))

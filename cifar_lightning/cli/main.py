@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -70,6 +70,7 @@ def run(
     returned: str | None = None,
     after_sweep: AfterSweep | None = None,
     sweeps: bool = True,
+    ranks_of: str | None = None,
 ) -> NoReturn:
     """Run a task as configured by conf/ and the command line, then exit.
 
@@ -87,6 +88,8 @@ def run(
         after_sweep: Called in this process once the jobs of a sweep have run and are listed, wherever they ran. The
             sweep is done then: an error in it is a warning.
         sweeps: Whether several jobs may be asked for.
+        ranks_of: Name of the run's folder, without its time, where torchrun or srun has started several processes for
+            one run; None where they may not.
     """
     with screens():
         if {"--help", "-h"} & set(sys.argv[1:]):
@@ -97,6 +100,7 @@ def run(
             config_name=config_name,
             prelude=prelude,
             sweep=_Sweep(check_job, returned, after_sweep) if sweeps else None,
+            ranks_of=ranks_of,
         )
 
 
@@ -110,12 +114,13 @@ class _Sweep:
     folder: Path | None = None  # once its jobs are launched
 
 
-def _run(task: Task, *, config_name: str, prelude: Prelude, sweep: _Sweep | None) -> NoReturn:
+def _run(task: Task, *, config_name: str, prelude: Prelude, sweep: _Sweep | None, ranks_of: str | None) -> NoReturn:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on, instead of printing them over several lines
     jobs: list[_Job] = []
     overrides: list[str] = []
     config_dirs: list[Path] = []
+    placing: list[str] = []
     made = False  # whether Hydra makes the run's folder
     has_run = False  # whether nobody has stopped it
 
@@ -133,25 +138,33 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, sweep: _Sweep | None
             raise
 
     try:
-        with signals:
-            refuse_surroundings()
+        with signals, ExitStack() as group:
+            is_rank = refuse_surroundings(may_be_rank=ranks_of is not None)
             typed = read_command_line(sys.argv[1:])
             overrides, config_dirs = typed.overrides, typed.config_dirs
             if "seed" in keys_of(config_name):
                 overrides = with_seeds(overrides, is_sweep=typed.is_sweep)
             if typed.is_sweep and sweep is None:
                 raise UserError(f"-m: {config_name}.py does one thing at a time; leave out -m, or start several")
-            if typed.runs and not typed.is_sweep:
+            if is_rank and ranks_of is not None:
+                if typed.is_sweep:
+                    raise UserError(
+                        "-m: torchrun and srun start the processes of one run; start the sweep without them, as "
+                        "trainer.devices=N starts the processes of each job"
+                    )
+                overrides, placing = group.enter_context(_as_rank(overrides, config_dirs, prelude, ranks_of))
+            elif typed.runs and not typed.is_sweep:
                 overrides = prelude(overrides, config_dirs)
             made = not typed.is_sweep and _is_new_folder(overrides)
-            sys.argv[1:] = [*overrides, *typed.flags]  # --info would take an override after it for its value
+            sys.argv[1:] = [*overrides, *placing, *typed.flags]  # --info would take an override after it for its value
             with _checked_jobs(sweep, jobs) if typed.is_sweep and sweep is not None else nullcontext():
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         status, has_run = 0, True
     except SystemExit as ended:  # report() has said why
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except Stopped as stopped:
-        say(f"{stopped}{stopped.advice}", "stderr")
+        if _speaks():
+            say(f"{stopped}{stopped.advice}", "stderr")
         status = stopped.exit_code
     except Exception as error:
         if wants_traceback:
@@ -165,6 +178,39 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, sweep: _Sweep | None
     if sweep is not None and has_run:
         _end_sweep(sweep)
     sys.exit(status)
+
+
+@contextmanager
+def _as_rank(
+    overrides: list[str], config_dirs: list[Path], prelude: Prelude, folder: str
+) -> Iterator[tuple[list[str], list[str]]]:
+    """Be one of the processes of a run: gives the overrides of the first one, and flags by which all share its folder.
+
+    Its log file is that of all.
+    """
+    from cifar_lightning import ranks  # late, as they import torch
+    from cifar_lightning.config.schema import run_folder
+    from cifar_lightning.engine.launch import joined
+
+    def make() -> tuple[list[str], list[str]]:
+        made = prelude(overrides, config_dirs)
+        is_placed = {"output_dir", "hydra.run.dir"} & values(made).keys()
+        return made, [] if is_placed else [f"hydra.run.dir={run_folder(folder)}"]
+
+    with joined():
+        shared, placing = ranks.from_first(make)
+        silent = [] if ranks.is_first() else ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+        yield shared, [*placing, *silent]
+
+
+def _speaks(error: BaseException | None = None) -> bool:
+    """Whether this process says why it ends: of the processes of a run the first, or one with an error of its own."""
+    if not {"TORCHELASTIC_RUN_ID", "SLURM_STEP_ID"} & os.environ.keys():
+        return True
+    from cifar_lightning.ranks import place_in  # late, as it imports torch
+
+    place = place_in(os.environ)
+    return place is None or place.rank == 0 or not (error is None or isinstance(error, UserError))
 
 
 def _end_sweep(sweep: _Sweep) -> None:
@@ -345,7 +391,8 @@ def _describe(error: BaseException) -> str:
 
 def report(error: BaseException) -> int:
     """Write an error as one line; return the exit code."""
-    say(f"error: {_describe(error)}", "stderr")
+    if _speaks(error):
+        say(f"error: {_describe(error)}", "stderr")
     return 2 if isinstance(error, UserError) else 1
 
 

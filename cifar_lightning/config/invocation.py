@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,16 @@ class Invocation:
     is_sweep: bool = False
     job_key: str | None = None
     sweeper_optimises: bool = False
+
+    def plain(self) -> dict[str, Any]:
+        """These values for another process; ``of_plain`` is the reverse."""
+        return {**vars(self), "hydra_yaml": self.hydra_yaml and self.hydra_yaml()}
+
+    @classmethod
+    def of_plain(cls, values: dict[str, Any]) -> "Invocation":
+        """The invocation that another process has told."""
+        text = values["hydra_yaml"]
+        return cls(**{**values, "hydra_yaml": None if text is None else lambda: text})
 
 
 FROM_PYTHON = Invocation()

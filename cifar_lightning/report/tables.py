@@ -158,7 +158,8 @@ def announce(
     recipe = [_choice(settings.optimizer), f"lr {settings.optimizer['lr']:g}", _choice(settings.schedule or {})]
     log.info("recipe    %s, batch %d", " ".join(recipe), data.batch_size)
     device = trainer.strategy.root_device
-    log.info("device    %s: %s, precision %s", device.type, device_name(device), trainer.precision)
+    several = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
+    log.info("device    %s: %s%s, precision %s", device.type, several, device_name(device), trainer.precision)
     log.info("folder    %s", relative(Path(settings.output_dir)))
 
 

@@ -31,6 +31,9 @@ def test_help_lists_the_choices_without_importing_torch():
     assert "label_smoothing" in shown
 
 
+ON_CPU = ("trainer.accelerator=cpu",)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -104,7 +107,14 @@ def test_composition_errors_are_one_line_and_exit_2(command, arguments, message)
             "trainer.accelerator=gpuu trainer.devices=1: You selected an invalid accelerator",
         ),
         (["trainer.devices=0", "trainer.accelerator=cpu"], "trainer.accelerator=cpu trainer.devices=0: "),
-        (["trainer.devices=2", "trainer.accelerator=cpu"], "trainer.devices: a run uses 1 device so far, got 2"),
+        (
+            ["trainer.devices=2", "trainer.accelerator=cpu", "checkpoint.every_minutes=-1"],
+            "checkpoint.every_minutes must",
+        ),
+        (
+            ["trainer.devices=2", "trainer.accelerator=cpu", "trainer.sync_batchnorm=true"],
+            "trainer.sync_batchnorm must",
+        ),
         (["trainer.precision=fp12"], "trainer.precision must be 64, 32, 16 or "),
         (["trainer.max_epochs=0"], "trainer: max_epochs, max_steps and limit_train_batches must leave a step to do"),
         (["trainer.max_steps=0", "schedule=cosine"], "trainer: max_epochs, max_steps and limit_train_batches must"),
