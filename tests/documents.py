@@ -1,5 +1,6 @@
 """README and the pages of docs/ as tests read them: code blocks, commands, links and headings."""
 
+import ast
 import re
 import shlex
 from dataclasses import dataclass
@@ -81,5 +82,14 @@ EXTENSIONS = {
     heading: text for heading, text in sections(Page(ROOT / "docs" / "recipes.md")).items() if "```python" in text
 }
 """Sections that add files of one's own: their commands run with these files, in tests/test_extending.py."""
+
+
+def examples(entry: str) -> list[list[str]]:
+    """The arguments of the examples that ``--help`` of an entry shows."""
+    lines = re.findall(
+        rf"^    python {entry}(.*)$", ast.get_docstring(ast.parse((ROOT / entry).read_text())), re.MULTILINE
+    )
+    return [shlex.split(line.replace("<time>", TIME), comments=True) for line in lines]
+
 
 PAGES = [Page(path) for path in [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").glob("*.md"))]]

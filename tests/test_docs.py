@@ -6,25 +6,26 @@ import io
 import re
 from itertools import pairwise
 
-import hydra
 import numpy as np
 import pytest
 from conftest import TinyCIFAR10, save_checkpoint
-from documents import EXTENSIONS, PAGES, ROOT, TIME, Page
+from documents import ENTRIES, EXTENSIONS, PAGES, ROOT, TIME, Page, examples
 from omegaconf import OmegaConf
 from PIL import Image
 
 from cifar_lightning.cli.seeds import with_seeds
-from cifar_lightning.config.schema import CONF
+from cifar_lightning.config.schema import CONF, compose
 
 LINES_OF_A_SCREEN = 45
 
 pages = pytest.mark.parametrize("page", PAGES, ids=str)
+SHOWN = [call for page in PAGES for call in page.calls] + [
+    (entry, arguments) for entry in ENTRIES for arguments in examples(entry)
+]
 CALLS = sorted(
     {
         (entry, *arguments)
-        for page in PAGES
-        for entry, arguments in page.calls
+        for entry, arguments in SHOWN
         if not any(f"python {entry} {' '.join(arguments)}\n" in text for text in EXTENSIONS.values())
     }
 )
@@ -34,12 +35,14 @@ CALLS = sorted(
 def test_commands_compose(call):
     entry, *arguments = call
     arguments = with_seeds(arguments, is_sweep="-m" in arguments)
-    first_values = [argument.partition(",")[0] for argument in arguments if not argument.startswith("-")]
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose(entry.removesuffix(".py"), first_values)
+    is_sweep = "-m" in arguments
+    first_values = [a.partition(",")[0] if is_sweep else a for a in arguments if not a.startswith("-")]
+    cfg = compose(*first_values, config_name=entry.removesuffix(".py"))
     for key, _, value in (argument.partition("=") for argument in first_values):
         if not (CONF / key).is_dir():  # a value, no choice of a file
-            assert str(OmegaConf.select(cfg, key)).lower() == value.lower()
+            chosen = OmegaConf.select(cfg, key)
+            shown = f"[{','.join(chosen)}]" if OmegaConf.is_list(chosen) else str(chosen)
+            assert shown.lower() == value.lower()
 
 
 @pages
