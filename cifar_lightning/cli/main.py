@@ -23,10 +23,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cifar_lightning.cli.command_line import read_command_line, refuse_surroundings
 from cifar_lightning.cli.did_you_mean import explained
+from cifar_lightning.cli.help import help_page
 from cifar_lightning.cli.seeds import with_seeds
 from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.config.overrides import values
-from cifar_lightning.config.schema import CONF, groups_of, keys_of
+from cifar_lightning.config.schema import CONF, keys_of
 from cifar_lightning.errors import RunError, SweepError, UserError, one_line
 from cifar_lightning.report.console import say, screens
 from cifar_lightning.runs.signals import Stopped, signals
@@ -93,7 +94,7 @@ def run(
     """
     with screens():
         if {"--help", "-h"} & set(sys.argv[1:]):
-            print(_help(task, config_name, sweeps=sweeps))
+            print(help_page(str(sys.modules[task.__module__].__doc__), config_name, sweeps=sweeps))
             sys.exit(0)
         _run(
             task,
@@ -350,28 +351,6 @@ def _optimises(config: Any) -> bool:
 
 def _hydra_yaml() -> str:
     return OmegaConf.to_yaml(OmegaConf.create({"hydra": HydraConfig.get()}))
-
-
-def _help(task: Task, config_name: str, *, sweeps: bool) -> str:
-    """What can be chosen, read off conf/ at once; Hydra's own help takes a second to compose every choice."""
-    primary = (CONF / f"{config_name}.yaml").read_text(encoding="utf-8")
-    groups = groups_of(config_name)
-    choices = "\n".join(
-        f"  {group:<11} {', '.join(sorted(f.stem for f in (CONF / group).glob('*.yaml')))}" for group in groups
-    )
-    keys = primary.partition("\nhydra:")[0].strip()
-    chosen = f"\nChoices, as group=choice:\n{choices}\n" if choices else ""
-    sweep = "  -m           a job for each of several values: key=value1,value2\n" if sweeps else ""
-    if sweeps and "seed" in keys_of(config_name):
-        sweep += "               seeds=5 with it: seed=0,1,2,3,4\n"
-    return f"""{sys.modules[task.__module__].__doc__}
-{chosen}
-Keys, as key=value; conf/{config_name}.yaml:
-{keys}
-
-More:
-  --cfg job    show every key of the composed config, and run nothing
-{sweep}  --hydra-help Hydra's own flags"""
 
 
 def _current_job(outcome: str, *, failed: bool) -> _Job:

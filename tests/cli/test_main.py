@@ -29,6 +29,26 @@ def test_help_lists_the_choices_without_importing_torch():
     for file in CONF.glob("*/*.yaml"):
         assert file.stem in shown, file
     assert "label_smoothing" in shown
+    assert "*cifar10, cifar100" in shown
+    assert "defaults:" not in shown
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "compare.py", "predict.py", "export.py", "serve.py"])
+def test_help_begins_with_examples_and_tells_how_tab_completes(command, script):
+    shown = command(script, "--help").out
+    assert f"Examples:\n    python {script}" in shown
+    assert f'eval "$(python {script} -sc install=bash)"' in shown
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("experiment=speedrun9", {"experiment=speedrun95", "experiment=speedrun96"}), ("optimizer.l", {"optimizer.lr="})],
+)
+def test_hydra_completes_groups_and_keys(command, monkeypatch, typed, offered):
+    line = f"python train.py {typed}"
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    assert set(command("train.py", "-sc", "query=bash").out.split()) == offered
 
 
 ON_CPU = ("trainer.accelerator=cpu",)
