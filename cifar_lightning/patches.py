@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 import torch
 from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig
@@ -36,18 +37,31 @@ def hydra_flags() -> ArgumentParser:
     return get_args_parser()
 
 
+def prefer_own_launchers(names: Sequence[str]) -> None:
+    """Have Hydra take a launcher's config from conf/ alone.
+
+    Hydra 1.3 checks it against the one of the plugin that has the same name, and warns at each job that it does.
+    """
+    Plugins.instance()  # registers them
+    group = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
+    for name in names:
+        group.pop(f"{name}.yaml", None)
+
+
 @contextmanager
-def before_sweeps(prepare: Callable[[Sweeper], None]) -> Iterator[None]:
+def before_sweeps(refuse: Callable[[DictConfig], None], prepare: Callable[[Sweeper], None]) -> Iterator[None]:
     """Have something done before a sweeper writes into the folder of a sweep, and launches its jobs.
 
     Hydra 1.3 has a callback there. Of an exception in it no more than a warning is left, and it gets no sweeper.
 
     Args:
+        refuse: Called with the sweep's config, before its sweeper and launcher are made; may raise, which ends it.
         prepare: Called with the sweeper, which has its config and launcher; may raise, which ends the sweep.
     """
     instantiate = Plugins.instantiate_sweeper
 
     def instantiate_prepared(plugins: Plugins, **options: Any) -> Sweeper:
+        refuse(options["config"])
         sweeper = instantiate(plugins, **options)
         prepare(sweeper)
         return sweeper

@@ -5,6 +5,7 @@ import csv
 import re
 import shutil
 import threading
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from conftest import ROOT, make_batches, make_classifier, make_trainer
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback as HydraCallback
@@ -143,6 +145,21 @@ def test_hydra_still_composes_a_batch_of_a_sweep_just_before_it_is_launched(basi
     assert shown == [(3, 0), (5, 1)]
 
 
+def test_hydra_still_warns_of_a_file_called_as_a_config_of_a_plugin():
+    ConfigStore.instance().store(group="hydra/launcher", name="joblib", node={"n_jobs": -1, "_target_": "their"})
+
+    def compose():
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra.compose("train", ["hydra/launcher=joblib"], return_hydra_config=True).hydra.launcher
+
+    with pytest.warns(UserWarning, match="validated against ConfigStore schema"):
+        compose()
+    patches.prefer_own_launchers(["joblib", "unknown"])
+    with warnings.catch_warnings(record=True) as warned:
+        assert compose()._target_.endswith("JoblibLauncher")
+    assert warned == []
+
+
 def test_hydra_still_makes_little_of_an_error_in_a_callback(basic_sweeper, tmp_path):
     class Refusing(HydraCallback):
         def on_multirun_start(self, config, **options):
@@ -160,7 +177,7 @@ def test_hydra_still_makes_little_of_an_error_in_a_callback(basic_sweeper, tmp_p
         assert not list(tmp_path.iterdir())
         raise UserError("no")
 
-    with patches.before_sweeps(refuse), pytest.raises(UserError, match="no"):
+    with patches.before_sweeps(lambda config: None, refuse), pytest.raises(UserError, match="no"):
         basic_sweeper()
 
 

@@ -1,7 +1,7 @@
 """Jobs of a sweep that an earlier command has finished: found by their keys, neither composed nor launched."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,11 @@ class FinishedJobs(Launcher):
             if isinstance(result, float | None):  # of what else may be there a running job complains
                 self._found[number] = folder, result
         return number in self._found
+
+    def results_of(self, jobs: Mapping[int, Sequence[str]]) -> dict[int, float | None]:
+        """Results of those jobs, by number, that are known to be finished by now."""
+        self._keys = JobKeys(self._keys.folder)
+        return {number: self._found[number][1] for number, overrides in jobs.items() if self.find(overrides, number)}
 
     def setup(self, **options: Any) -> None:
         raise NotImplementedError  # the sweeper has set up its own

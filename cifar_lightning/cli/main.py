@@ -24,6 +24,16 @@ from omegaconf.errors import OmegaConfBaseException
 from cifar_lightning.cli.command_line import read_command_line, refuse_surroundings
 from cifar_lightning.cli.did_you_mean import explained
 from cifar_lightning.cli.help import help_page
+from cifar_lightning.cli.launching import (
+    LauncherLost,
+    NotedLauncher,
+    NotFinished,
+    ResultsOf,
+    refuse_missing,
+    runs_here,
+    take_own_launchers,
+)
+from cifar_lightning.cli.remote_job import in_own_process
 from cifar_lightning.cli.seeds import with_seeds
 from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.config.overrides import values
@@ -57,9 +67,16 @@ class _Job:
     failed: bool
 
     @classmethod
-    def of(cls, number: int, overrides: Sequence[str], outcome: str, *, failed: bool) -> "_Job":
-        swept = [override for override in overrides if override not in sys.argv]  # the others are the same for all jobs
-        return cls(number, " ".join(swept or overrides), outcome, failed)
+    def of(cls, number: int, overrides: Sequence[str], typed: Sequence[str], result: Any) -> "_Job":
+        """A job by what it has returned, or the exception that it has ended by."""
+        swept = [override for override in overrides if override not in typed]  # the others are the same for all jobs
+        if isinstance(result, NotFinished):
+            outcome = str(result)
+        elif isinstance(result, BaseException):
+            outcome = f"failed: {_describe(result)}"
+        else:
+            outcome = "done" if result is None else f"done: {result:.4f}"
+        return cls(number, " ".join(swept or overrides), outcome, isinstance(result, BaseException))
 
 
 def run(
@@ -122,6 +139,7 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, sweep: _Sweep | None
     overrides: list[str] = []
     config_dirs: list[Path] = []
     placing: list[str] = []
+    argv: list[str] = []  # as other processes need it
     made = False  # whether Hydra makes the run's folder
     has_run = False  # whether nobody has stopped it
 
@@ -129,8 +147,16 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, sweep: _Sweep | None
         def own_prelude(of_job: list[str]) -> list[str]:
             return prelude(of_job, config_dirs)
 
+        def run_it() -> float | None:
+            return _run_job(cfg, task=task, prelude=own_prelude, jobs=jobs, wants_traceback=wants_traceback, typed=argv)
+
         try:
-            return _run_job(cfg, task=task, prelude=own_prelude, jobs=jobs, wants_traceback=wants_traceback)
+            if runs_here(HydraConfig.get()):
+                return run_it()
+            result = in_own_process(run_it, shows_traceback=wants_traceback)
+            entry = _current_job(argv, result)
+            say(f"job {entry.number}  {entry.overrides}  {entry.outcome}")
+            return result
         except SystemExit:
             folder = HydraConfig.get().runtime.output_dir
             if made and folder != os.getcwd():  # which it is for serve.py, which writes nothing
@@ -158,6 +184,8 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, sweep: _Sweep | None
                 overrides = prelude(overrides, config_dirs)
             made = not typed.is_sweep and _is_new_folder(overrides)
             sys.argv[1:] = [*overrides, *placing, *typed.flags]  # --info would take an override after it for its value
+            argv[:] = sys.argv
+            take_own_launchers()
             with _checked_jobs(sweep, jobs) if typed.is_sweep and sweep is not None else nullcontext():
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         status, has_run = 0, True
@@ -172,7 +200,7 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, sweep: _Sweep | None
             raise
         has_run = True  # the jobs of some launchers are in other processes
         status = 1
-        if not any(entry.failed for entry in jobs):
+        if isinstance(error, LauncherLost) or not any(entry.failed for entry in jobs):
             status = report(explained(error, overrides, config_name, config_dirs))
     for entry in sorted(jobs, key=lambda job: job.number):
         say(f"job {entry.number}  {entry.overrides}  {entry.outcome}", "stderr" if entry.failed else "stdout")
@@ -240,8 +268,12 @@ def _checked_jobs(sweep: _Sweep, jobs: list[_Job]) -> Iterator[None]:
     from cifar_lightning.patches import before_sweeps, watched_jobs
     from cifar_lightning.runs.folder import refuse_foreign_sweep
 
-    def note(number: int, overrides: Sequence[str], result: float | None) -> None:
-        jobs.append(_Job.of(number, overrides, _done(result), failed=False))
+    noted: set[int] = set()
+
+    def note(number: int, overrides: Sequence[str], result: Any) -> None:
+        if number not in noted:
+            noted.add(number)
+            jobs.append(_Job.of(number, overrides, sys.argv, result))
 
     finished = None if sweep.returned is None else FinishedJobs(sweep.returned, note)
 
@@ -249,8 +281,13 @@ def _checked_jobs(sweep: _Sweep, jobs: list[_Job]) -> Iterator[None]:
         assert sweeper.config is not None
         folder = Path(os.path.abspath(sweeper.config.hydra.sweep.dir))
         refuse_foreign_sweep(Path(sweeper.config.hydra.sweep.dir))
+        results_of: ResultsOf = _no_results
         if finished is not None and not _optimises(sweeper.config.hydra):
             finished.prepare(sweeper)
+            results_of = finished.results_of
+        assert sweeper.launcher is not None
+        if not runs_here(sweeper.config.hydra):
+            sweeper.launcher = NotedLauncher(sweeper.launcher, sweeper.config, note, results_of)
         launcher: Any = sweeper.launcher
         launch = launcher.launch
 
@@ -273,7 +310,7 @@ def _checked_jobs(sweep: _Sweep, jobs: list[_Job]) -> Iterator[None]:
         sweep.check(config, folder)
 
     with (
-        before_sweeps(prepare),
+        before_sweeps(refuse_missing, prepare),
         watched_jobs(watch, finished.find if finished is not None else lambda overrides, number: False),
     ):
         yield
@@ -286,6 +323,7 @@ def _run_job(
     prelude: Callable[[list[str]], list[str]],
     jobs: list[_Job],
     wants_traceback: bool,
+    typed: Sequence[str],
 ) -> float | None:
     """Run the task in the folder that Hydra chose; in a sweep, note how it went."""
     invocation = _invocation()
@@ -299,12 +337,11 @@ def _run_job(
         if isinstance(error, SweepError) or not invocation.is_sweep:
             # Not handed to Hydra, which would write a line of its own first.
             raise SystemExit(report(error)) from error
-        job = _current_job(f"failed: {_describe(error)}", failed=True)
-        jobs.append(job)
+        jobs.append(job := _current_job(typed, error))
         say(f"error: job {job.number} ({job.overrides}): {_describe(error)}", "stderr")
         raise  # to the sweeper, which runs the other jobs all the same
     if invocation.is_sweep:
-        jobs.append(_current_job(_done(result), failed=False))
+        jobs.append(_current_job(typed, result))
     return result
 
 
@@ -344,6 +381,10 @@ def _invocation() -> Invocation:
     )
 
 
+def _no_results(jobs: dict[int, Sequence[str]]) -> dict[int, float | None]:
+    return {}
+
+
 def _optimises(config: Any) -> bool:
     """Whether the sweeper of a ``hydra`` node chooses jobs by results; Hydra's own goes through all values."""
     return not config.sweeper._target_.endswith(".BasicSweeper")
@@ -353,13 +394,9 @@ def _hydra_yaml() -> str:
     return OmegaConf.to_yaml(OmegaConf.create({"hydra": HydraConfig.get()}))
 
 
-def _current_job(outcome: str, *, failed: bool) -> _Job:
+def _current_job(typed: Sequence[str], result: Any) -> _Job:
     config = HydraConfig.get()
-    return _Job.of(config.job.num, list(config.overrides.task), outcome, failed=failed)
-
-
-def _done(result: float | None) -> str:
-    return "done" if result is None else f"done: {result:.4f}"
+    return _Job.of(config.job.num, list(config.overrides.task), typed, result)
 
 
 def _describe(error: BaseException) -> str:

@@ -1,10 +1,11 @@
 """Pixels of image files: from the cache, or decoded and cached; in memory, or mapped from the cache's file."""
 
 import hashlib
+import logging
 import math
 import os
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from cifar_lightning.data.decode import UNKNOWN_FORMAT, Colour, file_stamp
 from cifar_lightning.data.decode_pool import Write, decode_many, write_nowhere
 from cifar_lightning.data.formats import HAS_HEIC, why_not_by_content
 from cifar_lightning.data.scan import Problems
+from cifar_lightning.files import own_folder
+from cifar_lightning.locks import held
+
+log = logging.getLogger(__name__)
 
 CACHE_FOLDER = ".cifar-lightning"
 _FORMAT_VERSION = 1
@@ -76,12 +81,19 @@ def read_pixels(
     if problems:  # keep the cache: it may fit again once the user has mended the problems
         find_damaged(root, files, how, problems)
         return np.empty((0, *shape[1:]), np.uint8)
-    # Without a cache, the stamps are not needed here: the workers get them at less cost when they open the files.
-    if pixelcache.own_files(folder, name):
-        cached = pixelcache.load(cache(map(file_stamp, _full_paths(root, files))), shape, mapped=mapped)
-        if cached is not None:
-            return cached
-    with closing(pixelcache.Draft(folder, name, needed=math.prod(shape) if mapped else 0)) as draft:
+
+    def cached() -> UInt8[np.ndarray, "n s s 3"] | None:
+        # Without a cache, the stamps are not needed here: the workers get them at less cost when they open the files.
+        if not pixelcache.own_files(folder, name):
+            return None
+        return pixelcache.load(cache(map(file_stamp, _full_paths(root, files))), shape, mapped=mapped)
+
+    if (found := cached()) is not None:
+        return found
+    with ExitStack() as stack:
+        if stack.enter_context(_one_at_a_time(folder, name)) and (found := cached()) is not None:
+            return found
+        draft = stack.enter_context(closing(pixelcache.Draft(folder, name, needed=math.prod(shape) if mapped else 0)))
         pixels = None if mapped else np.empty(shape, np.uint8)
         stamps = _decode(root, files, how, problems, pixels, draft.write)
         if problems:
@@ -90,6 +102,27 @@ def read_pixels(
             pixels = draft.mapped(shape)
         draft.keep(cache(stamps), pixels)
         return pixels
+
+
+@contextmanager
+def _one_at_a_time(folder: Path, name: str) -> Iterator[bool]:
+    """Decode while no other process decodes the same; gives whether this one has waited for another.
+
+    Where the folder of the cache cannot be written, there is nothing to wait for.
+    """
+    has_waited = False
+
+    def waits(owner: str) -> None:
+        nonlocal has_waited
+        has_waited = True
+        log.info("waiting   %s is decoding the images into %s", owner, folder)
+
+    with ExitStack() as stack:
+        with suppress(OSError):
+            own_folder(folder)
+            folder.mkdir(exist_ok=True)
+            stack.enter_context(held(folder / f".{name}.lock", waits=waits))
+        yield has_waited
 
 
 def find_damaged(root: Path, files: list[str], how: How, problems: Problems) -> None:

@@ -25,7 +25,7 @@ from cifar_lightning.config.resolve import Section, as_plain
 from cifar_lightning.engine.trainer import environment_of_ranks, refusals
 from cifar_lightning.errors import RunError, UserError, one_line
 from cifar_lightning.report.console import Lines, LogFile
-from cifar_lightning.runs.signals import Stopped, signals
+from cifar_lightning.runs.signals import OF_TERMINALS, Stopped, blocked_for_children, signals
 
 _SECONDS_TO_BE_ENDED = 20
 """How long a rank that is not the cause waits to be ended by the launcher, before it ends by itself."""
@@ -259,7 +259,7 @@ def _around_ranks(tell: Callable[[], Any]) -> Iterator[None]:
     try:
         if signals.requested is not None:  # before they were told on
             tell()
-        with _blocked_for_children():
+        with blocked_for_children():
             yield
     finally:
         signals.deferred, signals.told = deferred, told
@@ -268,33 +268,6 @@ def _around_ranks(tell: Callable[[], Any]) -> Iterator[None]:
         os.environ.pop("TORCHELASTIC_SIGNALS_TO_HANDLE", None)
         if log_level is None:
             del os.environ["TORCH_CPP_LOG_LEVEL"]
-
-
-_OF_TERMINALS = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
-"""Signals that a terminal sends to all of its processes; this one tells its ranks."""
-
-
-@contextmanager
-def _blocked_for_children() -> Iterator[None]:
-    """Have processes that are started meanwhile get no signals of the terminal; this one's handlers still run.
-
-    What the main thread blocks, its children inherit. Another thread takes the signals, for Python to handle them in
-    the main thread.
-    """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before, is_over = signal.getsignal(signal.SIGQUIT), threading.Event()
-    taker = threading.Thread(target=is_over.wait, daemon=True)
-    taker.start()
-    signal.pthread_sigmask(signal.SIG_BLOCK, _OF_TERMINALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_TERMINALS)
-        is_over.set()
-        taker.join()
-        signal.signal(signal.SIGQUIT, before)
 
 
 _STOP = getattr(signal, "SIGUSR1", signal.SIGTERM)
@@ -306,10 +279,10 @@ def _run_rank(
 ) -> Any:
     """What a rank does: the function, in the group of all ranks; it fails in a way that the launcher can tell."""
     ended = threading.Event()
-    for signum in _OF_TERMINALS:  # which have been blocked
+    for signum in OF_TERMINALS:  # which have been blocked
         signal.signal(signum, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_TERMINALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_TERMINALS)
     signals.taken = (_STOP, signal.SIGTERM)
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a name of this machine may lead elsewhere

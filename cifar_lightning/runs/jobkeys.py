@@ -125,6 +125,11 @@ class JobKeys:
         self._keys = {name: key for name in names_in(sweep) if (key := _key_in(sweep / name)) is not None}
         self._names = {key: name for name, key in reversed(self._keys.items())}
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the sweep."""
+        return self._sweep
+
     def folder_of(self, key: str, own: str) -> Path | None:
         """The folder that holds a job, the named one first; None if none does."""
         name = own if self._keys.get(own) == key else self._names.get(key)

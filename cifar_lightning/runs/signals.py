@@ -3,14 +3,17 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
 from cifar_lightning.report.console import say
 
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
-"""Ctrl-C; the schedulers' word that time is up; SLURM's early warning; a terminal that has gone."""
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP") if hasattr(signal, name)
+]
+"""Ctrl-C; the schedulers' word that time is up; SLURM's early warnings; a terminal that has gone."""
 
 
 class Stopped(BaseException):
@@ -22,6 +25,7 @@ class Stopped(BaseException):
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
         self.exit_code = 130 if signum == signal.SIGINT else 143
         self.advice = ""
 
@@ -94,3 +98,30 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 signals = Signals()
 """Those of this process."""
+
+
+OF_TERMINALS = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
+"""Signals that a terminal sends to all of its processes; this one tells those that it has started."""
+
+
+@contextmanager
+def blocked_for_children() -> Iterator[None]:
+    """Have processes that are started meanwhile get no signals of the terminal; this one's handlers still run.
+
+    What the main thread blocks, its children inherit. Another thread takes the signals, for Python to handle them in
+    the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before, is_over = signal.getsignal(signal.SIGQUIT), threading.Event()
+    taker = threading.Thread(target=is_over.wait, daemon=True)
+    taker.start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, OF_TERMINALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_TERMINALS)
+        is_over.set()
+        taker.join()
+        signal.signal(signal.SIGQUIT, before)

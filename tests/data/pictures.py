@@ -47,4 +47,4 @@ def write_for_workers(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def cache_files(root: Path) -> list[Path]:
-    return sorted((root / ".cifar-lightning").iterdir())
+    return sorted(path for path in (root / ".cifar-lightning").iterdir() if path.suffix != ".lock")

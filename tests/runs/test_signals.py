@@ -17,7 +17,7 @@ from cifar_lightning.callbacks.curves import TrainingCurves
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.runs.signals import SIGNALS, Signals, Stopped, signals
 
-CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143, "SIGHUP": 143}
+CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143, "SIGUSR2": 143, "SIGHUP": 143}
 
 
 @pytest.fixture(autouse=True)

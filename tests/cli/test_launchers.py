@@ -1,0 +1,304 @@
+"""Sweeps whose jobs run in other processes: results, what is left after a failure or a signal, running them again."""
+
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, SMALL
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from PIL import Image
+
+from cifar_lightning.cli import remote_job
+from cifar_lightning.cli.launching import LauncherLost, NotedLauncher, NotFinished, runs_here
+from cifar_lightning.cli.remote_job import STOP_FILE, JobExited, JobStopped, in_own_process
+from cifar_lightning.config import schema
+from cifar_lightning.data.folder import ImageFolder
+from cifar_lightning.data.pixels import CACHE_FOLDER
+from cifar_lightning.errors import RunError, UserError
+from cifar_lightning.locks import held
+from cifar_lightning.runs.signals import SIGNALS, Stopped, signals
+
+JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher"
+SWEEP = (*SMALL, "data=folder", "data.val_size=2", "trainer.max_epochs=1", "trainer.accelerator=cpu")
+
+
+@pytest.fixture
+def heard():
+    """The signals as a terminal leaves them; they are taken meanwhile."""
+    before = {signum: signal.signal(signum, signal.SIG_DFL) for signum in SIGNALS}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Sixteen pictures of two classes."""
+    rng = np.random.default_rng(0)
+    for split, num in (("train", 6), ("test", 2)):
+        for name in "ab":
+            (tmp_path / "pictures" / split / name).mkdir(parents=True)
+            for i in range(num):
+                pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "pictures" / split / name / f"{i}.png")
+    return tmp_path / "pictures"
+
+
+def test_jobs_of_joblib_are_those_of_a_serial_sweep(command, tmp_path, folder):
+    pytest.importorskip(JOBLIB)
+    sweep = ("train.py", "-m", *SWEEP, f"data.root={folder}", f"output_dir={tmp_path / 'serial'}")
+
+    def metrics(job):
+        return json.loads((tmp_path / job / "metrics.json").read_text())
+
+    assert command(*sweep, "optimizer.lr=0.01").code == 0
+    shutil.copytree(tmp_path / "serial", tmp_path / "side_by_side")
+    assert command(*sweep, "optimizer.lr=0.01,0.02").code == 0
+    sweep = (*sweep[:-1], f"output_dir={tmp_path / 'side_by_side'}", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    shutil.rmtree(folder / CACHE_FOLDER)
+
+    # In a process of its own, as the typechecking of tests makes functions that cannot be pickled.
+    path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+    started = [sys.executable, str(ROOT / "train.py"), *sweep[1:], "optimizer.lr=0.01,-1,0.02"]
+    outcome = subprocess.run(started, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    assert outcome.returncode == 1, outcome.stderr
+    assert f"{tmp_path / 'side_by_side/0'} is done already\n" in outcome.stdout
+    done = [
+        f"job {job}  optimizer.lr={lr}  done: {metrics(f'side_by_side/{job}')['val/acc']:.4f}"
+        for job, lr in ((0, 0.01), (2, 0.02))
+    ]
+    lines = [line for line in outcome.stdout.splitlines() if line.startswith("job ")]
+    assert lines[-2:] == done
+    failure = "optimizer.lr must be a finite number of at least 0, got -1"
+    errors = outcome.stderr.splitlines()
+    assert errors[-1] == f"job 1  optimizer.lr=-1  failed: {failure}"
+    assert f"error: job 1 (optimizer.lr=-1): {failure}" in errors
+    assert not [line for line in errors if "Warning" in line or "Traceback" in line]
+    assert "Comparison of tutorial: 3 runs" in outcome.stdout
+    serial, parallel = metrics("serial/1"), metrics("side_by_side/2")
+    assert {"test/acc", "val/loss"} <= set(serial)
+    assert {key: serial[key] for key in serial if "/" in key} == {key: parallel[key] for key in parallel if "/" in key}
+
+
+def test_jobs_decode_a_folder_once(folder, caplog):
+    """One process holds the lock while it decodes; another one waits, and reads what that has cached."""
+    caplog.set_level("INFO")
+    before = ImageFolder(folder).data
+    [file] = (folder / CACHE_FOLDER).glob("train-32-*.pixels")
+    inode = file.stat().st_ino
+    waiting = []
+    with held(folder / CACHE_FOLDER / ".train-32.lock"):
+        hidden = file.rename(folder.parent / "hidden")
+        thread = threading.Thread(target=lambda: waiting.append(ImageFolder(folder).data))
+        thread.start()
+        while "is decoding the images into" not in caplog.text:
+            time.sleep(0.01)
+        hidden.rename(file)
+    thread.join()
+    assert (waiting[0] == before).all()
+    assert file.stat().st_ino == inode  # it has not been written again
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_slurm"])
+def test_a_missing_extra_is_named(launcher, command, tmp_path, monkeypatch):
+    package = f"hydra_{launcher.partition('_')[0]}_launcher"
+    for module in (f"{package}.joblib_launcher", f"{package}.submitit_launcher"):
+        monkeypatch.setitem(sys.modules, f"hydra_plugins.{module}", None)
+    outcome = command("train.py", "-m", f"hydra/launcher={launcher}", "seed=0,1", f"output_dir={tmp_path / 'sweep'}")
+    assert outcome.refusal == f"{package.replace('_', '-')} is not installed: pip install -e '.[cluster]'"
+    assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(("num_threads", "jobs"), [("null", 6), (1, 6), (2, 3), (4, 1), (8, 1)])
+def test_jobs_at_once_share_the_cores(num_threads, jobs, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    config = OmegaConf.load(schema.CONF / "hydra" / "launcher" / "joblib.yaml")
+    config.num_threads = None if num_threads == "null" else num_threads
+    assert config.n_jobs == jobs
+
+
+class Fake(Launcher):
+    """Returns what it is told to, after an action."""
+
+    def __init__(self, *results, action=lambda: None):
+        self.results, self.action = results, action
+
+    def setup(self, **options):
+        raise NotImplementedError
+
+    def launch(self, job_overrides, initial_job_idx):
+        self.action()
+        returned = []
+        for overrides, result in zip(job_overrides, self.results, strict=True):
+            job = JobReturn(overrides=overrides)
+            job.status = JobStatus.FAILED if isinstance(result, Exception) else JobStatus.COMPLETED
+            job.return_value = result
+            returned.append(job)
+        return returned
+
+
+@pytest.fixture
+def launched():
+    """Launch three jobs, of which files tell that the first is done; gives what is noted, filled even on errors."""
+    noted = {}
+
+    def launch(launcher, target=f"{JOBLIB}.JoblibLauncher"):
+        config = OmegaConf.create({"hydra": {"launcher": {"_target_": target}, "mode": "MULTIRUN"}})
+        note = lambda number, overrides, result: noted.update({number: result})  # noqa: E731
+        NotedLauncher(launcher, config, note, lambda jobs: {4: 0.5}).launch([["seed=0"], ["seed=1"], ["seed=2"]], 4)
+
+    launch.noted = noted
+    return launch
+
+
+def test_results_are_noted(launched):
+    failure = UserError("wrong")
+    launched(Fake(0.25, failure, None))
+    assert launched.noted == {4: 0.25, 5: failure, 6: None}
+
+
+def test_a_job_that_exits_ends_the_sweep_with_its_code(launched):
+    with pytest.raises(SystemExit, match=r"^3$"):
+        launched(Fake(0.25, JobExited("it has", 3), 0.5))
+    assert list(launched.noted) == [4, 5, 6]
+
+
+class TerminatedWorkerError(Exception):
+    """As loky calls it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (TerminatedWorkerError("unexpectedly\nThe exit codes are {SIGKILL(-9)}"), "was killed by SIGKILL, as the"),
+        (ValueError("a\n----------\nb"), "ValueError of the launcher: a b; the same command"),
+    ],
+)
+def test_where_the_launcher_is_lost_files_tell_what_is_done(error, words, launched):
+    def fail():
+        raise error
+
+    with pytest.raises(LauncherLost, match=re.escape(words)):
+        launched(Fake(action=fail))
+    assert launched.noted[4] == 0.5
+    assert [str(launched.noted[number]) for number in (5, 6)] == ["not finished"] * 2
+    assert isinstance(launched.noted[5], NotFinished)
+
+
+def test_a_signal_is_told_to_the_jobs_which_are_waited_for(launched, heard):
+    told = []
+
+    def signalled():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with open(os.environ[STOP_FILE]) as file:
+            told.append((file.name, int(file.read())))
+
+    stopped = JobStopped("stopped by SIGUSR1; resume with: the same command")
+    with signals, pytest.raises(Stopped, match=r"^stopped by SIGTERM$") as info:
+        launched(Fake(0.25, stopped, JobStopped("stopped by SIGTERM"), action=signalled))
+    assert (info.value.advice, info.value.exit_code) == ("; resume with: the same command", 143)
+    assert launched.noted == {4: 0.25}
+    assert told == [(told[0][0], signal.SIGTERM)]
+    assert not os.path.exists(told[0][0])
+    assert STOP_FILE not in os.environ
+
+
+def test_a_signal_does_not_wait_for_the_jobs_of_a_cluster(launched, heard):
+    slurm = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
+    with signals, pytest.raises(Stopped, match="SIGTERM"):
+        launched(Fake(action=lambda: os.kill(os.getpid(), signal.SIGTERM)), slurm)
+    assert launched.noted == {}
+
+
+def test_a_job_stops_where_the_launching_process_says_so(tmp_path, monkeypatch, heard):
+    monkeypatch.setenv(STOP_FILE, str(tmp_path / "stop"))
+
+    def job():
+        (tmp_path / "stop").write_text(str(int(signal.SIGINT)))
+        time.sleep(10)
+
+    with pytest.raises(JobStopped, match="stopped by SIGTERM"):
+        in_own_process(job, shows_traceback=False)
+    with pytest.raises(JobStopped, match="stopped by SIGINT"):  # before it begins
+        in_own_process(lambda: pytest.fail("it began"), shows_traceback=False)
+
+
+class Unpicklable(Exception):
+    def __init__(self, one, two):
+        super().__init__(f"{one} {two}")
+
+
+def test_what_a_job_raises_can_be_pickled(capsys):
+    def fail(error):
+        raise error
+
+    for error, kind, words in (
+        (Unpicklable("a", "b"), RunError, "Unpicklable: a b (HYDRA_FULL_ERROR=1 shows where)"),
+        (UserError("wrong key"), UserError, "wrong key"),
+        (RunError("disk is full"), RunError, "disk is full"),
+        (SystemExit(2), JobExited, "the job has ended itself with exit code 2"),
+    ):
+        with pytest.raises(kind) as info:
+            in_own_process(lambda error=error: fail(error), shows_traceback=False)
+        copy = pickle.loads(pickle.dumps(info.value))
+        assert (type(copy), str(copy)) == (kind, words)
+        assert getattr(copy, "code", None) == getattr(error, "code", None)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(RunError, match="a b"):
+        in_own_process(lambda: fail(Unpicklable("a", "b")), shows_traceback=True)
+    assert "in fail" in capsys.readouterr().err
+
+
+def test_a_job_shows_nothing_on_the_console_it_shares(capsys):
+    assert in_own_process(lambda: print("a table") or 0.5, shows_traceback=False) == 0.5
+    assert capsys.readouterr().out == ""
+
+
+class Ended(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(("name", "ends"), [("SIGUSR2", ["handed", "left"]), ("SIGTERM", ["handed", "left"])])
+def test_a_signal_goes_on_to_submitit_once_the_job_has_saved(name, ends, monkeypatch, heard):
+    def leave(code):
+        happened.append("left")
+        raise Ended(code)
+
+    happened = []
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setattr(remote_job.os, "_exit", leave)
+    signum = getattr(signal, name)
+    signal.signal(signum, lambda signum, frame: happened.append("handed"))
+
+    def job():
+        signals.deferred = True
+        os.kill(os.getpid(), signum)
+        happened.append("saved")
+        signals.stop_if_requested()
+
+    with pytest.raises(Ended, match="143"):
+        in_own_process(job, shows_traceback=False)
+    assert happened == ["saved", *ends]
+
+
+def test_where_a_job_runs():
+    basic, other = ("hydra._internal.core_plugins.basic_launcher.BasicLauncher", f"{JOBLIB}.JoblibLauncher")
+    for mode, target, here in (
+        (RunMode.RUN, other, True),
+        (RunMode.MULTIRUN, basic, True),
+        (RunMode.MULTIRUN, other, False),
+    ):
+        hydra = OmegaConf.create({"mode": mode, "launcher": {"_target_": target}})
+        assert runs_here(hydra) is here
