@@ -36,6 +36,7 @@ LIBRARIES = {
     "export": GLUE | {"onnx", "onnxruntime", "onnxscript", "safetensors"},
     "callbacks": GLUE,
     "engine": GLUE,
+    "search": GLUE | {"optuna"},
     "commands": GLUE,
     "cli": GLUE,
 }

@@ -59,7 +59,7 @@ def train(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, An
         RunError: If training fails for a reason that is told in one line, such as a full disk.
     """
     started = time.perf_counter()
-    if invocation.is_sweep:
+    if invocation.is_sweep and not invocation.is_placed:
         job = folder_of_job(cfg, invocation)
         if (metrics := finished_metrics(job)) is not None:
             log.info("%s is done already", job)
