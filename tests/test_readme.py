@@ -10,13 +10,17 @@ import pytest
 from conftest import ROOT
 from omegaconf import OmegaConf
 
+from cifar_lightning.cli.overrides_to_search import search_prelude
 from cifar_lightning.cli.seeds import with_seeds
 from cifar_lightning.commands.train import train
 from cifar_lightning.config.recipe import recipe
-from cifar_lightning.config.schema import CONF
+from cifar_lightning.config.schema import CONF, compose
+from cifar_lightning.config.searching import resolve_search
 from cifar_lightning.report.comparison import Run, compared
 from cifar_lightning.report.comparison_text import group_rows, pair_rows
 from cifar_lightning.runs.grouping import group_runs
+from cifar_lightning.search.check import check_space
+from cifar_lightning.search.space import read_space
 
 PACKAGE = ROOT / "cifar_lightning"
 TEXT = (ROOT / "README.md").read_text()
@@ -44,9 +48,16 @@ def test_the_first_screen_has_what_a_newcomer_looks_for():
 
 ENTRIES = sorted(path.name for path in ROOT.glob("*.py"))
 CALLS = [(entry, c[c.index(entry) + 1 :]) for entry in ENTRIES for c in COMMANDS if entry in c]
+SEARCHES = [arguments for entry, arguments in CALLS if entry == "search.py"]
 
 
-@pytest.mark.parametrize(("entry", "arguments"), CALLS, ids=str)
+@pytest.mark.parametrize("arguments", SEARCHES, ids=str)
+def test_searches_compose(arguments, tmp_path):
+    settings = resolve_search(compose(*search_prelude(arguments), config_name="search"))
+    assert check_space(read_space(settings.space, settings.overrides), tmp_path) == 0
+
+
+@pytest.mark.parametrize(("entry", "arguments"), [call for call in CALLS if call[1] not in SEARCHES], ids=str)
 def test_commands_compose(entry, arguments):
     arguments = with_seeds(arguments, is_sweep="-m" in arguments)
     first_values = [argument.partition(",")[0] for argument in arguments if not argument.startswith("-")]

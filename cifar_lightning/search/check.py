@@ -5,14 +5,15 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 
-from cifar_lightning.config.build import build_pieces
+from cifar_lightning.config.build import blame, build_pieces
 from cifar_lightning.config.resolve import resolve
 from cifar_lightning.config.schema import compose
-from cifar_lightning.errors import UserError, one_line
+from cifar_lightning.errors import UserError, nearest, one_line
 from cifar_lightning.search.space import Space
 
 _NUM_TRIES = 5
@@ -32,6 +33,9 @@ def composed(overrides: Sequence[str], folder: Path, *, resume: str | None = Non
     """
     try:
         cfg = compose(*overrides)
+    except MissingConfigException as error:
+        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        raise UserError(f"{group}={choice} is not one of its choices{nearest(choice, error.options or [])}") from error
     except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
         raise UserError(one_line(error)) from error
     with open_dict(cfg):
@@ -80,7 +84,10 @@ def _check_some(space: Space, chosen: Mapping[str, str], folder: Path) -> DictCo
 
 def _checked(overrides: Sequence[str], folder: Path) -> DictConfig:
     cfg = composed(overrides, folder / "0")
-    build_pieces(dataclasses.replace(resolve(cfg), logger=None))  # which could make folders
+    settings = dataclasses.replace(resolve(cfg), logger=None)  # loggers could make folders
+    pieces = build_pieces(settings)
+    with blame("optimizer", settings.optimizer):
+        pieces.optimizer(nn.Linear(1, 1))
     return cfg
 
 

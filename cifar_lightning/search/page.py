@@ -59,6 +59,6 @@ def _charts(found: Results) -> list[tuple[Markup, str]]:
             made.append((html.svg(figure, "importance of each key"), "How much the accuracy depends on each key."))
         if found.count("complete") > 1:
             figure = charts.parallel(found)
-            caption = "Each line is a complete trial, the stronger the better; the darkest is the best."
+            caption = "Each line is a complete trial, the stronger the better; the thick one is the best."
             made.append((html.svg(figure, "all complete trials in parallel coordinates"), caption))
     return made

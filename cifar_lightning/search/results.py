@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cifar_lightning.report.cells import cell
 from cifar_lightning.report.comparison_text import Rows
 from cifar_lightning.report.tables import Justify, duration, shown
-from cifar_lightning.search.space import Parameter, Space
+from cifar_lightning.search.space import Space
 from cifar_lightning.search.study import REASON, Study
 
 _STATES = {
@@ -131,20 +131,26 @@ def rows(found: Results, *, at_most: int | None = None) -> Rows:
 
     Args:
         found: What is shown.
-        at_most: Most rows; None for all.
+        at_most: Most rows, without reasons, for the console; None for all.
     """
     order = ("complete", "pruned", "running", "failed")
     ranked = sorted(found.trials, key=lambda one: (order.index(one.state), -(one.acc or 0.0), one.number))
     keys = [parameter.key for parameter in found.space.parameters]
     columns: dict[str, Justify] = {"trial": "right", "val/acc": "right", **{key: "right" for key in keys}}
     columns |= {"time": "right", "state": "left"}
-    return Rows(columns, [_row(trial, keys) for trial in ranked[:at_most]])
+    return Rows(columns, [_row(trial, keys, is_short=at_most is not None) for trial in ranked[:at_most]])
 
 
-def _row(trial: Trial, keys: Sequence[str]) -> list[str]:
+def _row(trial: Trial, keys: Sequence[str], *, is_short: bool) -> list[str]:
     acc = "–" if trial.acc is None else shown("acc", trial.acc)
     time = "–" if trial.seconds is None else duration(trial.seconds)
-    state = trial.state if not trial.reason else trial.reason if trial.state == "pruned" else f"failed: {trial.reason}"
+    state = (
+        trial.state
+        if is_short or not trial.reason
+        else trial.reason
+        if trial.state == "pruned"
+        else f"failed: {trial.reason}"
+    )
     return [str(trial.number), acc, *(trial.texts.get(key, "–") for key in keys), time, state]
 
 
@@ -171,11 +177,3 @@ def conclusion(found: Results) -> str:
         return f"No trial is complete ({counts})."
     acc = shown("acc", found.best.acc)
     return f"Trial {found.best.number} is best on the validation images: {acc} with {found.best.label} ({counts})."
-
-
-def number_of(parameter: Parameter, text: str) -> float:
-    """Where a value stands on an axis: numbers as they are, words by their place in the choice."""
-    try:
-        return float(text)
-    except ValueError:
-        return float(parameter.texts.index(text))

@@ -88,7 +88,7 @@ class Parameter:
         if self.is_int:
             return str(int(value))
         size = max(abs(self.low), abs(self.high))
-        digits = min(17, 4 + max(0, math.floor(math.log10(size / (self.high - self.low)))))
+        digits = min(17, 4 + max(0, math.floor(math.log10(size / (self.high - self.low)) + 1e-9)))
         rounded = float(f"{value:.{digits}g}")
         return repr(min(max(rounded, self.low), self.high))
 
@@ -176,14 +176,15 @@ def _refuse_key(key: str, text: str, *, is_space: bool) -> None:
         if is_below(key, [refused]):
             raise UserError(f"{shown}: {why}; leave it out")
     for fixed, why in _FIXED.items():
-        if is_space and (is_below(key, [fixed]) or key == "data"):
+        if is_space and (is_below(key, [fixed]) or (key == "data" and fixed != "seed")):
             raise UserError(f"{shown}: {why}")
 
 
 def _parameter(key: str, text: str, override: Override) -> Parameter:
     sweep = override.value()
     shown = shortened(printable(text), 100)
-    assert isinstance(sweep, Sweep)
+    if not isinstance(sweep, Sweep):  # a glob
+        raise UserError(f"{shown}: a space is {WORDS}")
     if unknown := sorted(sweep.tags - {"log", "int"}):
         raise UserError(f"{shown}: a tag is log or int, got {printable(unknown[0])}")
     spelled = text.partition("=")[2]
@@ -218,8 +219,10 @@ def _interval(key: str, shown: str, sweep: IntervalSweep, spelled: str) -> Param
 
 
 def _range(key: str, shown: str, texts: tuple[str, ...], *, is_log: bool, spelled: str) -> Parameter:
-    numbers = sorted(map(Decimal, texts))
     is_int = all(text.lstrip("-").isdecimal() for text in texts)
+    if not is_int:  # Hydra says 0.30000000000000004
+        texts = tuple(repr(float(f"{float(text):.12g}")) for text in texts)
+    numbers = sorted(map(Decimal, texts))
     step = numbers[1] - numbers[0]
     if is_log and (not is_int or step != 1 or numbers[0] <= 0):
         raise UserError(f"{shown}: with log a range is of whole numbers above 0, and its step is 1")

@@ -133,7 +133,7 @@ class Study:
             trial_id = self._id(number)
             if step not in self._storage.get_trial(trial_id).intermediate_values:  # a resumed run may report it again
                 self._storage.set_trial_intermediate_value(trial_id, step, value)
-            return self._study.pruner.prune(self._study, self._storage.get_trial(trial_id))
+            return bool(self._study.pruner.prune(self._study, self._storage.get_trial(trial_id)))
 
     def finish(self, number: int, state: TrialState, *, value: float | None = None, reason: str | None = None) -> None:
         """Note how a trial has ended.

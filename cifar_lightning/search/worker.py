@@ -97,8 +97,8 @@ def _free_memory() -> None:
 
     import torch
 
-    gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
+        gc.collect()
         torch.cuda.empty_cache()
 
 
