@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from cifar_lightning.errors import RunError
@@ -53,6 +54,7 @@ def supervise(
             time.sleep(_SECONDS_BETWEEN_LOOKS)
             for worker in [worker for worker in workers if worker.process.poll() is not None]:
                 workers.remove(worker)
+                _close(worker)
                 returned = worker.process.returncode
                 if returned in (1, 2):
                     failed = failed or returned
@@ -71,9 +73,14 @@ def supervise(
     finally:
         for worker in workers:
             worker.process.wait()
-            if worker.process.stdin is not None:
-                worker.process.stdin.close()
+            _close(worker)
     return failed
+
+
+def _close(worker: _Worker) -> None:
+    assert worker.process.stdin is not None
+    with suppress(BrokenPipeError):  # of what it has not read
+        worker.process.stdin.close()
 
 
 def _started(index: int, code: str, message: bytes, environment: Mapping[str, str]) -> _Worker:
@@ -85,11 +92,9 @@ def _started(index: int, code: str, message: bytes, environment: Mapping[str, st
         start_new_session=True,
     )
     assert process.stdin is not None
-    try:
+    with suppress(BrokenPipeError):  # it has ended already, and its code is looked at
         process.stdin.write(message)
         process.stdin.flush()
-    except BrokenPipeError:  # it has ended already, and its code is looked at
-        pass
     return _Worker(index, process)
 
 

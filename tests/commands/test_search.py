@@ -28,6 +28,10 @@ REAL = (
 )
 
 
+def read(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
 @pytest.fixture
 def here(monkeypatch):
     """Searches work in the test's own process, with runs that take no time; gives how to choose those."""
@@ -47,7 +51,7 @@ def test_a_search_ends_with_its_best_trial_and_the_command_for_it(command, here,
     outcome = command("search.py", "study=logs/lr", "n_trials=12", *SPACE, "name=a b")
     assert (outcome.code, outcome.err) == (0, "")
     assert "objective val/acc, on validation images alone" in outcome.out
-    rows = list(csv.DictReader((tmp_path / "logs" / "lr" / "trials.csv").open()))
+    rows = read(tmp_path / "logs" / "lr" / "trials.csv")
     assert [row["trial"] for row in rows] == [str(number) for number in range(12)]
     best = max((row for row in rows if row["state"] == "complete"), key=lambda row: float(row["val/acc"]))
     [line] = re.findall(r"^train     (.*)$", outcome.out, re.MULTILINE)
@@ -76,7 +80,7 @@ def test_failures_are_told_with_their_reason(command, here, tmp_path):
     assert outcome.code == 0
     assert "(2 complete, 4 failed)" in outcome.out
     assert "failed: MemoryError: no more" in outcome.out
-    rows = list(csv.DictReader((tmp_path / "s" / "trials.csv").open()))
+    rows = read(tmp_path / "s" / "trials.csv")
     assert [row["reason"] for row in rows[-2:]] == ["the loss is not finite"] * 2
 
 
@@ -141,7 +145,7 @@ def test_the_page_in_a_browser(browser, here, tmp_path):
     assert "best on the validation images" in browser.find_element("class name", "conclusion").text
     assert len(browser.find_elements("css selector", "figure svg")) == 3
     assert len(browser.find_elements("css selector", "tbody tr")) == 8
-    assert requested(browser) == []
+    assert requested(browser) == [(tmp_path / "s" / "report.html").as_uri()]
 
 
 def test_shares_of_cores_and_gpus(monkeypatch):
@@ -190,7 +194,7 @@ def wait_for(path, process):
     "moment", [0.0, *(pytest.param(m, marks=pytest.mark.slow) for m in (0.5, 1, 2, 4, 6, 8, 10, 12))]
 )
 def test_real_runs_killed_and_started_again(tmp_path, moment):
-    process = start(tmp_path, "n_trials=3")
+    process = start(tmp_path, "n_trials=2")
     wait_for(tmp_path / "s" / "0" / "checkpoints" / "last.ckpt", process)
     time.sleep(moment)
     workers = {int(path.read_text() or 0) for path in (tmp_path / "s" / ".trials").glob("*.lock")}
@@ -198,11 +202,11 @@ def test_real_runs_killed_and_started_again(tmp_path, moment):
         if os.path.exists(f"/proc/{pid}"):
             os.kill(pid, signal.SIGKILL)
     process.communicate()
-    again = start(tmp_path, "n_trials=3")
+    again = start(tmp_path, "n_trials=2")
     out, _ = again.communicate(timeout=300)
     assert again.returncode == 0, out
-    rows = list(csv.DictReader((tmp_path / "s" / "trials.csv").open()))
-    assert [(row["trial"], row["state"]) for row in rows] == [(str(number), "complete") for number in range(3)]
-    assert all((tmp_path / "s" / str(number) / "metrics.json").exists() for number in range(3))
+    rows = read(tmp_path / "s" / "trials.csv")
+    assert [(row["trial"], row["state"]) for row in rows] == [(str(number), "complete") for number in range(2)]
+    assert all((tmp_path / "s" / str(number) / "metrics.json").exists() for number in range(2))
     if moment == 0:
         assert "after step" in (tmp_path / "s" / "0" / "train.log").read_text()
