@@ -1,4 +1,11 @@
-"""Compare runs: ``python compare.py runs=logs/sweep``; or checkpoints: ``python compare.py ckpt=[a.ckpt,b.ckpt]``."""
+"""Compare runs, grouped by what differs between them, or checkpoints on the same images.
+
+Examples:
+    python compare.py runs=logs/lr
+    python compare.py runs=[logs/a,logs/b] metric=test/acc_tta
+    python compare.py runs=logs/lr baseline=optimizer.lr=0.001
+    python compare.py ckpt=[a.ckpt,b.ckpt]                  # which one is right where
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,11 @@
-"""Evaluate a checkpoint: ``python evaluate.py ckpt=logs/tutorial/<time>/checkpoints/last.ckpt``."""
+"""Evaluate a checkpoint: accuracy with its interval, figures of each class, a report to look at.
+
+Examples:
+    python evaluate.py ckpt=logs/tutorial/<time>/checkpoints/last.ckpt
+    python evaluate.py ckpt=logs/tutorial/<time>/checkpoints/best.ckpt split=val
+    python evaluate.py ckpt=logs/tutorial/<time>/checkpoints/last.ckpt tta=1 corruptions=true
+    python evaluate.py -m ckpt=a.ckpt,b.ckpt                # several, each into its own run folder
+"""
 
 from pathlib import Path
 
@@ -23,4 +30,4 @@ def main(cfg: DictConfig, invocation: Invocation) -> None:
 
 
 if __name__ == "__main__":
-    run(main, config_name="evaluate", prelude=prelude)
+    run(main, config_name="evaluate", prelude=prelude, ranks_of="evaluate")

@@ -1,4 +1,9 @@
-"""Export a checkpoint for others: ``python export.py ckpt=logs/tutorial/<time>/checkpoints/last.ckpt format=onnx``."""
+"""Export a checkpoint for other programs, and check the file by its own runtime.
+
+Examples:
+    python export.py ckpt=logs/tutorial/<time>/checkpoints/last.ckpt format=onnx
+    python export.py ckpt=logs/tutorial/<time>/checkpoints/last.ckpt format=safetensors   # for the Hugging Face hub
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,10 @@
-"""Classify pictures by a checkpoint: ``python predict.py ckpt=.../checkpoints/last.ckpt images=holiday/*.jpg``."""
+"""Classify pictures by a checkpoint.
+
+Examples:
+    python predict.py ckpt=logs/tutorial/<time>/checkpoints/last.ckpt images=cat.jpg
+    python predict.py ckpt=logs/tutorial/<time>/checkpoints/last.ckpt images=holiday/*.jpg topk=3 show=true
+    python predict.py ckpt=logs/tutorial/<time>/export/last.onnx images=[a.jpg,b.jpg] save_probs=true
+"""
 
 from pathlib import Path
 

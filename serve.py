@@ -1,4 +1,9 @@
-"""Serve a checkpoint as a web page: ``python serve.py ckpt=logs/tutorial/<time>/checkpoints/last.ckpt``."""
+"""Serve a checkpoint as a web page: drop pictures on http://127.0.0.1:8000, or post them with curl.
+
+Examples:
+    python serve.py ckpt=logs/tutorial/<time>/checkpoints/last.ckpt
+    python serve.py ckpt=logs/tutorial/<time>/checkpoints/last.ckpt host=0.0.0.0 port=8080
+"""
 
 from pathlib import Path
 

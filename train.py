@@ -1,4 +1,14 @@
-"""Train and test a classifier: ``python train.py experiment=resnet18 trainer.accelerator=gpu``."""
+"""Train and test a classifier: the curves, the checkpoints and the final numbers go into logs/<name>/<time>/.
+
+Examples:
+    python train.py                                         # the tutorial's recipe on CIFAR-10
+    python train.py data=synthetic                          # the same without a download
+    python train.py experiment=speedrun                     # 94 %
+    python train.py experiment=finetune data.root=pets      # your own pictures, one folder for each class
+    python train.py model=resnet18 optimizer=adamw schedule=cosine trainer.max_epochs=10 data.batch_size=128
+    python train.py -m optimizer.lr=0.001,0.002 seeds=3     # a sweep, and its comparison
+    python train.py resume=logs/tutorial/<time>             # a run that was stopped
+"""
 
 from pathlib import Path
 
@@ -47,4 +57,5 @@ if __name__ == "__main__":
         check_job=check_job,
         returned=RETURNED,
         after_sweep=after_sweep,
+        ranks_of="${name}",
     )

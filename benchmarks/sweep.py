@@ -64,7 +64,7 @@ def _seconds(num_jobs: int, *, has_keys: bool) -> tuple[float, float]:
         spent = time.perf_counter() - began, time.process_time() - cpu_before
     assert shown.getvalue().count(" is done already") == num_jobs
     assert ("Launching" in shown.getvalue()) is not has_keys
-    assert f"Comparison of None: {num_jobs:,} runs, 1 groups" in shown.getvalue()
+    assert f"Comparison: {num_jobs:,} runs, 1 groups" in shown.getvalue()
     return spent
 
 

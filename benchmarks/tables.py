@@ -1,4 +1,4 @@
-"""Makes the tables of README.md and RESULTS.md, and the result lines of conf/, from the records in benchmarks/results/.
+"""Makes tables of README.md, RESULTS.md and docs/, and result lines of conf/, from the records in benchmarks/results/.
 
     python benchmarks/tables.py              # writes what is stale
     python benchmarks/tables.py --check      # names what is stale, and exits 1 if there is something
@@ -12,7 +12,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,10 @@ from records import NAMES, RESULTS, Group, add, groups, percent, runs
 from cifar_lightning.report.stats import paired_test, summary
 
 ROOT = RESULTS.parents[1]
-DOCUMENTS = ("README.md", "RESULTS.md")
+DOCUMENTS = (
+    *("README.md", "README.zh-CN.md", "RESULTS.md"),
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+)
 MADE = re.compile(r"(<!-- made: (?P<name>.*?) -->)(?P<text>.*?)(<!-- end -->)", re.DOTALL)
 NOT_REPRODUCED = "not reproduced since"
 DAGGER = "†"
@@ -85,22 +88,30 @@ def best_known(recipe: str) -> list[Group]:
     )
 
 
-def speedruns() -> str:
-    """README's table: the speedruns, each by the figure that is known best."""
-    known = [best_known(recipe)[0] for recipe in ("speedrun_gpu", "speedrun", "speedrun95", "speedrun96")]
+SPEEDRUNS = ("speedrun_gpu", "speedrun", "speedrun95", "speedrun96")
+
+
+def in_short(names: Sequence[str], accuracy: str) -> str:
+    """A table of recipes, each by the figure that is known best, with this heading for it."""
+    known = [best_known(recipe)[0] for recipe in names]
     rows = []
     for group in known:
         what = NAMES["recipes"][group.recipe]["what"]
         figure = percent(group.best) + ("" if group.is_reproduced else f" {DAGGER}")
         rows.append([f"`{group.recipe}`", what, figure, str(group.best.num), place(group)])
     note = "" if all(group.is_reproduced for group in known) else f"{DAGGER}: {NOT_REPRODUCED}.\n\n"
-    return table("recipe | what it is | accuracy with TTA | n | training", rows) + note
+    return table(f"recipe | what it is | {accuracy} | n | training", rows) + note
 
 
 def finetuning() -> dict[str, list[float]]:
     """Test accuracies of fine-tuning on few images and of what it is compared with, by seed."""
     record = json.loads((RESULTS / "finetune.json").read_text())
     return {name: [run["test/acc"] for run in one["runs"]] for name, one in record["contenders"].items()}
+
+
+def _gain_of_fine_tuning() -> float:
+    accuracies = finetuning()
+    return summary(accuracies["fine-tuned"]).mean - summary(accuracies["from scratch"]).mean
 
 
 def few_images() -> str:
@@ -158,7 +169,8 @@ def speed() -> str:
 
 TEXTS: dict[str, Callable[[], str]] = {
     "recipes": recipes,
-    "speedruns": speedruns,
+    "recipes in short": lambda: in_short(("tutorial", "resnet18", *SPEEDRUNS), "accuracy"),
+    "speedruns": lambda: in_short(SPEEDRUNS, "accuracy with TTA"),
     "few images": few_images,
     "speed": speed,
     "tutorial": lambda: f"{100 * best_known('tutorial')[0].acc.mean:.1f} %",
@@ -166,6 +178,8 @@ TEXTS: dict[str, Callable[[], str]] = {
         f"{percent(best_known('tutorial')[0].acc, 1)} (mean ± standard deviation over "
         f"{best_known('tutorial')[0].acc.num} seeds)"
     ),
+    "speedrun_gpu": lambda: result_line("speedrun_gpu").removeprefix("# TTA accuracy ").removesuffix("."),
+    "points of fine-tuning": lambda: f"{100 * _gain_of_fine_tuning():.0f}",
     "speedrun beside its loop": lambda: ratio(speeds()["speedrun"]),
     "seconds of speedrun_gpu": lambda: f"{speeds()['speedrun_gpu']['project']:.1f}",
     "seconds of speedrun_gpu compiled": lambda: f"{speeds()['speedrun_gpu_compiled']['project']:.1f}",

@@ -23,10 +23,10 @@ def uncalibrated(logits: Float[Tensor, "n k"], temperature: float | None) -> Flo
 
 
 def in_words(temperature: float | None) -> str:
-    """What is to be said beside probabilities."""
+    """What probabilities are, for people: calibrated or not, and by what."""
     if temperature is None:
-        return "probabilities are uncalibrated: the checkpoint has no temperature, which validation images give it"
-    return f"probabilities are calibrated: temperature {temperature:.3g}, fitted on validation images"
+        return "uncalibrated: the checkpoint has no temperature, which validation images give it"
+    return f"calibrated: temperature {temperature:.3g}, fitted on validation images"
 
 
 def fit_temperature(logits: Float[Tensor, "n k"], targets: Int64[Tensor, " n"]) -> float:

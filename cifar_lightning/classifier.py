@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from cifar_lightning import ranks
 from cifar_lightning.calibration import fit_temperature
 from cifar_lightning.metrics import Evaluation, RunningMetrics, as_float, evaluate
 from cifar_lightning.optim.schedules import Schedule, factors
@@ -85,7 +86,8 @@ class ImageClassifier(L.LightningModule):
         self.evaluations: dict[str, Evaluation] = {}
         self.augmented: dict[str, Evaluation] = {}
         self.temperature: float | None = None
-        self._collected: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._num_batches = 0
+        self._collected: list[tuple[int, Tensor, Tensor, Tensor]] = []
 
     def normalized(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Raw uint8 images as the network gets them."""
@@ -95,14 +97,27 @@ class ImageClassifier(L.LightningModule):
         """Logits of raw uint8 images."""
         return self.net(self.normalized(images))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch | ranks.Shard, batch_idx: int) -> Tensor:
         if self.temperature is not None:
             self.temperature = None  # which was that of the weights as they were
-        images, targets = batch
+        images, targets = batch[:2]
         logits = as_float(self(images))
         loss = self._loss(logits, targets)
-        self.train_metrics.update(loss, logits, targets, step=self.trainer.global_step)
-        return loss
+        if len(batch) == 2:
+            self.train_metrics.update(loss, logits, targets, step=self.trainer.global_step)
+            return loss
+        _, _, whole, num_own = batch
+        share = self._share(targets, whole) if num_own else 0.0
+        if num_own:  # so that all ranks' losses, times their images, add up to that of the batch, times its images
+            summand = loss * (share * (len(whole) / num_own))
+            self.train_metrics.update(summand, logits, targets, step=self.trainer.global_step)
+        return loss * (share * ranks.world_size())  # whose gradient is averaged over the ranks
+
+    def _share(self, targets: Int64[Tensor, " s"], whole: Int64[Tensor, " b"]) -> Tensor | float:
+        """Share that a rank's targets have in the mean loss of the whole batch, in [0, 1]."""
+        if self._class_weights is None:
+            return len(targets) / len(whole)
+        return self._class_weights[targets].sum() / self._class_weights[whole].sum()
 
     def _loss(self, logits: Float[Tensor, "b k"], targets: Int64[Tensor, " b"]) -> Float[Tensor, ""]:
         if self._class_weights is not None and self._class_weights.device != logits.device:
@@ -123,14 +138,16 @@ class ImageClassifier(L.LightningModule):
         checkpoint.update(self.description, temperature=self.temperature)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._collect(batch)
+        self._collect(batch, batch_idx)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._collect(batch)
+        self._collect(batch, batch_idx)
 
-    def _collect(self, batch: Batch) -> None:
+    def _collect(self, batch: Batch, batch_idx: int) -> None:
         images, targets = batch
-        self._collected.append((*augmented_logits(self, images, level=self.tta), targets))
+        self._num_batches = batch_idx + 1
+        if len(targets):  # else it is another rank's
+            self._collected.append((batch_idx, *augmented_logits(self, images, level=self.tta), targets))
 
     def on_validation_epoch_end(self) -> None:
         self._evaluate("val")
@@ -140,8 +157,7 @@ class ImageClassifier(L.LightningModule):
 
     def _evaluate(self, split: str) -> None:
         """Evaluate all logits of a split at once, so that train.py and evaluate.py report the same exact counts."""
-        logits, augmented, targets = zip(*self._collected, strict=True)
-        self._collected.clear()
+        logits, augmented, targets = self._of_all_ranks()
         if self.trainer.sanity_checking:
             return
         plain, all_targets = torch.cat(logits), torch.cat(targets)
@@ -154,6 +170,17 @@ class ImageClassifier(L.LightningModule):
         # For callbacks such as EarlyStopping. The loggers get them from TrainingCurves: Lightning itself would log them
         # one step too early.
         self.log_dict(self.scalars(split), logger=False)
+
+    def _of_all_ranks(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Logits, augmented logits and targets of all batches of an evaluation, in their order."""
+        collected, self._collected = self._collected, []
+        if ranks.world_size() > 1:
+            on_cpu = [(number, one.cpu(), other.cpu(), targets.cpu()) for number, one, other, targets in collected]
+            collected = sorted((part for parts in ranks.gathered(on_cpu) for part in parts), key=lambda part: part[0])
+        numbers, logits, augmented, targets = zip(*collected, strict=True)
+        if numbers != tuple(range(self._num_batches)):
+            raise RuntimeError(f"{self._num_batches} batches were to be evaluated, got those of number {numbers}")
+        return logits, augmented, targets
 
     def scalars(self, split: str) -> dict[str, float]:
         """The last figures of a split: ``<split>/acc`` and so on, and ``<split>/acc_tta`` with test-time augmentation.

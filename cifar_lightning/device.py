@@ -67,9 +67,9 @@ def refuse_several_processes(environment: Mapping[str, str]) -> None:
     if found:
         variables = " ".join(f"{name}={value}" for name, value in found.items())
         raise ValueError(
-            f"{variables} in the environment: this would be one of several processes, and a run uses 1 device so far; "
-            "start one process, as with srun --ntasks=1 or torchrun --nproc-per-node=1; or, if none is meant, "
-            f"type: unset {' '.join(found)}"
+            f"{variables} in the environment: this would be one of several processes, which train.py and evaluate.py "
+            "are where torchrun or srun starts them; start one process, as with srun --ntasks=1 or torchrun "
+            f"--nproc-per-node=1; or, if none is meant, type: unset {' '.join(found)}"
         )
 
 
@@ -98,9 +98,17 @@ def forward_flops(net: nn.Module, images: Shaped[Tensor, "n c h w"]) -> int:
     return counter.get_total_flops()
 
 
-def sensible_threads(flops_per_batch: int) -> int:
-    """CPU threads for batches with a forward pass of so many operations: one, or what torch takes by itself."""
-    return 1 if flops_per_batch < SMALL_BATCH_FLOPS else torch.get_num_threads()
+def sensible_threads(flops_per_batch: int, num_processes: int = 1) -> int:
+    """CPU threads for batches with a forward pass of so many operations: one, or what torch takes by itself.
+
+    Args:
+        flops_per_batch: Those operations.
+        num_processes: Which share the CPUs. OMP_NUM_THREADS, where it is set, is the number for each.
+    """
+    if flops_per_batch < SMALL_BATCH_FLOPS:
+        return 1
+    shared = 1 if "OMP_NUM_THREADS" in os.environ else num_processes
+    return max(1, torch.get_num_threads() // shared)
 
 
 @contextmanager

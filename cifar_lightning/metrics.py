@@ -1,5 +1,6 @@
 """From logits and targets to numbers; and running sums of training."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
+
+from cifar_lightning.calibration import calibrated
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def at_temperature(evaluation: Evaluation, targets: Int64[Tensor, " n"], tempera
 
     Source: Guo et al. 2017 (arXiv:1706.04599): temperature scaling.
     """
-    targets, logits = targets.cpu(), evaluation.logits / temperature
+    targets, logits = targets.cpu(), calibrated(evaluation.logits, temperature)
     return replace(evaluation, logits=logits, **_of_probabilities(logits, targets, evaluation.preds))
 
 
@@ -184,3 +187,16 @@ class RunningMetrics:
             losses, logits, targets = (tensor.to(device) for tensor in state_dict["pending"])
             sizes = state_dict["sizes"]
             self._pending = list(zip(losses.unbind(), logits.split(sizes), targets.split(sizes), strict=True))
+
+    def add_state_dicts(self, states: Sequence[dict[str, Any]], device: torch.device) -> None:
+        """Add what other processes have summed up, whose batches may have had other sizes."""
+        if self._pending:
+            self._fold()
+        for state in states:
+            other = RunningMetrics()
+            other.load_state_dict(state, device)
+            if other._pending:
+                other._fold()
+            if other._sums is not None:
+                self._sums = other._sums if self._sums is None else self._sums + other._sums
+            self._num_images += other._num_images

@@ -142,6 +142,15 @@ def end_epochs_once(trainer: L.Trainer) -> None:
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
 
 
+def no_sigterm_broadcasts(trainer: L.Trainer) -> None:
+    """Do without the question, before each step of several ranks, whether the first one has got SIGTERM.
+
+    Lightning 2.6 waits for the device to answer it, and goes on where the other ranks are gone. Signals are handled in
+    ``callbacks.saving``.
+    """
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
 def restore_loader_state(trainer: L.Trainer) -> None:
     """Give the training loader its state of the checkpoint; called at the start of training.
 

@@ -293,7 +293,8 @@ def differences(one: Any, other: Any, key: str = "") -> list[str]:
         return [
             found for i, pair in enumerate(zip(one, other, strict=True)) for found in differences(*pair, f"{key}.{i}")
         ]
-    same = torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+    is_nan = isinstance(one, float) and isinstance(other, float) and one != one and other != other
+    same = torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other or is_nan
     return [] if same else [key]
 
 

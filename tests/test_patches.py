@@ -247,6 +247,20 @@ def test_lightning_still_ends_an_epoch_twice_where_max_steps_is_set(saved, tmp_p
     assert epochs[1] == ([1] * 5, 2)
 
 
+def test_lightning_still_asks_the_first_rank_for_sigterm_at_each_step(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, src: asked.append(src))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(L.Trainer, "world_size", 2)
+    for patch in (True, False):
+        assert asked == []
+        trainer = make_trainer(tmp_path)
+        if patch:
+            patches.no_sigterm_broadcasts(trainer)
+        trainer.fit(make_classifier(), make_batches(), make_batches())
+    assert asked == [0] * 5
+
+
 def test_lightning_still_forgets_the_loaders_state_where_the_loader_is_made_early(saved, tmp_path):
     path = saved("on_train_batch_end", step=2)
 

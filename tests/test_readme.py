@@ -1,39 +1,28 @@
-"""What the README says can be typed, and the files that it names."""
+"""What a newcomer needs of the README; the tree, the pieces of speedruns and the comparison that pages show."""
 
 import ast
 import json
 import re
-import shlex
 
-import hydra
 import pytest
-from conftest import ROOT
-from omegaconf import OmegaConf
+from documents import ROOT, Page
 
-from cifar_lightning.cli.overrides_to_search import search_prelude
-from cifar_lightning.cli.seeds import with_seeds
 from cifar_lightning.commands.train import train
 from cifar_lightning.config.recipe import recipe
-from cifar_lightning.config.schema import CONF, compose
-from cifar_lightning.config.searching import resolve_search
+from cifar_lightning.config.schema import CONF
 from cifar_lightning.report.comparison import Run, compared
 from cifar_lightning.report.comparison_text import group_rows, pair_rows
 from cifar_lightning.runs.grouping import group_runs
-from cifar_lightning.search.check import check_space
-from cifar_lightning.search.space import read_space
 
 PACKAGE = ROOT / "cifar_lightning"
-TEXT = (ROOT / "README.md").read_text()
-README = TEXT.replace("<time>", "2026-11-24_12-00-00")
-COMMANDS = [
-    shlex.split(line, comments=True)
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-] + [shlex.split(line) for line in re.findall(r"^\|.*\| `(python .*?)` \|$", README, re.MULTILINE)]
+README, DEVELOP, SPEEDRUNS, COMPARE = (
+    Page(ROOT / name) for name in ("README.md", "docs/develop.md", "docs/speedruns.md", "docs/compare.md")
+)
+TEXT = README.text
 
 
 def test_two_commands_set_up_a_fresh_machine():
-    set_up = [command for command in COMMANDS if "venv" in command]
+    set_up = [command for command in README.commands if "venv" in command]
     assert [command[command.index("python") :] for command in set_up] == [
         ["python", "train.py", "data=synthetic"],
         ["python", "-m", "pytest", "-n", "auto"],
@@ -46,30 +35,9 @@ def test_the_first_screen_has_what_a_newcomer_looks_for():
         assert needed in first_screen
 
 
-ENTRIES = sorted(path.name for path in ROOT.glob("*.py"))
-CALLS = [(entry, c[c.index(entry) + 1 :]) for entry in ENTRIES for c in COMMANDS if entry in c]
-SEARCHES = [arguments for entry, arguments in CALLS if entry == "search.py"]
-
-
-@pytest.mark.parametrize("arguments", SEARCHES, ids=str)
-def test_searches_compose(arguments, tmp_path):
-    settings = resolve_search(compose(*search_prelude(arguments), config_name="search"))
-    assert check_space(read_space(settings.space, settings.overrides), tmp_path) == 0
-
-
-@pytest.mark.parametrize(("entry", "arguments"), [call for call in CALLS if call[1] not in SEARCHES], ids=str)
-def test_commands_compose(entry, arguments):
-    arguments = with_seeds(arguments, is_sweep="-m" in arguments)
-    first_values = [argument.partition(",")[0] for argument in arguments if not argument.startswith("-")]
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose(entry.removesuffix(".py"), first_values)
-    for key, _, value in (argument.partition("=") for argument in first_values):
-        if not (CONF / key).is_dir():  # a value, no choice of a file
-            assert str(OmegaConf.select(cfg, key)).lower() == value.lower()
-
-
-def test_every_choice_is_listed():
-    table = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE))
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_every_choice_is_listed(name):
+    table = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", Page(ROOT / name).text, re.MULTILINE))
     for group in (
         "experiment",
         "data",
@@ -86,15 +54,15 @@ def test_every_choice_is_listed():
 
 
 def test_the_misspelt_key_is_answered_as_shown(command):
-    typed, answer = re.search(r"```console\n\$ python train.py (.*)\n(.*)\n```", README).groups()
+    typed, answer = re.search(r"```console\n\$ python train.py (.*)\n(.*)\n```", TEXT).groups()
     outcome = command("train.py", typed)
     assert outcome.code == 2
     assert answer in outcome.err
 
 
 def rooms() -> dict[str, set[str]]:
-    """The README's tree of the package: names of folders, and of the files that it lists in each."""
-    tree = re.search(r"^cifar_lightning/\n(.*?)^tests/", TEXT, re.DOTALL | re.MULTILINE)[1]
+    """The tree of the package: names of folders, and of the files that it lists in each."""
+    tree = re.search(r"^cifar_lightning/\n(.*?)^tests/", DEVELOP.text, re.DOTALL | re.MULTILINE)[1]
     found: dict[str, set[str]] = {}
     for line in tree.splitlines():
         if head := re.match(r"  (\w+)/", line):
@@ -109,21 +77,12 @@ def test_the_tree_names_every_file_of_the_package():
     in_rooms = {f"{room}/{name}.py" for room, names in rooms().items() for name in names}
     assert in_rooms == {str(path) for path in modules if path.parent.name}
     top_level = {path.name for path in modules if not path.parent.name}
-    assert top_level <= set(re.findall(r"\b(\w+\.py)\b", TEXT))
-
-
-def test_every_path_that_is_named_exists():
-    linked = re.findall(r"\]\(([^)#:]+)\)", TEXT)
-    quoted = re.findall(r"`((?:tests|benchmarks|conf|cifar_lightning|docs)/[\w./]*)`", TEXT)
-    typed = [word for command in COMMANDS for word in command if word.startswith("benchmarks/")]
-    assert linked
-    assert quoted
-    assert [path for path in [*linked, *quoted, *typed] if not (ROOT / path).exists()] == []
+    assert top_level <= set(re.findall(r"\b(\w+\.py)\b", DEVELOP.text))
 
 
 PIECES = [
     [cell.strip() for cell in line.split("|")[2:4]]
-    for line in re.search(r"\| piece \| where .*?\n\n", README, re.DOTALL)[0].splitlines()[2:]
+    for line in re.search(r"\| piece \| where .*?(?:\n\n|\Z)", SPEEDRUNS.text, re.DOTALL)[0].splitlines()[2:]
     if line
 ]
 
@@ -147,6 +106,6 @@ def test_the_comparison_that_is_shown_is_that_of_its_record():
     runs = json.loads((ROOT / "benchmarks" / "results" / "lr.json").read_text())["runs"]
     grouping = group_runs([Run("", recipe(run["overrides"]), run["seed"], "finished", run) for run in runs])
     comparison = compared(grouping.groups, "test/acc")
-    shown = [re.split("  +", line) for line in TEXT.splitlines() if re.match(r"optimizer\.lr=\S+  ", line)]
+    shown = [re.split("  +", line) for line in COMPARE.text.splitlines() if re.match(r"optimizer\.lr=\S+  ", line)]
     made = [row[:-1] for row in group_rows(comparison, is_short=True).rows]  # without the seconds
     assert shown == [*made, *pair_rows(comparison).rows]

@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from cifar_lightning import ranks
 from cifar_lightning.callbacks.clock import Clock
 from cifar_lightning.callbacks.finite import check_finite
 from cifar_lightning.classifier import ImageClassifier
@@ -82,10 +83,12 @@ class TrainingCurves(Callback):
     def _log_training(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
         check_finite(trainer, pl_module)
-        num_images, loss, num_correct = pl_module.train_metrics.take()
+        num_images, loss, num_correct = ranks.summed(pl_module.train_metrics.take())
         if num_images == 0:
             return
-        new = Sums(num_images, loss, num_correct, self._clock.lap())  # after take(), which has waited for the device
+        new = Sums(
+            round(num_images), loss, round(num_correct), self._clock.lap()
+        )  # after take(), which has waited for the device
         self._sums += new
         point = new.means() | {"lr": trainer.optimizers[0].param_groups[0]["lr"]}
         for logger in trainer.loggers:

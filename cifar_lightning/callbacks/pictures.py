@@ -8,6 +8,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from cifar_lightning import ranks
+from cifar_lightning.calibration import calibrated
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.data import ImageDataModule, spread
 from cifar_lightning.report.figures import (
@@ -43,6 +45,8 @@ class Pictures(Callback):
             return
         with only_for_show("train/images"):
             data, batches = _data(trainer), trainer.train_dataloader
+            if ranks.world_size() > 1:  # that is a loader of shards
+                batches = data.train_batches(pl_module.device, shuffle=not trainer.overfit_batches)  # type: ignore[attr-defined]
             assert batches is not None
             first = islice(batches, -(-self.num_images // data.batch_size))
             images, targets = (torch.cat(parts)[: self.num_images].cpu() for parts in zip(*first, strict=True))
@@ -56,14 +60,14 @@ class Pictures(Callback):
             return
         data, evaluation = _data(trainer), classifier.evaluations["test"]
         with only_for_show("test/predictions"):
-            chosen = spread(evaluation.num_images, self.num_images)
+            chosen, temperature = spread(evaluation.num_images, self.num_images), classifier.temperature
             grid = prediction_grid(
                 data.arrays("test").gather(data.index["test"][chosen]),
                 data.targets("test")[chosen],
                 evaluation.preds[chosen],
                 data.classes,
-                confidence=evaluation.confidence[chosen],
-                heading="Test images with predicted classes and confidences, which are uncalibrated",
+                confidence=calibrated(evaluation.logits[chosen], temperature).softmax(1).amax(1),
+                heading="Confidences are uncalibrated" if temperature is None else "Confidences are calibrated",
             )
             _add_figure(trainer, "test/predictions", grid)
         with only_for_show("test/confusion"):

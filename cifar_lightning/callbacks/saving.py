@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from cifar_lightning import ranks
 from cifar_lightning.callbacks.finite import check_finite
 from cifar_lightning.checkpoint.durable_io import DurableIO
 from cifar_lightning.checkpoint.format import restoring
@@ -19,7 +21,7 @@ from cifar_lightning.checkpoint.random_states import random_states, set_random_s
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.errors import one_line
 from cifar_lightning.patches import can_resume_here, restore_loader_state
-from cifar_lightning.runs.signals import signals
+from cifar_lightning.runs.signals import Stopped, signals
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ class RunCheckpoints(Checkpoint):
         self.every_epoch = every_epoch
         self._best: float | None = None
         self._saved_at = 0.0
+        self._talks = ranks.Talks(min(ranks.SECONDS_BETWEEN_TALKS, self.every_seconds))
         self._progress: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -63,11 +66,10 @@ class RunCheckpoints(Checkpoint):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         assert isinstance(pl_module, ImageClassifier)
-        checkpoint["progress"] = {
-            "should_stop": trainer.should_stop,
-            "train_metrics": pl_module.train_metrics.state_dict(),
-            "random_states": random_states(pl_module.device),
-        }
+        own = {"train_metrics": pl_module.train_metrics.state_dict(), "random_states": random_states(pl_module.device)}
+        checkpoint["progress"] = {"should_stop": trainer.should_stop, **own}
+        if ranks.world_size() > 1:
+            checkpoint["progress"]["other_ranks"] = ranks.gathered(move_data_to_device(own, "cpu"))[1:]
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._progress = checkpoint["progress"]
@@ -80,15 +82,30 @@ class RunCheckpoints(Checkpoint):
             with restoring(self.folder / "last.ckpt"):
                 restore_loader_state(trainer)
                 trainer.should_stop = self._progress["should_stop"]  # which fit() has set to False
-                pl_module.train_metrics.load_state_dict(self._progress["train_metrics"], pl_module.device)
-                set_random_states(self._progress["random_states"], pl_module.device)
+                self._restore(self._progress, pl_module)
             self._progress = None
         self._saved_at = time.monotonic()
 
+    def _restore(self, progress: dict[str, Any], classifier: ImageClassifier) -> None:
+        """Restore what this rank was at. Of another number of ranks, the first takes the sums of all."""
+        states = [progress, *progress.get("other_ranks", [])]
+        rank, metrics = ranks.rank(), classifier.train_metrics
+        if len(states) == ranks.world_size():
+            metrics.load_state_dict(states[rank]["train_metrics"], classifier.device)
+        elif rank == 0:
+            metrics.add_state_dicts([state["train_metrics"] for state in states], classifier.device)
+        if rank < len(states):
+            set_random_states(states[rank]["random_states"], classifier.device)
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        if self._is_due() and can_resume_here(trainer):
+        several = ranks.world_size() > 1
+        if not (self._talks.is_due() if several else self._is_due()) or not can_resume_here(trainer):
+            return
+        own = signals.requested or 0, self._is_due()
+        requested, due = self._talks.largest(own) if several else own
+        if due:
             self._save(trainer, pl_module)
-            signals.stop_if_requested()
+            _stop(requested)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         signals.install()
@@ -107,12 +124,15 @@ class RunCheckpoints(Checkpoint):
             trainer.save_checkpoint(self.folder / "best.ckpt")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.every_epoch or self._is_due() or _is_last_epoch(trainer):
+        requested, due = ranks.largest([signals.requested or 0, self._is_due()])
+        if self.every_epoch or due or _is_last_epoch(trainer):
             self._save(trainer, pl_module)
-            signals.stop_if_requested()
+            _stop(requested)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        [requested] = ranks.largest([signals.requested or 0])
         signals.deferred = False
+        _stop(requested)
         signals.stop_if_requested()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -148,6 +168,12 @@ def _checkpoint_io(trainer: L.Trainer) -> DurableIO:
     checkpoint_io = trainer.strategy.checkpoint_io
     assert isinstance(checkpoint_io, DurableIO)
     return checkpoint_io
+
+
+def _stop(requested: float) -> None:
+    """Raise ``Stopped`` if a rank has got that signal."""
+    if requested:
+        raise Stopped(int(requested))
 
 
 def _is_last_epoch(trainer: L.Trainer) -> bool:

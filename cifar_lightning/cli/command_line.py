@@ -88,8 +88,14 @@ def _refuse_overrides(overrides: list[str]) -> None:
             raise UserError(f"{override}: leave it out; a run writes its own .hydra/, once its folder is free for it")
 
 
-def refuse_surroundings() -> None:
+def refuse_surroundings(*, may_be_rank: bool = False) -> bool:
     """Refuse what the process was started in, where no run can be done there.
+
+    Args:
+        may_be_rank: Whether it may be one of several processes that torchrun or srun has started.
+
+    Returns:
+        Whether it is one.
 
     Raises:
         UserError: If the current folder is gone, or the environment says that this is one of several processes.
@@ -99,8 +105,12 @@ def refuse_surroundings() -> None:
     except FileNotFoundError as error:  # torch could not even be imported
         raise UserError("the current folder has been deleted: go to one that exists, as with cd") from error
     from cifar_lightning.device import refuse_several_processes  # late, as it imports torch
+    from cifar_lightning.ranks import place_in
 
+    if may_be_rank and place_in(os.environ) is not None:
+        return True
     try:
         refuse_several_processes(os.environ)
     except ValueError as error:
         raise UserError(str(error)) from error
+    return False

@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,10 +23,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cifar_lightning.cli.command_line import read_command_line, refuse_surroundings
 from cifar_lightning.cli.did_you_mean import explained
+from cifar_lightning.cli.help import help_page
 from cifar_lightning.cli.seeds import with_seeds
 from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.config.overrides import values
-from cifar_lightning.config.schema import CONF, groups_of, keys_of
+from cifar_lightning.config.schema import CONF, keys_of
 from cifar_lightning.errors import RunError, SweepError, UserError, one_line
 from cifar_lightning.report.console import say, screens
 from cifar_lightning.runs.signals import Stopped, signals
@@ -70,6 +71,7 @@ def run(
     returned: str | None = None,
     after_sweep: AfterSweep | None = None,
     sweeps: bool = True,
+    ranks_of: str | None = None,
 ) -> NoReturn:
     """Run a task as configured by conf/ and the command line, then exit.
 
@@ -87,16 +89,19 @@ def run(
         after_sweep: Called in this process once the jobs of a sweep have run and are listed, wherever they ran. The
             sweep is done then: an error in it is a warning.
         sweeps: Whether several jobs may be asked for.
+        ranks_of: Name of the run's folder, without its time, where torchrun or srun has started several processes for
+            one run; None where they may not.
     """
     with screens():
         if {"--help", "-h"} & set(sys.argv[1:]):
-            print(_help(task, config_name, sweeps=sweeps))
+            print(help_page(str(sys.modules[task.__module__].__doc__), config_name, sweeps=sweeps))
             sys.exit(0)
         _run(
             task,
             config_name=config_name,
             prelude=prelude,
             sweep=_Sweep(check_job, returned, after_sweep) if sweeps else None,
+            ranks_of=ranks_of,
         )
 
 
@@ -110,12 +115,13 @@ class _Sweep:
     folder: Path | None = None  # once its jobs are launched
 
 
-def _run(task: Task, *, config_name: str, prelude: Prelude, sweep: _Sweep | None) -> NoReturn:
+def _run(task: Task, *, config_name: str, prelude: Prelude, sweep: _Sweep | None, ranks_of: str | None) -> NoReturn:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on, instead of printing them over several lines
     jobs: list[_Job] = []
     overrides: list[str] = []
     config_dirs: list[Path] = []
+    placing: list[str] = []
     made = False  # whether Hydra makes the run's folder
     has_run = False  # whether nobody has stopped it
 
@@ -133,25 +139,33 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, sweep: _Sweep | None
             raise
 
     try:
-        with signals:
-            refuse_surroundings()
+        with signals, ExitStack() as group:
+            is_rank = refuse_surroundings(may_be_rank=ranks_of is not None)
             typed = read_command_line(sys.argv[1:])
             overrides, config_dirs = typed.overrides, typed.config_dirs
             if "seed" in keys_of(config_name):
                 overrides = with_seeds(overrides, is_sweep=typed.is_sweep)
             if typed.is_sweep and sweep is None:
                 raise UserError(f"-m: {config_name}.py does one thing at a time; leave out -m, or start several")
-            if typed.runs and not typed.is_sweep:
+            if is_rank and ranks_of is not None:
+                if typed.is_sweep:
+                    raise UserError(
+                        "-m: torchrun and srun start the processes of one run; start the sweep without them, as "
+                        "trainer.devices=N starts the processes of each job"
+                    )
+                overrides, placing = group.enter_context(_as_rank(overrides, config_dirs, prelude, ranks_of))
+            elif typed.runs and not typed.is_sweep:
                 overrides = prelude(overrides, config_dirs)
             made = not typed.is_sweep and _is_new_folder(overrides)
-            sys.argv[1:] = [*overrides, *typed.flags]  # --info would take an override after it for its value
+            sys.argv[1:] = [*overrides, *placing, *typed.flags]  # --info would take an override after it for its value
             with _checked_jobs(sweep, jobs) if typed.is_sweep and sweep is not None else nullcontext():
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         status, has_run = 0, True
     except SystemExit as ended:  # report() has said why
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except Stopped as stopped:
-        say(f"{stopped}{stopped.advice}", "stderr")
+        if _speaks():
+            say(f"{stopped}{stopped.advice}", "stderr")
         status = stopped.exit_code
     except Exception as error:
         if wants_traceback:
@@ -165,6 +179,39 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, sweep: _Sweep | None
     if sweep is not None and has_run:
         _end_sweep(sweep)
     sys.exit(status)
+
+
+@contextmanager
+def _as_rank(
+    overrides: list[str], config_dirs: list[Path], prelude: Prelude, folder: str
+) -> Iterator[tuple[list[str], list[str]]]:
+    """Be one of the processes of a run: gives the overrides of the first one, and flags by which all share its folder.
+
+    Its log file is that of all.
+    """
+    from cifar_lightning import ranks  # late, as they import torch
+    from cifar_lightning.config.schema import run_folder
+    from cifar_lightning.engine.launch import joined
+
+    def make() -> tuple[list[str], list[str]]:
+        made = prelude(overrides, config_dirs)
+        is_placed = {"output_dir", "hydra.run.dir"} & values(made).keys()
+        return made, [] if is_placed else [f"hydra.run.dir={run_folder(folder)}"]
+
+    with joined():
+        shared, placing = ranks.from_first(make)
+        silent = [] if ranks.is_first() else ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+        yield shared, [*placing, *silent]
+
+
+def _speaks(error: BaseException | None = None) -> bool:
+    """Whether this process says why it ends: of the processes of a run the first, or one with an error of its own."""
+    if not {"TORCHELASTIC_RUN_ID", "SLURM_STEP_ID"} & os.environ.keys():
+        return True
+    from cifar_lightning.ranks import place_in  # late, as it imports torch
+
+    place = place_in(os.environ)
+    return place is None or place.rank == 0 or not (error is None or isinstance(error, UserError))
 
 
 def _end_sweep(sweep: _Sweep) -> None:
@@ -306,28 +353,6 @@ def _hydra_yaml() -> str:
     return OmegaConf.to_yaml(OmegaConf.create({"hydra": HydraConfig.get()}))
 
 
-def _help(task: Task, config_name: str, *, sweeps: bool) -> str:
-    """What can be chosen, read off conf/ at once; Hydra's own help takes a second to compose every choice."""
-    primary = (CONF / f"{config_name}.yaml").read_text(encoding="utf-8")
-    groups = groups_of(config_name)
-    choices = "\n".join(
-        f"  {group:<11} {', '.join(sorted(f.stem for f in (CONF / group).glob('*.yaml')))}" for group in groups
-    )
-    keys = primary.partition("\nhydra:")[0].strip()
-    chosen = f"\nChoices, as group=choice:\n{choices}\n" if choices else ""
-    sweep = "  -m           a job for each of several values: key=value1,value2\n" if sweeps else ""
-    if sweeps and "seed" in keys_of(config_name):
-        sweep += "               seeds=5 with it: seed=0,1,2,3,4\n"
-    return f"""{sys.modules[task.__module__].__doc__}
-{chosen}
-Keys, as key=value; conf/{config_name}.yaml:
-{keys}
-
-More:
-  --cfg job    show every key of the composed config, and run nothing
-{sweep}  --hydra-help Hydra's own flags"""
-
-
 def _current_job(outcome: str, *, failed: bool) -> _Job:
     config = HydraConfig.get()
     return _Job.of(config.job.num, list(config.overrides.task), outcome, failed=failed)
@@ -345,7 +370,8 @@ def _describe(error: BaseException) -> str:
 
 def report(error: BaseException) -> int:
     """Write an error as one line; return the exit code."""
-    say(f"error: {_describe(error)}", "stderr")
+    if _speaks(error):
+        say(f"error: {_describe(error)}", "stderr")
     return 2 if isinstance(error, UserError) else 1
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar_lightning.config.comparing import OF_RUNS
+from cifar_lightning.config.comparing import OF_CHECKPOINTS, OF_RUNS
 from cifar_lightning.config.overrides import expanded, quoted, values
 from cifar_lightning.config.schema import run_folder
 from cifar_lightning.errors import UserError
@@ -30,7 +30,7 @@ def compare_prelude(typed: list[str], config_dirs: Sequence[Path] = ()) -> list[
         raise UserError(f"runs=FOLDER compares runs, ckpt=[a.ckpt,b.ckpt] checkpoints on the same images: {problem}")
     of_runs = "runs" in given
     for key in given:
-        if not key.startswith("hydra") and key != "output_dir" and (key in OF_RUNS) is not of_runs and key != "ckpt":
+        if key.partition(".")[0] in (OF_CHECKPOINTS if of_runs else OF_RUNS):
             kind, own = ("runs", "ckpt=") if of_runs else ("checkpoints", "runs=")
             raise UserError(f"{key}={given[key]} has no part in a comparison of {kind}: it goes with {own}")
     chosen = values(typed)

@@ -108,8 +108,9 @@ def _context(places: Sequence[str], found: Found, grouping: Grouping) -> Context
     finished = [run for run in found.runs if run.status == "finished"]
     if any(len({run.record.get(key) for run in finished} - {None}) > 1 for key in ("data", "fingerprint.test")):
         notes.append("The groups were tested on different images: a difference may be one of the images.")
-    names = list(dict.fromkeys(str(run.record.get("name")) for run in finished))
-    title = f"Comparison of {listed(names, at_most=3)}: {len(found.runs):,} runs, {len(grouping.groups):,} groups"
+    names = list(dict.fromkeys(str(run.record["name"]) for run in finished if "name" in run.record))
+    what = f"Comparison of {listed(names, at_most=3)}" if names else "Comparison"
+    title = f"{what}: {len(found.runs):,} runs, {len(grouping.groups):,} groups"
     return Context(title, grouping.shared, notes, f"python compare.py {typed}")
 
 

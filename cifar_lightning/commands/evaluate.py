@@ -10,16 +10,27 @@ from jaxtyping import Int64, UInt8
 from omegaconf import DictConfig
 from torch import Tensor
 
+from cifar_lightning import ranks
+from cifar_lightning.checkpoint.exported import ExportedClassifier
 from cifar_lightning.checkpoint.load import load_classifier
 from cifar_lightning.config.build import blame
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
-from cifar_lightning.config.resolve import EvaluateSettings, as_plain, flattened, resolve_evaluation
+from cifar_lightning.config.resolve import EvaluateSettings, as_plain, flattened, frozen, resolve_evaluation
 from cifar_lightning.data import ImageDataModule
 from cifar_lightning.data.other_sets import read_other_sets
-from cifar_lightning.device import device_name, keeping_freed_memory, restored_backends, threads
+from cifar_lightning.device import (
+    SMALL_BATCH_FLOPS,
+    device_name,
+    keeping_freed_memory,
+    restored_backends,
+    sensible_threads,
+    threads,
+)
 from cifar_lightning.engine.drops import drops
 from cifar_lightning.engine.evaluating import check_data, evaluated_data, evaluating_trainer, is_data_of, run_evaluation
+from cifar_lightning.engine.launch import joined, launch, ranks_to_start
 from cifar_lightning.engine.trainer import check_limit
+from cifar_lightning.errors import UserError
 from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.evaluation import Evaluated, details, evaluated, figure_rows, figures
 from cifar_lightning.report.evaluation_files import draw_pictures, draw_report
@@ -27,7 +38,7 @@ from cifar_lightning.report.predictions import write_predictions
 from cifar_lightning.report.tables import class_rows, log_drops, log_table, relative, with_note
 from cifar_lightning.runs.curves import CURVES, read_curves
 from cifar_lightning.runs.evaluations import SETS, changed, deciding, evaluation_folder, record_settings
-from cifar_lightning.runs.folder import claimed, refuse_used, run_of
+from cifar_lightning.runs.folder import held_by_first, refuse_used, run_of
 from cifar_lightning.runs.metrics_file import provenance, write_metrics
 
 log = logging.getLogger(__name__)
@@ -47,15 +58,30 @@ def evaluate(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str,
         UserError: If the checkpoint, the split or the data cannot be used.
         RunError: If the network's outputs are not finite, or a file cannot be written.
     """
-    settings = resolve_evaluation(cfg)
-    with on_screen(), restored_backends():
-        return _evaluate(settings, invocation)
+    with joined():
+        settings = resolve_evaluation(cfg)
+        if (num := ranks_to_start(settings.trainer)) > 1:
+            return launch(_evaluate_as_rank, as_plain(settings), invocation.plain(), num=num)
+        with on_screen(), restored_backends():
+            return _evaluate(settings, invocation)
+
+
+def _evaluate_as_rank(settings: dict[str, Any], invocation: dict[str, Any]) -> dict[str, Any]:
+    """``_evaluate`` in a process that has been started for it, which gets plain values."""
+    with on_screen():
+        return _evaluate(EvaluateSettings(**frozen(settings)), Invocation.of_plain(invocation))
 
 
 def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, Any]:
+    """Evaluate in this process, be it one of several ranks."""
     classifier, checkpoint = load_classifier(settings.ckpt)
+    if isinstance(classifier, ExportedClassifier) and ranks.world_size() > 1:
+        raise UserError(f"trainer.devices must be 1 for an exported file, got {ranks.world_size()}")
     trained, plain, split = checkpoint["settings"], as_plain(settings), settings.split
-    folder = Path(settings.output_dir or evaluation_folder(settings.ckpt, split, changed(flattened(plain), trained)))
+    folder = Path(
+        settings.output_dir
+        or ranks.from_first(lambda: evaluation_folder(settings.ckpt, split, changed(flattened(plain), trained)))
+    )
     refuse_used(folder)
     trainer = evaluating_trainer(settings, folder, classifier)
     data = evaluated_data(settings)
@@ -65,11 +91,10 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
         sets = read_other_sets(settings.other_sets, data, split)
     images = {f"images.{name}": value for name, value in fingerprint.items()}
     images |= {f"{SETS}{other.name}": other.fingerprint for other in sets}
-    with claimed(folder):
-        record_settings(
-            folder, {"ckpt": str(Path(settings.ckpt).absolute()), "split": split, **deciding(plain), **images}
-        )
-        with threads(settings.num_threads), keeping_freed_memory(trainer.strategy.root_device):
+    recorded = {"ckpt": str(Path(settings.ckpt).absolute()), "split": split, **deciding(plain), **images}
+    with held_by_first(folder):
+        ranks.from_first(lambda: record_settings(folder, recorded))
+        with threads(settings.num_threads or _threads_of_rank()), keeping_freed_memory(trainer.strategy.root_device):
             device = device_name(trainer.strategy.root_device)
             is_own = is_data_of(trained, fingerprint, split)
             _announce(settings, data, trained, is_its_own=is_own)
@@ -77,6 +102,8 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
             started = time.perf_counter()
             run_evaluation(settings, trainer, classifier, data)
             seconds = time.perf_counter() - started
+            if not ranks.is_first():
+                return classifier.scalars(split)
             other_sets = drops(trainer, classifier, data, split, sets, corruptions=settings.corruptions)
         result = evaluated(classifier, data, split)
         metrics = {
@@ -92,6 +119,7 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
             "is_own_data": is_own,
             "fingerprint": fingerprint,
             "device": device,
+            "num_devices": ranks.world_size(),
             "precision": str(trainer.precision),
             "seconds": seconds,
             **provenance(invocation),
@@ -103,6 +131,11 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
         run = run_of(settings.ckpt)
         draw_report(folder, result, metrics, gather, recipe=trained, curves=read_curves(run, CURVES) if run else {})
     return metrics
+
+
+def _threads_of_rank() -> int | None:
+    """CPU threads for one of several ranks; None, which changes nothing, in a process by itself."""
+    return sensible_threads(SMALL_BATCH_FLOPS, ranks.local_world_size()) if ranks.world_size() > 1 else None
 
 
 def _write(folder: Path, metrics: dict[str, Any], result: Evaluated) -> None:

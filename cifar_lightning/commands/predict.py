@@ -100,7 +100,7 @@ def _predict(settings: PredictSettings, invocation: Invocation) -> dict[str, Any
         log.info("model     %s, seed %s, from %s", about["name"], predictor.settings["seed"], settings.ckpt)
         log.info("pictures  %s files, read at %dx%d", f"{len(files):,}", side, side)
         log.info("device    %s, precision %s", about["device"], predictor.precision)
-        log.info("note      %s", in_words(predictor.temperature))
+        log.info("note      probabilities are %s", in_words(predictor.temperature))
         options = {"classes": predictor.classes, "topk": topk, "save_probs": settings.save_probs}
         with writing(folder, about, **options) as written:
             for file, prediction in _predictions(predictor, files, problems, topk=topk, tta=tta):

@@ -79,7 +79,7 @@ def _load(settings: ServeSettings) -> Predictor:
     own = predictor.settings
     log.info("model     %s, seed %s, from %s", own["name"], own["seed"], settings.ckpt)
     log.info("device    %s, precision %s", device_name(predictor.device), predictor.precision)
-    log.info("note      %s", in_words(predictor.temperature))
+    log.info("note      probabilities are %s", in_words(predictor.temperature))
     return predictor
 
 

@@ -4,13 +4,14 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from cifar_lightning import STARTED
+from cifar_lightning import STARTED, ranks
 from cifar_lightning.callbacks.finite import NonFiniteLoss
 from cifar_lightning.callbacks.pictures import Pictures
 from cifar_lightning.callbacks.saving import all_saved
@@ -18,11 +19,12 @@ from cifar_lightning.checkpoint.format import restoring
 from cifar_lightning.config.build import blame
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.overrides import argument
-from cifar_lightning.config.resolve import resolve, with_folder
+from cifar_lightning.config.resolve import Settings, as_plain, frozen, resolve, with_folder
 from cifar_lightning.data import spread
 from cifar_lightning.device import device_name, keeping_freed_memory, restored_backends, threads
-from cifar_lightning.engine.assembly import Parts, assemble
+from cifar_lightning.engine.assembly import Parts, assemble, refuse_early
 from cifar_lightning.engine.compile import compile_in_place, no_garbage_collection, refuse_without_compiler
+from cifar_lightning.engine.launch import RankLost, joined, launch, ranks_to_start
 from cifar_lightning.engine.trainer import refusals
 from cifar_lightning.engine.warmup import warm_up
 from cifar_lightning.errors import RunError, UserError
@@ -30,7 +32,7 @@ from cifar_lightning.patches import quick_hook_names, staying_on_device, unlimit
 from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.tables import announce, final_table, next_steps
 from cifar_lightning.runs.failure import forget_failure, noted_failure
-from cifar_lightning.runs.folder import CONFIG, LAST, claimed, record
+from cifar_lightning.runs.folder import CONFIG, LAST, held_by_first, record
 from cifar_lightning.runs.jobkeys import record_key
 from cifar_lightning.runs.loggers import CSV, TensorBoard, hyper_parameters
 from cifar_lightning.runs.metrics_file import finished_metrics, provenance, write_metrics
@@ -58,24 +60,48 @@ def train(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, An
         UserError: If the config, or the data it names, cannot be used.
         RunError: If training fails for a reason that is told in one line, such as a full disk.
     """
-    started = time.perf_counter()
+    began = Began.now_here()
+    with joined():
+        cfg, metrics = ranks.from_first(lambda: _placed(cfg, invocation))
+        if metrics is not None:
+            return metrics
+        folder = Path(cfg.output_dir)
+        with noted_failure(folder, invocation) if ranks.is_first() else nullcontext():
+            config = resolve(cfg)
+            if (num := ranks_to_start(config.trainer)) == 1:
+                return _train(cfg, config, invocation, began)
+            refuse_early(config)
+            values = OmegaConf.to_container(cfg), as_plain(config), invocation.plain(), began
+            with _advice_to_resume(folder, invocation):
+                return launch(_train_as_rank, *values, num=num)
+
+
+def _placed(cfg: DictConfig, invocation: Invocation) -> tuple[DictConfig, dict[str, Any] | None]:
+    """The config with the run's folder; and the metrics of a job of a sweep that is done already."""
     if invocation.is_sweep and not invocation.is_placed:
         job = folder_of_job(cfg, invocation)
         if (metrics := finished_metrics(job)) is not None:
             log.info("%s is done already", job)
             record_key(job, invocation.job_key)  # which may have been another, or none
-            return metrics
+            return cfg, metrics
         cfg = placed(cfg, job)
-    cfg = with_folder(cfg)
-    with noted_failure(Path(cfg.output_dir), invocation):
-        return _train(cfg, invocation, started)
+    return with_folder(cfg), None
 
 
-def _train(cfg: DictConfig, invocation: Invocation, started: float) -> dict[str, Any]:
-    config = resolve(cfg)
+def _train_as_rank(
+    cfg: dict[str, Any], config: dict[str, Any], invocation: dict[str, Any], began: "Began"
+) -> dict[str, Any]:
+    """``_train`` in a process that has been started for it, which gets plain values."""
+    made = OmegaConf.create(cfg)
+    return _train(made, Settings(**frozen(config)), Invocation.of_plain(invocation), began.in_this_process())
+
+
+def _train(cfg: DictConfig, config: Settings, invocation: Invocation, began: "Began") -> dict[str, Any]:
+    """Train and test in this process, be it one of several ranks."""
     folder = Path(config.output_dir)
-    with on_screen(), claimed(folder), restored_backends(), _advice_to_resume(folder, invocation):
-        forget_failure(folder)
+    with on_screen(), held_by_first(folder), restored_backends(), _advice_to_resume(folder, invocation):
+        if ranks.is_first():
+            forget_failure(folder)
         before = checkpoint_to_resume(folder, config.resume)
         if before is not None:
             config = take_over(config, before["settings"])
@@ -85,12 +111,14 @@ def _train(cfg: DictConfig, invocation: Invocation, started: float) -> dict[str,
             L.seed_everything(config.seed, workers=True, verbose=False)
         parts = assemble(config, before, invocation)
         is_continued = (folder / CONFIG).exists()  # from a checkpoint, or from the start
-        if before is None:
+        if before is None and ranks.is_first():
             record(folder, cfg, invocation)
             record_key(folder, invocation.job_key)
         _start_loggers(parts, after_step=before["global_step"] if before else -1, is_continued=is_continued)
-        metrics = _run(parts, resumes=before is not None) | provenance(invocation)
-        metrics |= _clocks(started, invocation, resumes=before is not None)
+        metrics = _run(parts, resumes=before is not None)
+        if not ranks.is_first():
+            return metrics
+        metrics |= provenance(invocation) | _clocks(began, invocation, resumes=before is not None)
         final_table(metrics, write_metrics(folder, metrics))
         if not invocation.is_sweep:
             next_steps(folder, max_epochs=None if has_planned_end(config) else 2 * metrics["epochs"])
@@ -101,26 +129,54 @@ def _train(cfg: DictConfig, invocation: Invocation, started: float) -> dict[str,
     return metrics
 
 
-def _clocks(started: float, invocation: Invocation, *, resumes: bool) -> dict[str, float | None]:
+@dataclass(frozen=True)
+class Began:
+    """When a command began, and the process that it runs in, by the clock of ``time.perf_counter``; and by the wall."""
+
+    command: float
+    process: float
+    now: float
+    wall: float
+
+    @classmethod
+    def now_here(cls) -> "Began":
+        """For a command that begins now in this process."""
+        now = time.perf_counter()
+        return cls(now, STARTED, now, time.time())
+
+    def in_this_process(self) -> "Began":
+        """The same in a process that the other one has started, whose clock may be another."""
+        shift = time.perf_counter() - (self.now + time.time() - self.wall)
+        return Began(self.command + shift, self.process + shift, self.now + shift, self.wall)
+
+
+def _clocks(began: Began, invocation: Invocation, *, resumes: bool) -> dict[str, float | None]:
     """Seconds of the command until now; null where they would be those of a resumed run's last process alone."""
     if resumes:  # train_seconds is kept in the checkpoint
         return dict.fromkeys(("warm_seconds", "seconds", "process_seconds"))
     now = time.perf_counter()
     # The jobs of a sweep share a process.
-    return {"seconds": now - started, "process_seconds": None if invocation.is_sweep else now - STARTED}
+    process_seconds = None if invocation.is_sweep else now - began.process
+    return {"seconds": now - began.command, "process_seconds": process_seconds}
 
 
 @contextmanager
 def _advice_to_resume(folder: Path, invocation: Invocation) -> Iterator[None]:
-    """Say, where a signal stops the run, how it is resumed."""
+    """Say, where a signal stops the run or kills a rank of it, how it is resumed."""
+
+    def advice() -> str:
+        one = f"python train.py {argument('resume', folder)}"
+        all_jobs = f"the same command with {argument('output_dir', folder.parent)}"
+        is_saved = (folder / LAST).exists()
+        return f"; resume with: {all_jobs if invocation.is_sweep else one}" if is_saved else ""
+
     try:
         yield
     except Stopped as stopped:
-        if (folder / LAST).exists():
-            one = f"python train.py {argument('resume', folder)}"
-            all_jobs = f"the same command with {argument('output_dir', folder.parent)}"
-            stopped.advice = f"; resume with: {all_jobs if invocation.is_sweep else one}"
+        stopped.advice = advice()
         raise
+    except RankLost as lost:
+        raise RunError(f"{lost}{advice()}") from lost
 
 
 def _start_loggers(parts: Parts, *, after_step: int, is_continued: bool) -> None:
@@ -215,6 +271,7 @@ def _figures(parts: Parts, *, seconds_of_init: float) -> dict[str, Any]:
         "images_per_second": curves.num_images / clock.seconds,
         "warm_seconds": None if clock.tested_at is None else seconds_of_init + clock.tested_at - clock.began_at,
         "device": device_name(trainer.strategy.root_device),
+        "num_devices": ranks.world_size(),
         "precision": str(trainer.precision),
         "flops_per_image": parts.flops,
         "temperature": parts.classifier.temperature,

@@ -9,7 +9,10 @@ from cifar_lightning.config.resolve import EvaluateSettings, paths, plain, put_i
 from cifar_lightning.errors import UserError
 
 OF_RUNS = ("runs", "metric", "baseline", "by")
-"""Keys for comparing runs; all others but ``output_dir`` are for checkpoints."""
+"""Keys for comparing runs."""
+
+OF_CHECKPOINTS = ("ckpt", "split", "tta", "num_threads", "data", "trainer")
+"""Keys for comparing checkpoints, with those below them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ def resolve_checkpoints(cfg: DictConfig) -> list[EvaluateSettings]:
     Raises:
         UserError: If there are not two or more, or a value is out of its range.
     """
-    keys = [str(key) for key in cfg if key not in (*OF_RUNS, "ckpt")]
+    keys = [*OF_CHECKPOINTS, "output_dir"]
     what = "a list of two or more checkpoints, as in ckpt=[a.ckpt,b.ckpt]"
     given = plain(OmegaConf.masked_copy(cfg, ["ckpt"]))["ckpt"]
     files = paths("ckpt", given, what)

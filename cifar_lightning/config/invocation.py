@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,16 @@ class Invocation:
     is_placed: bool = False
     report: Callable[[int, float], None] | None = None
     sweeper_optimises: bool = False
+
+    def plain(self) -> dict[str, Any]:
+        """These values for another process; ``of_plain`` is the reverse."""
+        return {**vars(self), "hydra_yaml": self.hydra_yaml and self.hydra_yaml()}
+
+    @classmethod
+    def of_plain(cls, values: dict[str, Any]) -> "Invocation":
+        """The invocation that another process has told."""
+        text = values["hydra_yaml"]
+        return cls(**{**values, "hydra_yaml": None if text is None else lambda: text})
 
 
 FROM_PYTHON = Invocation()

@@ -35,6 +35,7 @@ WHERE_AND_HOW = (
     "data.eval_batch_size",
     "trainer.accelerator",
     "trainer.devices",
+    "trainer.num_nodes",
     "trainer.benchmark",
     "trainer.profiler",
     "trainer.detect_anomaly",

@@ -119,7 +119,8 @@ class Batches:
         epoch = self.sampler.epoch
         generator = torch.Generator(self.arrays.device)
         start, self._start = self._start, 0
-        for batch, (images, targets) in enumerate(self._gathered(start), start):
+        order = self.sampler.order()[start * self.batch_size :]
+        for batch, (images, targets) in enumerate(self._gathered(order), start):
             self._num_yielded = batch + 1
             if self.augment is not None:
                 generator.manual_seed(stream_seed(self.sampler.seed or 0, epoch, batch))
@@ -128,9 +129,9 @@ class Batches:
                 self.sampler.draw_ahead()
             yield images, targets
 
-    def _gathered(self, start: int) -> Iterator[tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
+    def _gathered(self, order: Int64[Tensor, " m"]) -> Iterator[tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
+        """Batches of the images in an order."""
         images_per_gather = min(IMAGES_PER_GATHER, images_in(BYTES_PER_PART, self.arrays.images.shape))
         batches_per_gather = max(1, images_per_gather // self.batch_size)
-        order = self.sampler.order()[start * self.batch_size :]
         for images, targets in self.arrays.gather_parts(order, batches_per_gather * self.batch_size):
             yield from zip(images.split(self.batch_size), targets.split(self.batch_size), strict=True)

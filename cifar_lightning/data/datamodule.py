@@ -10,10 +10,12 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from cifar_lightning import ranks
 from cifar_lightning.data.arrays import Arrays, Dataset, declared_options, fetch, takes_pair, to_arrays
 from cifar_lightning.data.batches import Augment, Batches
 from cifar_lightning.data.checks import checked_num_val, files_of
 from cifar_lightning.data.mapped import Gigabytes, gigabytes
+from cifar_lightning.data.shards import DealtBatches, TrainingShards
 from cifar_lightning.data.splits import fifth_of_each_class, stratified_split
 from cifar_lightning.errors import listed, nearest
 from cifar_lightning.typehints import fits, words
@@ -119,7 +121,8 @@ class ImageDataModule(L.LightningDataModule):
             OSError: If the data are absent and cannot be downloaded.
         """
         if declared_options(self.dataset).get("memory") == Gigabytes and self.options.get("memory") == "auto":
-            self.options["memory"] = gigabytes("auto")  # once: less is free as soon as the first images are read
+            # Once: less is free as soon as the first images are read.
+            self.options["memory"] = gigabytes("auto") / ranks.local_world_size()
         # The test images first, which are fewer: what is wrong with them is said soon.
         needed = {"test": (False,), "validate": (True,)}.get(stage or "", (False, True))
         for train in needed:
@@ -238,13 +241,19 @@ class ImageDataModule(L.LightningDataModule):
         """The arrays of a split that has been read; in classes and shape they are alike."""
         return next(iter(self._arrays.values()))
 
-    def eval_batches(self, split: str, device: torch.device | str = "cpu") -> Batches:
+    def eval_batches(self, split: str, device: torch.device | str = "cpu", *, make: type[Batches] = Batches) -> Batches:
         """A split's images without augmentation, in the data set's order."""
-        return Batches(self.placed(split, device), self.index[split], batch_size=self.eval_batch_size)
+        return make(self.placed(split, device), self.index[split], batch_size=self.eval_batch_size)
 
-    def train_batches(self, device: torch.device | str = "cpu", *, shuffle: bool = True) -> Batches:
+    def train_batches(
+        self,
+        device: torch.device | str = "cpu",
+        *,
+        shuffle: bool = True,
+        make: type[Batches] = Batches,
+    ) -> Batches:
         """The training images, augmented; in a new order in each epoch, or in the data set's order."""
-        return Batches(
+        return make(
             self.placed("train", device),
             self.index["train"],
             batch_size=self.batch_size,
@@ -260,13 +269,17 @@ class ImageDataModule(L.LightningDataModule):
     def train_dataloader(self) -> Batches:
         assert self.trainer is not None
         # With overfit_batches, Lightning trains on the same few batches in each epoch.
-        return self.train_batches(self._device, shuffle=not self.trainer.overfit_batches)  # type: ignore[attr-defined]
+        shuffle, several = not self.trainer.overfit_batches, ranks.world_size() > 1  # type: ignore[attr-defined]
+        return self.train_batches(self._device, shuffle=shuffle, make=TrainingShards if several else Batches)
 
     def val_dataloader(self) -> Batches | list[Batches]:
-        return self.eval_batches("val", self._device) if self.has_val else []
+        return self._dealt_batches("val") if self.has_val else []
 
     def test_dataloader(self) -> Batches:
-        return self.eval_batches("test", self._device)
+        return self._dealt_batches("test")
+
+    def _dealt_batches(self, split: str) -> Batches:
+        return self.eval_batches(split, self._device, make=DealtBatches if ranks.world_size() > 1 else Batches)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         # A batch is on the device already. Lightning's own method would look through it in each step.

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from cifar_lightning import models
+from cifar_lightning import models, ranks
 from cifar_lightning.callbacks.clock import Clock
 from cifar_lightning.callbacks.curves import TrainingCurves
 from cifar_lightning.callbacks.finite import FiniteWatch
@@ -20,6 +20,7 @@ from cifar_lightning.callbacks.freezing import Freezing, TrunkFreezing
 from cifar_lightning.callbacks.progress import EpochProgress
 from cifar_lightning.callbacks.reporting import Reporting
 from cifar_lightning.callbacks.saving import RunCheckpoints
+from cifar_lightning.callbacks.together import Together
 from cifar_lightning.checkpoint.format import check_state, description
 from cifar_lightning.checkpoint.initial import load_initial
 from cifar_lightning.checkpoint.pretrained import load_pretrained
@@ -84,8 +85,10 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
     data, clock = pieces.data, Clock()
     curves, saving = TrainingCurves(clock), _build_saving(config)
     own: list[Callback] = [clock, curves, FiniteWatch(), *([Freezing()] if config.freeze else [])]
+    if ranks.are_joined():
+        own.append(Together(config.seed))
     progress = EpochProgress(curves)
-    if config.trainer["enable_progress_bar"] is not False:
+    if config.trainer["enable_progress_bar"] is not False and ranks.is_first():
         own.append(progress)
     if invocation.report is not None:
         own.append(Reporting(invocation.report))
@@ -96,7 +99,11 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
             log.warning("note      freeze_trunk: the trunk is new; model.pretrained=true or init=CKPT gives it weights")
     refuse_half_precision_on_cpu(config.trainer)
     trainer = build_trainer(
-        config.trainer, output_dir=config.output_dir, callbacks=[*own, *pieces.callbacks, saving], logger=pieces.loggers
+        config.trainer,
+        output_dir=config.output_dir,
+        freezes=bool(config.freeze or config.freeze_trunk),
+        callbacks=[*own, *pieces.callbacks, saving],
+        logger=pieces.loggers if ranks.is_first() else False,
     )
     refuse_accumulation(trainer, config.compile)
     optimizer = _prepared(pieces.optimizer, config, head, clips=bool(trainer.gradient_clip_val))
@@ -124,7 +131,8 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
         refusal = f"augment: model={name} cannot take the images of {{size}} that it makes in some epoch"
         flops_of(net, shape, refusal=refusal)
     num_images = len(data.index["train"])
-    refuse_single_images(net, shapes, trainer, num_images=num_images, batch_size=data.batch_size, name=name)
+    sizes: dict[str, int] = {"num_images": num_images, "batch_size": data.batch_size}
+    refuse_single_images(net, shapes, trainer, **sizes, name=name, syncs=config.trainer["sync_batchnorm"])
     weights = balanced_weights(data.targets("train"), len(data.classes)) if config.class_weights else None
     classifier = _build_classifier(settings, net, optimizer, schedule, class_weights=weights)
     with blame("freeze"):
@@ -133,6 +141,17 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
     if before is not None:
         check_state(Path(config.output_dir) / LAST, dict(before), classifier, first_optimizer)
     return Parts(settings, data, classifier, trainer, clock, curves, shapes, flops)
+
+
+def refuse_early(config: Settings) -> None:
+    """Refuse what can be told without data, before processes are started for the run.
+
+    Raises:
+        UserError: If a part refuses its arguments.
+    """
+    build_pieces(config)
+    _build_saving(config)
+    _head_of(config.model)
 
 
 def read_data(data: ImageDataModule, section: Section, *, stage: str | None = None) -> None:
@@ -189,7 +208,7 @@ def _facts(
         mean=mean,
         std=std,
         precision=str(trainer.precision),
-        num_threads=sensible_threads(flops * data.batch_size),
+        num_threads=sensible_threads(flops * data.batch_size // ranks.world_size(), ranks.local_world_size()),
     )
 
 
@@ -225,11 +244,19 @@ def flops_of(net: nn.Module, shape: torch.Size, *, refusal: str) -> int:
 
 
 def refuse_single_images(
-    net: nn.Module, shapes: Sequence[torch.Size], trainer: L.Trainer, *, num_images: int, batch_size: int, name: str
+    net: nn.Module,
+    shapes: Sequence[torch.Size],
+    trainer: L.Trainer,
+    *,
+    num_images: int,
+    batch_size: int,
+    name: str,
+    syncs: bool = False,
 ) -> None:
     """Refuse, before a long run, a batch of one image that the network cannot train on, as batch norm may not.
 
-    The network is tried on a blank image, as a copy; so neither it nor the random numbers change.
+    The network is tried on a blank image, as a copy; so neither it nor the random numbers change. Of a batch that
+    several devices share, the smallest shard counts.
 
     Args:
         net: The network, on the CPU.
@@ -238,15 +265,26 @@ def refuse_single_images(
         num_images: Training images.
         batch_size: Images per batch.
         name: Of the network, for the message.
+        syncs: Whether batch norms take the statistics of all devices' shards.
 
     Raises:
         UserError: If there will be such a batch.
     """
-    num_batches, limit = -(-num_images // batch_size), trainer.limit_train_batches
+    num_batches, limit, world_size = -(-num_images // batch_size), trainer.limit_train_batches, ranks.world_size()
     used = min(num_batches, limit) if isinstance(limit, int) else int(num_batches * limit)
     if trainer.max_steps != -1:
         used = min(used, trainer.max_steps * trainer.accumulate_grad_batches)
-    if batch_size > 1 and (num_images % batch_size != 1 or used < num_batches):
+    last = num_images % batch_size if used >= num_batches else 0
+    if syncs and 0 < last < world_size:  # a device without an image of its own would add one to the statistics
+        raise UserError(
+            f"data.batch_size={batch_size}: of {num_images:,} training images the last batch has {last}, too few for "
+            f"the batch norms of {world_size} devices with trainer.sync_batchnorm; choose another size"
+        )
+
+    def smallest(size: int) -> int:
+        return size if syncs else max(1, size // world_size)
+
+    if smallest(batch_size) > 1 and (last == 0 or smallest(last) > 1):
         return
     tried = copy.deepcopy(net).train()
     try:
@@ -254,10 +292,12 @@ def refuse_single_images(
             for shape in set(shapes):
                 tried(torch.zeros(1, *shape, dtype=next(net.parameters()).dtype))
     except (RuntimeError, ValueError) as error:
-        fits = next((size for size in range(batch_size + 1, num_images + 1) if num_images % size != 1), None)
+        sizes = range(batch_size + 1, num_images + 1)
+        fits = next((n for n in sizes if smallest(n) > 1 and (num_images % n == 0 or smallest(num_images % n) > 1)), 0)
         advice = f"with data.batch_size={fits} it has more" if fits else "it wants more training images"
+        part = "the last batch has 1" if world_size == 1 else f"the smallest shard of {world_size} devices has 1"
         raise UserError(
-            f"data.batch_size={batch_size}: of {num_images:,} training images the last batch has 1, and model={name} "
+            f"data.batch_size={batch_size}: of {num_images:,} training images {part}, and model={name} "
             f"cannot train on one alone ({one_line(error)}); {advice}"
         ) from error
 

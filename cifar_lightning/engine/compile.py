@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import nn
 
+from cifar_lightning import ranks
 from cifar_lightning.errors import UserError
 from cifar_lightning.optim.muon import Muon
 
@@ -52,7 +53,7 @@ def _without_graphs(choice: bool | str) -> str | None:
 
 
 def refuse_accumulation(trainer: L.Trainer, choice: bool | str) -> None:
-    """Refuse to accumulate gradients where CUDA graphs compute them: each batch overwrites those of the one before.
+    """Refuse to accumulate or average gradients where CUDA graphs compute them: each batch overwrites the last one's.
 
     Raises:
         UserError: If it is asked for.
@@ -60,6 +61,11 @@ def refuse_accumulation(trainer: L.Trainer, choice: bool | str) -> None:
     Source: pytorch/pytorch#169545.
     """
     num = trainer.accumulate_grad_batches
+    if ranks.world_size() > 1 and choice in _WITHOUT_GRAPHS and trainer.strategy.root_device.type == "cuda":
+        raise UserError(
+            f"compile={choice}: its CUDA graphs do not go together with several devices, whose gradients are averaged "
+            f"on the way; compile={_WITHOUT_GRAPHS[str(choice)]} does, or set trainer.devices=1"
+        )
     if num > 1 and choice in _WITHOUT_GRAPHS and trainer.strategy.root_device.type == "cuda":
         raise UserError(
             f"trainer.accumulate_grad_batches must be 1 on a GPU with compile={choice}, whose CUDA graphs overwrite "

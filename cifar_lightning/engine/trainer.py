@@ -1,5 +1,6 @@
 """Lightning's Trainer from a config, and what it would refuse too late or in too many words."""
 
+import inspect
 import logging
 import os
 import re
@@ -12,15 +13,19 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments import ClusterEnvironment
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.profilers import (
     AdvancedProfiler,
     Profiler,
     PyTorchProfiler,
     SimpleProfiler,
 )
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.nn.parallel import DistributedDataParallel
 
+from cifar_lightning import ranks
 from cifar_lightning.checkpoint.durable_io import DurableIO
 from cifar_lightning.config.build import blame, build_partial
 from cifar_lightning.config.resolve import AUTO, Section, as_plain
@@ -28,7 +33,7 @@ from cifar_lightning.data import ImageDataModule
 from cifar_lightning.device import fast_precision, refuse_several_processes
 from cifar_lightning.errors import UserError, one_line
 from cifar_lightning.files import own, own_folder
-from cifar_lightning.patches import end_epochs_once
+from cifar_lightning.patches import end_epochs_once, no_sigterm_broadcasts
 from cifar_lightning.report.tables import relative
 
 log = logging.getLogger(__name__)
@@ -36,13 +41,9 @@ log = logging.getLogger(__name__)
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 """What ``trainer.profiler`` takes besides null."""
 
-_ONE_DEVICE = "a run uses 1 device so far"
-
 _WITHOUT_EFFECT: dict[str, tuple[tuple[Any, ...], str]] = {
-    "strategy": (("auto",), f"{_ONE_DEVICE}, and the others are for several"),
-    "num_nodes": ((1,), _ONE_DEVICE),
-    "sync_batchnorm": ((False,), f"{_ONE_DEVICE}, so that there is nothing to synchronize"),
-    "use_distributed_sampler": ((True,), f"{_ONE_DEVICE}, so that no sampler is replaced"),
+    "strategy": (("auto",), "several devices train by data parallelism (DDP), which trainer.devices chooses"),
+    "use_distributed_sampler": ((True,), "the data are sharded by the project, each image once"),
     "limit_predict_batches": ((None,), "nothing is predicted"),
     "enable_autolog_hparams": ((True,), "the project itself logs the hyper-parameters; logger=none logs nothing"),
 }
@@ -52,24 +53,28 @@ _MINIMA = {"min_epochs": 0, "min_steps": 0, "num_sanity_val_steps": -1, "log_eve
 """Arguments that Lightning takes any number for."""
 
 
-def build_trainer(section: Section, *, output_dir: str, **objects: Any) -> L.Trainer:
-    """The Trainer of a config's ``trainer`` section.
+def build_trainer(section: Section, *, output_dir: str, freezes: bool = False, **objects: Any) -> L.Trainer:
+    """The Trainer of a config's ``trainer`` section, in a process by itself or in one of several ranks.
 
     Args:
         section: Lightning's own arguments; a ``precision`` of auto is the one that is fast on the device.
         output_dir: Folder of the run.
+        freezes: Whether parameters are frozen while training.
         objects: Further arguments that no config can hold, such as callbacks.
 
     Raises:
-        UserError: If Lightning refuses an argument, or more than one device is asked for.
+        UserError: If Lightning refuses an argument, or there are not as many ranks as devices are asked for.
     """
-    with blame("trainer"):
-        refuse_several_processes(os.environ)
+    if not ranks.are_joined():
+        with blame("trainer"):
+            refuse_several_processes(os.environ)
     section = {**section, "precision": precision_of(section)}
     factory = build_partial(section, "trainer")
     _check_arguments(section)
     if not isinstance(section["profiler"], Mapping):  # else it is built as it is described
-        objects["profiler"] = _profiler(section["profiler"], output_dir)
+        objects["profiler"] = _profiler(section["profiler"], output_dir) if ranks.is_first() else None
+    if ranks.are_joined():
+        objects |= _of_ranks(freezes=freezes)
     try:
         with refusals(), blame("trainer", section), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "GPU available but not used")  # as the config says
@@ -81,10 +86,29 @@ def build_trainer(section: Section, *, output_dir: str, **objects: Any) -> L.Tra
             f"trainer.accelerator={section['accelerator']} trainer.devices={as_plain(section['devices'])}: "
             f"{one_line(error).removeprefix('trainer: ')} (trainer.accelerator=auto takes what this machine has)"
         ) from error
-    if trainer.world_size > 1:
-        raise UserError(f"trainer.devices: a run uses 1 device so far, got {trainer.world_size}; set trainer.devices=1")
+    if trainer.world_size != ranks.world_size():
+        raise UserError(
+            f"trainer.devices: {trainer.world_size} devices need as many processes, and there is {ranks.world_size()}: "
+            "train.py and evaluate.py start them, other commands use 1 device"
+        )
+    if ranks.are_joined():
+        no_sigterm_broadcasts(trainer)
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.set_device(trainer.strategy.root_device)  # which NCCL goes by
     end_epochs_once(trainer)
     return trainer
+
+
+def _of_ranks(*, freezes: bool) -> dict[str, Any]:
+    """Arguments of the Trainer in one of several ranks."""
+    # A parameter that is frozen gets no gradient, which the others' average would wait for. Buffers are aligned where
+    # they count, not at each step; the name of that option is another one from torch 2.15 on.
+    names = inspect.signature(DistributedDataParallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    options: dict[str, Any] = {buffers: False, "find_unused_parameters": freezes}
+    strategy = DDPStrategy(**options)
+    arguments: dict[str, Any] = {"strategy": strategy, "use_distributed_sampler": False}
+    return arguments if ranks.is_first() else {**arguments, "enable_progress_bar": False}
 
 
 def _profiler(name: str | None, output_dir: str) -> Profiler | None:
@@ -160,9 +184,19 @@ def refuse_half_precision_on_cpu(section: Section) -> None:
 
 
 def _plugins() -> list[Any]:
-    """Durable checkpoints; and under SLURM no requeueing of Lightning's, which would save in the middle of a step."""
-    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-    return [DurableIO(), *slurm]
+    """Durable checkpoints; and where this process is from."""
+    environment = environment_of_ranks()
+    return [DurableIO(), *([] if environment is None else [environment])]
+
+
+def environment_of_ranks() -> ClusterEnvironment | None:
+    """What a launcher tells this process, as Lightning has it; None where there is none.
+
+    Under SLURM it does no requeueing of Lightning's, which would save in the middle of a step.
+    """
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    return SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None
 
 
 @contextmanager

@@ -12,10 +12,12 @@ from jaxtyping import Int64, UInt8
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from cifar_lightning import ranks
 from cifar_lightning.callbacks.freezing import Freezing
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.resolve import Section
 from cifar_lightning.data import ImageDataModule
+from cifar_lightning.data.shards import shard
 from cifar_lightning.engine.trainer import build_trainer, refusals
 from cifar_lightning.optim.freeze import ended
 from cifar_lightning.patches import staying_on_device
@@ -90,6 +92,7 @@ def warm_up(
     loop = build_trainer(
         {**section, **_ONE_EPOCH_PER_KIND, "max_epochs": len(epochs)},
         output_dir=trainer.default_root_dir,
+        freezes=len(epochs) > 1,
         callbacks=[_TakesSignals(), _PlannedFreezing(epochs)],
         logger=False,
         enable_checkpointing=False,
@@ -108,6 +111,7 @@ def warm_up(
     classifier.load_state_dict(state)
     classifier.zero_grad()
     loop.strategy.optimizers = []  # whose buffers would stay until garbage is collected
+    loop.strategy.model = None  # likewise what averages gradients
     classifier.train_metrics.take()
     classifier.evaluations.clear()
     classifier.augmented.clear()
@@ -152,7 +156,10 @@ class BlankData(L.LightningDataModule):
 
 
 class BlankBatches:
-    """Iterable over ``_CALLS`` blank batches of each size, augmented as the run's own where they are for training."""
+    """Iterable over ``_CALLS`` blank batches of each size, augmented as the run's own where they are for training.
+
+    In one of several ranks they are as the run's own there: shards of each, or whole ones and those of other ranks.
+    """
 
     def __init__(self, blank: BlankData, sizes: list[int], *, is_training: bool = False) -> None:
         self.blank = blank
@@ -160,18 +167,25 @@ class BlankBatches:
         self.is_training = is_training
 
     def __len__(self) -> int:
-        return _CALLS * len(self.sizes)
+        return len(self._in_order())
 
-    def __iter__(self) -> Iterator[tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
+    def _in_order(self) -> list[int]:
+        calls, rank, world_size = range(_CALLS), ranks.rank(), ranks.world_size()
+        if self.is_training:
+            return [size for size in self.sizes for _ in calls]
+        return [size * (of == rank) for size in self.sizes for _ in calls for of in range(world_size)]
+
+    def __iter__(self) -> Iterator[tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]] | ranks.Shard]:
         data, device = self.blank.data, self.blank.device
         shape = data.image_shape
-        for size, _ in itertools.product(self.sizes, range(_CALLS)):
+        for size in self._in_order():
             images = torch.zeros(size, *shape, dtype=torch.uint8, device=device)
             if self.is_training and data.augment is not None:
                 assert self.blank.trainer is not None
                 epoch = self.blank.epochs[self.blank.trainer.current_epoch]
                 images = data.augment(images, epoch.number, torch.Generator(device).manual_seed(0))
-            yield images, torch.zeros(size, dtype=torch.int64, device=device)
+            targets = torch.zeros(size, dtype=torch.int64, device=device)
+            yield shard(images, targets) if self.is_training and ranks.world_size() > 1 else (images, targets)
 
 
 class _PlannedFreezing(Freezing):

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from cifar_lightning.calibration import in_words
 from cifar_lightning.errors import printable
 from cifar_lightning.export.source import RESIZE, Source
 from cifar_lightning.runs.folder import LAST
@@ -33,7 +34,7 @@ def model_card(source: Source, usage: str) -> str:
 
 The network `{settings["model"]["name"]}` of cifar-lightning, trained on
 {_inline(data_name(settings))} with seed {settings["seed"]}. {_accuracy(metrics)}
-Its {source.about_probabilities}.
+Its probabilities are {in_words(source.temperature)}.
 
 It takes images of {channels} x {height} x {width}: {RESIZE}. It needs them normalised, as below.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from cifar_lightning.calibration import in_words
 from cifar_lightning.checkpoint.exported import DESCRIPTION
 from cifar_lightning.errors import needs_extra
 from cifar_lightning.export.check import Classify
@@ -91,4 +92,4 @@ def usage(source: Source, path: Path) -> str:
     return f"""import onnxruntime
 session = onnxruntime.InferenceSession({str(path)!r})
 (logits,) = session.run(["logits"], {{"images": images}})  # uint8 (N, C, H, W)
-# {source.about_probabilities}"""
+# softmax(logits) is {in_words(source.temperature)}"""

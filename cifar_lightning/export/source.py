@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from cifar_lightning import models
-from cifar_lightning.calibration import calibrated, in_words, uncalibrated
+from cifar_lightning.calibration import calibrated, uncalibrated
 from cifar_lightning.checkpoint.load import load_classifier
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.models.speedrun import PatchConv
@@ -56,11 +56,6 @@ class Source:
     def temperature(self) -> float | None:
         """What logits are divided by for calibrated probabilities; None where the checkpoint has none."""
         return self.reference.temperature
-
-    @property
-    def about_probabilities(self) -> str:
-        """What a user of an exported file must know of the softmax."""
-        return in_words(self.temperature)
 
     def logits_of_program(self, logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         """The checkpoint's logits, from those of ``classifier``."""

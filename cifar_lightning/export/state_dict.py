@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from cifar_lightning import models
+from cifar_lightning.calibration import in_words
 from cifar_lightning.export.check import Classify
 from cifar_lightning.export.source import Source
 
@@ -51,4 +52,4 @@ net = models.build({source.settings["model"]["name"]!r}, {given}).eval()
 net.load_state_dict({load})
 mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in ({source.mean}, {source.std}))
 logits = net((images / 255 - mean) / std)  # images: uint8 (N, C, H, W); the network wants them normalised
-# {source.about_probabilities}{divided}"""
+# probabilities are {in_words(source.temperature)}{divided}"""

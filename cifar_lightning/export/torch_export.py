@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from cifar_lightning.calibration import in_words
 from cifar_lightning.checkpoint.exported import DESCRIPTION
 from cifar_lightning.export.check import Classify
 from cifar_lightning.export.source import Source
@@ -36,4 +37,4 @@ def usage(source: Source, path: Path) -> str:
     return f"""import torch
 net = torch.export.load({str(path)!r}).module()  # as all pickles: only a file whose origin you trust
 logits = net(images)  # uint8 (N, C, H, W)
-# {source.about_probabilities}"""
+# softmax(logits) is {in_words(source.temperature)}"""

@@ -66,8 +66,8 @@ def coverage_curve(curve: Coverage) -> Figure:
     acc = curve.acc.numpy()[chosen]
     axis.plot(left_out[chosen], acc, color=ACCENT, linewidth=2)
     axis.plot(left_out[chosen[-1:]], acc[-1:], "o", color=ACCENT, markersize=5)
-    bottom = acc.min() - max(0.05 * (acc.max() - acc.min()), 0.01)
-    axis.set(xlim=(-0.01, 1), ylim=(max(0, bottom), 1 + (1 - bottom) * 0.02))
+    margin = max(0.05 * (acc.max() - acc.min()), 0.01)
+    axis.set(xlim=(-0.01, 1), ylim=(max(0, acc.min() - margin), min(1 + margin / 3, acc.max() + margin)))
     axis.set(xlabel="left out, the least confident first", ylabel="accuracy on the rest")
     axis.grid(axis="y", linewidth=0.6)
     axis.xaxis.set_major_formatter(PercentFormatter(1, 0))

@@ -209,6 +209,8 @@ def on_screen() -> Iterator[None]:
                 warnings.filterwarnings(
                     "ignore", message="The number of training batches .* is smaller than the logging"
                 )
+                # Of ranks: what is logged is of the images of all of them.
+                warnings.filterwarnings("ignore", message="It is recommended to use `self.log.*sync_dist=True")
                 yield
         finally:
             project.setLevel(levels[0])

@@ -13,6 +13,7 @@ from cifar_lightning.analysis.confusion import most_confused, taken_for
 from cifar_lightning.errors import shortened
 from cifar_lightning.report import charts, examples, html
 from cifar_lightning.report.evaluation import MAX_MATRIX, NUM_CONFUSED, Evaluated, Gather
+from cifar_lightning.report.tables import notes_of
 
 MAX_ROWS = 30
 """Most classes whose rows all stand in the open; of more, the worst and the best do, and the others are folded."""
@@ -67,6 +68,8 @@ def evaluation_page(
         recipe=_recipe(recipe),
         facts=_facts(metrics),
         command=shlex.join(["python", "evaluate.py", *metrics["overrides"]]),
+        other_sets=(sets := metrics.get("other_sets", [])),
+        notes=notes_of(sets),
         fitted_here=split == "val",
     )
 

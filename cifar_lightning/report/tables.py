@@ -98,13 +98,18 @@ def log_drops(other_sets: Sequence[Mapping[str, Any]], split: str) -> None:
         for row in other_sets
     ]
     log_table(f"Other test sets: the drop is from the accuracy on the {split} images, in points", rows, columns=columns)
-    notes: dict[tuple[str, str], str] = {}  # by source and note: whose it is
+    for name, note in notes_of(other_sets):
+        log.info("note      %s: %s", printable(name), printable(note))
+
+
+def notes_of(other_sets: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What a reader must know of other test sets, each note once: whose it is, and the note."""
+    notes: dict[tuple[str, str], str] = {}
     for row in other_sets:
         own = [other["note"] for other in other_sets if other["source"] == row["source"]]
         if row["note"]:
             notes.setdefault((row["source"], row["note"]), row["source"] if len({*own}) == 1 else row["name"])
-    for (_, note), name in notes.items():
-        log.info("note      %s: %s", printable(name), printable(note))
+    return [(name, note) for (_, note), name in notes.items()]
 
 
 def _shown_p(p: float) -> str:
@@ -153,7 +158,8 @@ def announce(
     recipe = [_choice(settings.optimizer), f"lr {settings.optimizer['lr']:g}", _choice(settings.schedule or {})]
     log.info("recipe    %s, batch %d", " ".join(recipe), data.batch_size)
     device = trainer.strategy.root_device
-    log.info("device    %s: %s, precision %s", device.type, device_name(device), trainer.precision)
+    several = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
+    log.info("device    %s: %s%s, precision %s", device.type, several, device_name(device), trainer.precision)
     log.info("folder    %s", relative(Path(settings.output_dir)))
 
 

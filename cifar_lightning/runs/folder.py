@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from cifar_lightning import ranks
 from cifar_lightning.checkpoint.trust import read_text
 from cifar_lightning.checkpoint.write import sweep_temporary, write_durably
 from cifar_lightning.config.invocation import Invocation
@@ -104,6 +105,14 @@ def claimed(folder: Path) -> Iterator[None]:
             raise UserError(f"output_dir={folder} cannot be used: {one_line(error)}") from error
         for place in (folder, folder / CONFIG.parent, folder / LAST.parent):
             sweep_temporary(place)
+        yield
+
+
+@contextmanager
+def held_by_first(folder: Path) -> Iterator[None]:
+    """Have the first of several ranks hold a run's folder, for all; see ``claimed``."""
+    with ExitStack() as stack:
+        ranks.from_first(lambda: stack.enter_context(claimed(folder)))
         yield
 
 

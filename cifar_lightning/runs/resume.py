@@ -8,7 +8,7 @@ from typing import Any
 
 from cifar_lightning.checkpoint.format import described, read_state, versions
 from cifar_lightning.config.overrides import WHERE_AND_HOW, argument
-from cifar_lightning.config.resolve import AUTO, Settings, flattened, frozen, in_place_of_auto
+from cifar_lightning.config.resolve import AUTO, Settings, as_plain, flattened, frozen, in_place_of_auto
 from cifar_lightning.errors import UserError, listed
 from cifar_lightning.report.tables import relative
 from cifar_lightning.runs.folder import LAST, refuse_used
@@ -16,7 +16,8 @@ from cifar_lightning.runs.metrics_file import finished_metrics
 
 log = logging.getLogger(__name__)
 
-MAY_CHANGE = (*WHERE_AND_HOW, "init", "output_dir", "resume", "tta", "trainer.limit_test_batches")
+_OF_A_COMMAND = ("init", "output_dir", "resume", "tta", "trainer.limit_test_batches", "trainer.sync_batchnorm")
+MAY_CHANGE = (*WHERE_AND_HOW, *_OF_A_COMMAND)
 """Keys that may differ when a run is resumed."""
 
 DECIDED_BY_DATA = ("model.num_classes", "model.in_channels", "classes", "image_size", "fingerprint")
@@ -68,13 +69,18 @@ def take_over(config: Settings, before: Mapping[str, Any]) -> Settings:
         config,
         normalize=in_place_of_auto(config.normalize, before["normalize"]),
         augment=config.augment and in_place_of_auto(config.augment, before["normalize"]),
-        num_threads=config.num_threads or before["num_threads"],
+        num_threads=config.num_threads or (before["num_threads"] if _is_placed_alike(config, before) else None),
         trainer=frozen(
             {**config.trainer, "precision": before["trainer"].get("precision") if precision == AUTO else precision}
         ),
     )
     _refuse_changes(resumed, before)
     return resumed
+
+
+def _is_placed_alike(config: Settings, before: Mapping[str, Any]) -> bool:
+    """Whether a run is on as many devices as it was."""
+    return all(as_plain(config.trainer[key]) == before["trainer"].get(key) for key in ("devices", "num_nodes"))
 
 
 def has_planned_end(config: Settings) -> bool:

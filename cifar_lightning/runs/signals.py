@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -31,16 +32,22 @@ class Signals:
     Where ``deferred`` is true, the signal is only kept in ``requested``, for whoever trains to save first and stop
     then. A second Ctrl-C ends the process on the spot, and so does any signal during an import: torch's own code would
     take an exception for an error of its own, or drop it. Files are whole at each moment.
+
+    Attributes:
+        taken: The signals that are taken.
+        told: Called with the number of a signal that is deferred, when it comes; None calls nothing.
     """
 
     def __init__(self) -> None:
+        self.taken: Sequence[int] = SIGNALS
+        self.told: Callable[[int], None] | None = None
         self.deferred = False
         self.requested: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers
-            handlers = {signum: signal.getsignal(signum) for signum in SIGNALS}
+            handlers = {signum: signal.getsignal(signum) for signum in self.taken}
             # What is ignored stays so: nohup does that, for a run to outlive its terminal.
             self._before = {signum: handler for signum, handler in handlers.items() if handler is not signal.SIG_IGN}
             self.install()
@@ -64,6 +71,8 @@ class Signals:
             return
         self.requested = signum
         if self.deferred:
+            if self.told is not None:
+                self.told(signum)
             return
         stopped = Stopped(signum)
         if _is_importing(frame):

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import torch
 from conftest import FAST
 
 from cifar_lightning.callbacks.pictures import Pictures
+from cifar_lightning.commands.train import train
 
 PLACE = "cifar_lightning.callbacks.pictures"
 ONCE = (*FAST, "trainer.max_epochs=1", "trainer.limit_train_batches=2")
@@ -23,12 +25,28 @@ def test_numbers_are_on_the_disk_and_shown_before_the_test_is_drawn(command, mon
     def draw(*args: object, **options: object) -> None:
         seen.append(json.loads((tmp_path / "run" / "metrics.json").read_text())["steps"])
         seen.append("test/acc" in capsys.readouterr().out)
-        seen.append("uncalibrated" in options["heading"])
+        seen.append(options["heading"])
         raise MemoryError
 
     monkeypatch.setattr(f"{PLACE}.prediction_grid", draw)
     assert command("train.py", *ONCE, f"output_dir={tmp_path / 'run'}", tiny=True).code == 0
-    assert seen == [2, True, True]
+    assert seen == [2, True, "Confidences are uncalibrated"]
+
+
+def test_confidences_are_calibrated_where_there_is_a_temperature(compose, monkeypatch):
+    grids, classifiers = [], []
+    draw_test = Pictures.draw_test
+
+    def draw(*args: object, **options: object) -> None:
+        grids.append(options)
+        raise MemoryError
+
+    monkeypatch.setattr(f"{PLACE}.prediction_grid", draw)
+    monkeypatch.setattr(Pictures, "draw_test", lambda *args: classifiers.append(args[2]) or draw_test(*args))
+    metrics = train(compose(*ONCE, "data.val_size=20"))
+    logits = classifiers[0].evaluations["test"].logits
+    assert grids[0]["heading"] == "Confidences are calibrated"
+    torch.testing.assert_close(grids[0]["confidence"], (logits / metrics["temperature"]).softmax(1).max(1).values)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ValueError("of matplotlib\nitself"), OSError(28, "full")])

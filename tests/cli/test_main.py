@@ -29,6 +29,29 @@ def test_help_lists_the_choices_without_importing_torch():
     for file in CONF.glob("*/*.yaml"):
         assert file.stem in shown, file
     assert "label_smoothing" in shown
+    assert "*cifar10, cifar100" in shown
+    assert "defaults:" not in shown
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "compare.py", "predict.py", "export.py", "serve.py"])
+def test_help_begins_with_examples_and_tells_how_tab_completes(command, script):
+    shown = command(script, "--help").out
+    assert f"Examples:\n    python {script}" in shown
+    assert f'eval "$(python {script} -sc install=bash)"' in shown
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("experiment=speedrun9", {"experiment=speedrun95", "experiment=speedrun96"}), ("optimizer.l", {"optimizer.lr="})],
+)
+def test_hydra_completes_groups_and_keys(command, monkeypatch, typed, offered):
+    line = f"python train.py {typed}"
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    assert set(command("train.py", "-sc", "query=bash").out.split()) == offered
+
+
+ON_CPU = ("trainer.accelerator=cpu",)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +127,14 @@ def test_composition_errors_are_one_line_and_exit_2(command, arguments, message)
             "trainer.accelerator=gpuu trainer.devices=1: You selected an invalid accelerator",
         ),
         (["trainer.devices=0", "trainer.accelerator=cpu"], "trainer.accelerator=cpu trainer.devices=0: "),
-        (["trainer.devices=2", "trainer.accelerator=cpu"], "trainer.devices: a run uses 1 device so far, got 2"),
+        (
+            ["trainer.devices=2", "trainer.accelerator=cpu", "checkpoint.every_minutes=-1"],
+            "checkpoint.every_minutes must",
+        ),
+        (
+            ["trainer.devices=2", "trainer.accelerator=cpu", "trainer.sync_batchnorm=true"],
+            "trainer.sync_batchnorm must",
+        ),
         (["trainer.precision=fp12"], "trainer.precision must be 64, 32, 16 or "),
         (["trainer.max_epochs=0"], "trainer: max_epochs, max_steps and limit_train_batches must leave a step to do"),
         (["trainer.max_steps=0", "schedule=cosine"], "trainer: max_epochs, max_steps and limit_train_batches must"),

@@ -287,7 +287,7 @@ def test_a_report_has_the_figures_of_metrics_json_and_the_curves_of_the_run(comm
         assert (outcome.code, outcome.err) == (0, "")
         pages.append((tmp_path / "evaluated" / "report.html").read_text())
     metrics = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
-    for name in ("loss", "ece", "brier", "loss_tta"):
+    for name in ("loss", "ece", "brier", "loss_calibrated", "ece_calibrated", "loss_calibrated_tta"):
         assert f"{metrics[f'test/{name}']:.4f}" in pages[0]
     for name in ("acc", "acc_low", "acc_high", "acc_tta", "balanced_acc"):
         assert f"{100 * metrics[f'test/{name}']:.2f} %" in pages[0]

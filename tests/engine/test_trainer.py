@@ -9,10 +9,11 @@ import torch
 from conftest import BARE, FAST, ROOT, make_batches, make_classifier
 from torch import nn
 
-from cifar_lightning import models
+from cifar_lightning import models, ranks
 from cifar_lightning.config.resolve import resolve
 from cifar_lightning.device import refuse_several_processes
 from cifar_lightning.engine.assembly import refuse_single_images
+from cifar_lightning.engine.launch import ranks_to_start
 from cifar_lightning.engine.trainer import PROFILERS, build_trainer, refuse_half_precision_on_cpu
 from cifar_lightning.errors import UserError
 
@@ -32,11 +33,12 @@ def build(compose, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("strategy=ddp_spawn", r"trainer\.strategy must be auto, got 'ddp_spawn': a run uses 1 device so far"),
+        (
+            "strategy=ddp_spawn",
+            r"trainer\.strategy must be auto, got 'ddp_spawn': several devices train by data",
+        ),
         ("strategy=ddp", r"trainer\.strategy must be auto, got 'ddp'"),
         ("strategy=single_device", r"trainer\.strategy must be auto, got 'single_device'"),
-        ("num_nodes=2", r"trainer\.num_nodes must be 1, got 2: a run uses 1 device so far"),
-        ("sync_batchnorm=true", r"trainer\.sync_batchnorm must be false, got True: a run uses 1 device"),
         ("use_distributed_sampler=false", r"trainer\.use_distributed_sampler must be true, got False"),
         ("limit_predict_batches=3", r"trainer\.limit_predict_batches must be null, got 3: nothing is predicted"),
         ("enable_autolog_hparams=false", r"trainer\.enable_autolog_hparams must be true, got False"),
@@ -110,6 +112,56 @@ def test_a_profile_goes_through_no_link(linked, build, tmp_path):
     path.symlink_to(tmp_path)
     with pytest.raises(UserError, match=rf"trainer\.profiler: .*{linked} is a link: there must be a plain"):
         build("trainer.profiler=simple")
+
+
+# Several devices
+
+
+@pytest.fixture
+def to_start(compose):
+    """How many ranks overrides ask for."""
+    return lambda *overrides: ranks_to_start(
+        resolve(compose(*(f"trainer.{override}" for override in overrides))).trainer
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "num"),
+    [([], 1), (["devices=auto"], 1), (["devices=2"], 2), (["devices='3'"], 3), (["devices=1", "accelerator=auto"], 1)],
+)
+def test_one_rank_for_each_device(overrides, num, to_start):
+    assert to_start(*overrides) == num
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["num_nodes=2"],
+            r"trainer\.num_nodes=2: on several machines torchrun or srun starts the processes",
+        ),
+        (["num_nodes=0"], r"trainer\.num_nodes must be at least 1, got 0"),
+        (
+            ["sync_batchnorm=true"],
+            r"trainer\.sync_batchnorm must be false, got true: on 1 device batch norm sees",
+        ),
+        (
+            ["sync_batchnorm=true", "devices=2"],
+            r"trainer\.sync_batchnorm must be false, got true: torch's",
+        ),
+        (["devices=0"], r"trainer\.accelerator=cpu trainer\.devices=0: "),
+        (["devices=[0,1]"], r"trainer\.accelerator=cpu trainer\.devices=\[0, 1\]: `devices` selected"),
+        (["devices=2", "accelerator=gpu"], r"trainer\.accelerator=gpu trainer\.devices=2: "),
+    ],
+)
+def test_devices_that_cannot_be_had(overrides, message, to_start):
+    with pytest.raises(UserError, match=f"^{message}"):
+        to_start(*overrides)
+
+
+def test_a_trainer_of_several_devices_wants_as_many_processes(build):
+    with pytest.raises(UserError, match=r"^trainer\.devices: 2 devices need as many processes, and there is 1"):
+        build("trainer.devices=2")
 
 
 # One of several processes
@@ -208,6 +260,28 @@ def test_a_last_batch_that_batch_norm_cannot_take(num_images, batch_size, overri
         refuse_single_images(net, [shape], trainer, num_images=num_images, batch_size=batch_size, name="pooled")
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize(
+    ("num_images", "batch_size", "syncs", "message"),
+    [
+        (
+            32,
+            8,
+            False,
+            r"data\.batch_size=8: of 32 training images the smallest shard of 5 devices has 1, .*_size=11 it",
+        ),
+        (39, 10, False, r"data\.batch_size=10: of 39 training images the smallest shard of 5 devices has 1"),
+        (40, 10, False, None),
+        (39, 8, True, None),
+        (33, 10, True, r"of 33 training images the last batch has 3, too few for the batch norms of 5 devices"),
+    ],
+)
+def test_shards_that_batch_norm_cannot_take(num_images, batch_size, syncs, message, build, monkeypatch):
+    trainer, sizes = build(), {"num_images": num_images, "batch_size": batch_size}
+    monkeypatch.setattr(ranks, "world_size", lambda: 5)
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        refuse_single_images(Pooled(), [torch.Size([3, 8, 8])], trainer, **sizes, name="pooled", syncs=syncs)
 
 
 def test_a_network_that_trains_on_one_image_may(build):

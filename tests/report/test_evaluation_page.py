@@ -23,8 +23,8 @@ OTHER_SETS = [
     {"name": "CIFAR-10.1 v6", "num_images": 2000, "acc": 0.72, "drop": 0.1, "loss": 1.25, "paired": False, "p": None},
     {"name": "<b>blur", "num_images": 200, "acc": 0.5, "drop": 0.31, "loss": 2.5, "paired": True, "p": 1e-9},
 ]
-for row, note in zip(OTHER_SETS, ("", "our own"), strict=True):
-    row |= INTERVALS | {"note": note}
+for row, note in zip(OTHER_SETS, ("", "our <i>own"), strict=True):
+    row |= INTERVALS | {"note": note, "source": row["name"]}
 
 
 def evaluated(logits, targets, classes):
@@ -59,7 +59,7 @@ def test_the_page_begins_with_the_verdict():
         assert f"{label} {metrics[f'test/{name}']:.4f} {metrics[f'test/{name}_tta']:.4f} with TTA" in text
     worst = min(metrics["test/class_acc"], key=metrics["test/class_acc"].__getitem__)
     assert f"Hardest class {worst}: {100 * metrics['test/class_acc'][worst]:.1f} % are right" in text
-    assert f"Labels {metrics['num_suspected_labels']} of 200 are suspected to be wrong." in text
+    assert f"Labels {metrics['num_suspected_labels']} of 200 are suspected to be wrong" in text
     assert "Top-5" not in text
 
 
@@ -142,8 +142,9 @@ def test_many_classes_are_bounded(num_classes):
 def test_other_sets_training_and_recipe_are_shown_where_there_are_any():
     result = make_result(["cat", "dog"])
     text = text_of(make_page(result, make_metrics(result, other_sets=OTHER_SETS)))
-    assert "CIFAR-10.1 v6 2,000 72.00 % 43.0 % to 57.0 % 10.00 % 5.0 % to 35.0 % – 1.2500" in text
-    assert "<b>blur our own 200 50.00 % 43.0 % to 57.0 % 31.00 % 5.0 % to 35.0 % < 0.0001 2.5000" in text
+    assert "CIFAR-10.1 v6 2,000 72.00 % 43.0 % to 57.0 % 10.00 % 5.00 % to 35.00 % – 1.2500" in text
+    assert "<b>blur 200 50.00 % 43.0 % to 57.0 % 31.00 % 5.00 % to 35.00 % < 0.0001 2.5000" in text
+    assert "<b>blur: our <i>own." in text
     assert "optimizer.lr 0.1" in text
     assert "not shown" not in text  # the names of the classes are no recipe
     assert "python evaluate.py ckpt=logs/run/checkpoints/last.ckpt" in text
@@ -164,6 +165,12 @@ def test_what_is_evaluated_is_said_plainly():
     assert "on all 200 validation images" in text
     assert "which flatters the figures" in text
     assert "These are those validation images" in text
+
+
+def test_very_many_suspected_labels_are_a_fault_of_the_network():
+    words = "are suspected to be wrong, which says more of the network than of the labels."
+    assert words in text_of(make_page(make_result(["cat", "dog", "ship"], skill=0.0)))
+    assert words not in text_of(make_page(make_result(["cat", "dog", "ship"], skill=9.0)))
 
 
 def test_the_same_evaluation_gives_the_same_page():
