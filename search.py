@@ -1,4 +1,11 @@
-"""Search for the values that validate best: ``python search.py study=logs/lr search=lr data.val_size=5000``."""
+"""Search for the values that validate best; each trial is a run of train.py in the study's folder.
+
+Examples:
+    python search.py study=logs/lr search=lr data.val_size=5000                 # a space with a name, 20 trials
+    python search.py study=logs/my optimizer.lr='tag(log,interval(1e-4,1e-1))' data.val_size=5000 n_trials=40
+    python search.py study=logs/bs sampler=grid 'data.batch_size=choice(4,16,64)' seeds=3 data.val_size=5000
+    python search.py study=logs/rs search=lr experiment=speedrun data.val_size=5000 n_workers=2
+"""
 
 from pathlib import Path
 

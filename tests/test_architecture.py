@@ -37,7 +37,7 @@ LIBRARIES = {
     "export": GLUE | {"onnx", "onnxruntime", "onnxscript", "safetensors"},
     "callbacks": GLUE,
     "engine": GLUE,
-    "search": GLUE | {"optuna"},
+    "search": GLUE | {"optuna", "markupsafe"},
     "commands": GLUE,
     "cli": GLUE,
 }

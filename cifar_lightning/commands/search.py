@@ -53,9 +53,8 @@ def search(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> "Results":
     """
     settings = resolve_search(cfg)
     with needs_extra("search"):
-        import optuna  # noqa: F401  # for its name in the message
-
-    from cifar_lightning.search.check import check_space  # late, as they import Optuna and torch
+        from cifar_lightning.search.study import Study  # late, as they import Optuna and torch
+    from cifar_lightning.search.check import check_space
     from cifar_lightning.search.record import begin
     from cifar_lightning.search.worker import open_study
 
@@ -66,7 +65,7 @@ def search(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> "Results":
     with on_screen():
         seed = check_space(space, folder)
         begin(settings, space, seed)
-        study = open_study(settings)
+        study: Study = open_study(settings)
         try:
             code = _work(settings, study, seed)
         except Stopped as stopped:

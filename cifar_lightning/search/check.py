@@ -13,6 +13,7 @@ from torch import nn
 from cifar_lightning.config.build import blame, build_pieces
 from cifar_lightning.config.resolve import resolve
 from cifar_lightning.config.schema import compose
+from cifar_lightning.engine.launch import ranks_to_start
 from cifar_lightning.errors import UserError, nearest, one_line
 from cifar_lightning.search.space import Space
 
@@ -85,6 +86,11 @@ def _check_some(space: Space, chosen: Mapping[str, str], folder: Path) -> DictCo
 def _checked(overrides: Sequence[str], folder: Path) -> DictConfig:
     cfg = composed(overrides, folder / "0")
     settings = dataclasses.replace(resolve(cfg), logger=None)  # loggers could make folders
+    if ranks_to_start(settings.trainer) != 1:
+        raise UserError(
+            f"trainer.devices must be 1 in a search, got {settings.trainer['devices']}: each worker has a device of "
+            "its own; n_workers=2 uses two"
+        )
     pieces = build_pieces(settings)
     with blame("optimizer", settings.optimizer):
         pieces.optimizer(nn.Linear(1, 1))

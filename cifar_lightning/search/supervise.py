@@ -114,9 +114,6 @@ def _words(returned: int) -> str:
 def shares(num: int, *, cores: int, gpus: Sequence[str]) -> list[dict[str, str]]:
     """Variables that give each of some workers its share: of the cores, and one of the GPUs in turn.
 
-    >>> shares(2, cores=4, gpus=["0", "1"])[1]
-    {'OMP_NUM_THREADS': '2', 'CUDA_VISIBLE_DEVICES': '1'}
-
     Args:
         num: How many workers.
         cores: That this process may use.

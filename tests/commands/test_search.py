@@ -106,6 +106,10 @@ def test_a_named_space_and_choices_of_ones_own(command, here, tmp_path):
         (["study=s", *SPACE, "optimizer=choice(sgd,adamx)"], "optimizer=adamx is not one of its choices: did you mean"),
         (["study=s", *SPACE, "label_smoothing=choice(0,2)"], "label_smoothing must be in [0, 1], got 2"),
         (["study=s", *SPACE[::2], "optimizer.lr=choice(0.1,-1)"], "optimizer.lr must be"),
+        (
+            ["study=s", *SPACE, "trainer.accelerator=cpu", "trainer.devices=2"],
+            "trainer.devices must be 1 in a search, got 2",
+        ),
         (["study=s", *SPACE, "sampler=grid"], "optimizer.lr: a grid has no intervals"),
         (["study=s", "sampler=grid", "n_trials=9", *SPACE[::2]], "n_trials=9: the grid has 3 points"),
         (["study=s", *SPACE, "sampler=tp"], "sampler must be one of tpe, random, grid, got tp"),
