@@ -33,7 +33,9 @@ def test_help_lists_the_choices_without_importing_torch():
     assert "defaults:" not in shown
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "compare.py", "predict.py", "export.py", "serve.py"])
+@pytest.mark.parametrize(
+    "script", ["train.py", "evaluate.py", "compare.py", "search.py", "predict.py", "export.py", "serve.py"]
+)
 def test_help_begins_with_examples_and_tells_how_tab_completes(command, script):
     shown = command(script, "--help").out
     assert f"Examples:\n    python {script}" in shown
