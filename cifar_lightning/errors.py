@@ -17,6 +17,10 @@ class RunError(Exception):
     """What went wrong while a run ran, with what is left of it and what to do, in one line."""
 
 
+class Pruned(RunError):
+    """A search has ended a run that would not have become one of the best."""
+
+
 def one_line(error: BaseException) -> str:
     """An exception's message without its line breaks, or its type where it has none."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import runpy
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -36,6 +37,8 @@ from cifar_lightning.data import Arrays, Batches
 from cifar_lightning.data.synthetic import Synthetic
 from cifar_lightning.optim.builders import sgd
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a process in the background; tests send it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # the tests' steps are too small to share out, and sums take the same order on every machine
 
 ROOT = Path(__file__).resolve().parent.parent

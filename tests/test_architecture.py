@@ -37,6 +37,7 @@ LIBRARIES = {
     "export": GLUE | {"onnx", "onnxruntime", "onnxscript", "safetensors"},
     "callbacks": GLUE,
     "engine": GLUE,
+    "search": GLUE | {"optuna", "markupsafe"},
     "commands": GLUE,
     "cli": GLUE,
 }

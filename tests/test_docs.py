@@ -13,8 +13,12 @@ from documents import ENTRIES, EXTENSIONS, PAGES, ROOT, TIME, Page, examples
 from omegaconf import OmegaConf
 from PIL import Image
 
+from cifar_lightning.cli.overrides_to_search import search_prelude
 from cifar_lightning.cli.seeds import with_seeds
 from cifar_lightning.config.schema import CONF, compose
+from cifar_lightning.config.searching import resolve_search
+from cifar_lightning.search.check import check_space
+from cifar_lightning.search.space import read_space
 
 LINES_OF_A_SCREEN = 45
 
@@ -32,8 +36,12 @@ CALLS = sorted(
 
 
 @pytest.mark.parametrize("call", CALLS, ids=" ".join)
-def test_commands_compose(call):
+def test_commands_compose(call, tmp_path):
     entry, *arguments = call
+    if entry == "search.py":
+        settings = resolve_search(compose(*search_prelude(arguments), config_name="search"))
+        assert check_space(read_space(settings.space, settings.overrides), tmp_path) == 0
+        return
     arguments = with_seeds(arguments, is_sweep="-m" in arguments)
     is_sweep = "-m" in arguments
     first_values = [a.partition(",")[0] if is_sweep else a for a in arguments if not a.startswith("-")]
@@ -74,7 +82,10 @@ def uses_data(code: str) -> bool:
     return any(isinstance(node, ast.Name) and node.id == "data" for node in ast.walk(ast.parse(code)))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.blocks("python")], ids=str)
+ORIGINALS = [page for page in PAGES if ".zh-CN" not in page.path.name]
+
+
+@pytest.mark.parametrize("page", [page for page in ORIGINALS if page.blocks("python")], ids=str)
 def test_python_runs_as_shown(page, tmp_path, tiny_root, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("cifar_lightning.data.CIFAR10", TinyCIFAR10)
@@ -93,7 +104,7 @@ def test_python_runs_as_shown(page, tmp_path, tiny_root, monkeypatch):
             assert printed.getvalue() == block.output
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if ".zh-CN" in page.path.name], ids=str)
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ORIGINALS], ids=str)
 def test_a_translation_has_the_same_code_and_is_linked(page):
     original = Page(page.path.with_name(page.path.name.replace(".zh-CN", "")))
     assert page.blocks() == original.blocks()

@@ -255,7 +255,7 @@ def _end_sweep(sweep: _Sweep) -> None:
 def _is_new_folder(overrides: list[str]) -> bool:
     """Whether the run's folder is not there yet; one that refuses to run is then removed again, if it is empty."""
     given = values(overrides)
-    return "hydra.run.dir" not in given and not os.path.lexists(str(given.get("output_dir", "")))
+    return "hydra.run.dir" not in given and not os.path.lexists(str(given.get("output_dir", given.get("study", ""))))
 
 
 @contextmanager

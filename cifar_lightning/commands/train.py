@@ -78,7 +78,7 @@ def train(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str, An
 
 def _placed(cfg: DictConfig, invocation: Invocation) -> tuple[DictConfig, dict[str, Any] | None]:
     """The config with the run's folder; and the metrics of a job of a sweep that is done already."""
-    if invocation.is_sweep:
+    if invocation.is_sweep and not invocation.is_placed:
         job = folder_of_job(cfg, invocation)
         if (metrics := finished_metrics(job)) is not None:
             log.info("%s is done already", job)

@@ -14,6 +14,9 @@ class Invocation:
         hydra_yaml: Gives Hydra's own config as YAML, for the run's folder; None outside Hydra.
         is_sweep: Whether the command is one job of several in this process.
         job_key: Of a job of a sweep, a hash of what it is composed from; None where that does not tell all.
+        is_placed: Whether such a job's folder is chosen already, and ``resume`` says whether it has been there.
+        report: Called after each validation of a training with the number of epochs done and the accuracy; what it
+            raises ends the run.
         sweeper_optimises: Whether a sweeper chooses the next jobs by what the command returns.
     """
 
@@ -21,6 +24,8 @@ class Invocation:
     hydra_yaml: Callable[[], str] | None = None
     is_sweep: bool = False
     job_key: str | None = None
+    is_placed: bool = False
+    report: Callable[[int, float], None] | None = None
     sweeper_optimises: bool = False
 
     def plain(self) -> dict[str, Any]:

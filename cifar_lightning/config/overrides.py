@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from cifar_lightning.errors import UserError
 
 PATHS = (
-    *("output_dir", "resume", "init", "ckpt", "images", "other_sets", "runs", "data.root"),
+    *("output_dir", "resume", "init", "ckpt", "images", "other_sets", "runs", "study", "data.root"),
     *("hydra.run.dir", "hydra.sweep.dir"),
 )
 """Keys whose value is a path."""

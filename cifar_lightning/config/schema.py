@@ -9,6 +9,7 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from cifar_lightning.config.overrides import as_texts, expanded
@@ -76,6 +77,21 @@ class CompareSchema:
     num_threads: int | None = None
     data: Any = MISSING
     trainer: Any = MISSING
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """What search.py does: the keys of conf/search.yaml."""
+
+    study: str | None
+    n_trials: int | None
+    n_workers: int
+    seeds: int
+    sampler: str
+    sampler_seed: int
+    pruner: str
+    overrides: Any  # once resolved: a tuple of texts, without those that are spaces
+    space: Any  # once resolved: values to search as text, by key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +173,14 @@ def compose(*overrides: str, config_name: str = "train") -> DictConfig:
         overrides: What would be typed, such as ``experiment=speedrun``.
         config_name: Name of the entry, such as ``train`` or ``evaluate``.
     """
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose(config_name, as_texts(overrides))
+    running = GlobalHydra.instance().hydra  # that of the command line, if this is called while a command runs
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra.compose(config_name, as_texts(overrides))
+    finally:
+        if running is not None:
+            GlobalHydra.instance().initialize(running)
 
 
 def run_folder(name: str) -> str:
@@ -182,6 +204,7 @@ def _jobs_at_once(num_threads: int | None) -> int:
 ConfigStore.instance().store(name="train_schema", node=TrainSchema)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateSchema)
 ConfigStore.instance().store(name="compare_schema", node=CompareSchema)
+ConfigStore.instance().store(name="search_schema", node=_schema_of(SearchSettings))
 ConfigStore.instance().store(name="predict_schema", node=_schema_of(PredictSettings))
 ConfigStore.instance().store(name="export_schema", node=_schema_of(ExportSettings))
 ConfigStore.instance().store(name="serve_schema", node=_schema_of(ServeSettings))

@@ -18,6 +18,7 @@ from cifar_lightning.callbacks.curves import TrainingCurves
 from cifar_lightning.callbacks.finite import FiniteWatch
 from cifar_lightning.callbacks.freezing import Freezing, TrunkFreezing
 from cifar_lightning.callbacks.progress import EpochProgress
+from cifar_lightning.callbacks.reporting import Reporting
 from cifar_lightning.callbacks.saving import RunCheckpoints
 from cifar_lightning.callbacks.together import Together
 from cifar_lightning.checkpoint.format import check_state, description
@@ -89,6 +90,8 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
     progress = EpochProgress(curves)
     if config.trainer["enable_progress_bar"] is not False and ranks.is_first():
         own.append(progress)
+    if invocation.report is not None:
+        own.append(Reporting(invocation.report))
     head = _head_of(config.model) if config.freeze_trunk else set()
     if config.freeze_trunk:
         own.append(TrunkFreezing(config.freeze_trunk, head))

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 from hydra.errors import ConfigCompositionException
 
-from cifar_lightning.config.schema import CONF
+from cifar_lightning.config.schema import CONF, groups_of
 
 FAST = (
     "trainer.max_epochs=1",
@@ -26,14 +26,16 @@ def test_help_lists_the_choices_without_importing_torch():
     )
     code += "except SystemExit as e: assert e.code == 0 and 'torch' not in sys.modules"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for file in CONF.glob("*/*.yaml"):
+    for file in (file for group in groups_of("train") for file in (CONF / group).glob("*.yaml")):
         assert file.stem in shown, file
     assert "label_smoothing" in shown
     assert "*cifar10, cifar100" in shown
     assert "defaults:" not in shown
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "compare.py", "predict.py", "export.py", "serve.py"])
+@pytest.mark.parametrize(
+    "script", ["train.py", "evaluate.py", "compare.py", "search.py", "predict.py", "export.py", "serve.py"]
+)
 def test_help_begins_with_examples_and_tells_how_tab_completes(command, script):
     shown = command(script, "--help").out
     assert f"Examples:\n    python {script}" in shown

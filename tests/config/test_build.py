@@ -12,7 +12,7 @@ from cifar_lightning.config.schema import CONF, REFUSED_TRAINER_ARGUMENTS
 from cifar_lightning.errors import UserError, nearest
 from cifar_lightning.typehints import fits
 
-GROUPS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
+GROUPS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml") if path.parent.name != "search")
 
 
 def test_trainer_default_lists_every_argument_with_lightnings_default():

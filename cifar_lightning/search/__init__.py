@@ -1,0 +1,1 @@
+"""Hyper-parameter search: trials that are runs of ``train``, chosen by Optuna."""

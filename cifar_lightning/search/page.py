@@ -1,0 +1,64 @@
+"""A search as a page: what is best and how it is typed, pictures, and all trials."""
+
+import matplotlib as mpl
+from markupsafe import Markup
+
+from cifar_lightning.errors import shortened
+from cifar_lightning.report import html
+from cifar_lightning.report.comparison_text import Rows
+from cifar_lightning.search import charts
+from cifar_lightning.search.results import Results, conclusion, rows
+
+_MAX_ROWS = 1_000
+
+ABOUT = (
+    "Trials are compared by val/acc of their last weights, on validation images alone. The best of many looks better "
+    "there than it is: its test accuracy stands in the metrics.json of its folder, and nothing was chosen by it.",
+    "A pruned trial ended early, as others were better after as many epochs; of several seeds the first one decides.",
+    "Importance is PED-ANOVA: how the values of the better trials differ from those of all.",
+)
+
+
+def page(found: Results, title: str, again: str) -> str:
+    """The page.
+
+    Args:
+        found: What is shown.
+        title: Stands above.
+        again: The command that continues the search.
+    """
+    shown = rows(found)
+    return html.page(
+        "search.html",
+        title=title,
+        conclusion=conclusion(found),
+        command=found.command,
+        charts=_charts(found),
+        fixed=found.space.fixed,
+        space=[f"{one.key}={one.spelled}" for one in found.space.parameters],
+        trials=Rows(shown.columns, [[shortened(text, 400) for text in row] for row in shown.rows[:_MAX_ROWS]]),
+        num_trials=len(shown.rows),
+        max_rows=_MAX_ROWS,
+        about=ABOUT,
+        again=again,
+    )
+
+
+def _charts(found: Results) -> list[tuple[Markup, str]]:
+    """Pictures with what is said below them."""
+    if not any(trial.acc is not None for trial in found.trials):
+        return []
+    made = []
+    with mpl.rc_context(html.STYLE):
+        figure = charts.history(found)
+        made.append(
+            (html.svg(figure, "validation accuracy by trial"), "Each dot is a trial, the line the best so far.")
+        )
+        if found.importances:
+            figure = charts.importances(found)
+            made.append((html.svg(figure, "importance of each key"), "How much the accuracy depends on each key."))
+        if found.count("complete") > 1:
+            figure = charts.parallel(found)
+            caption = "Each line is a complete trial, the stronger the better; the thick one is the best."
+            made.append((html.svg(figure, "all complete trials in parallel coordinates"), caption))
+    return made

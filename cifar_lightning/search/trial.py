@@ -1,0 +1,138 @@
+"""One trial: an ordinary run of ``train`` for each of its seeds, in a folder of its own."""
+
+import errno
+import logging
+import os
+import statistics
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from optuna.trial import TrialState
+
+from cifar_lightning.config.invocation import Invocation
+from cifar_lightning.errors import Pruned, RunError, SweepError, UserError, one_line
+from cifar_lightning.files import own_folder
+from cifar_lightning.report.console import Lines, LogFile
+from cifar_lightning.report.tables import shown
+from cifar_lightning.runs.folder import CONFIG
+from cifar_lightning.search.check import composed
+from cifar_lightning.search.space import Space
+from cifar_lightning.search.study import Claim, Study
+
+Train = Callable[[DictConfig, Invocation], dict[str, Any]]
+"""``commands.train.train``."""
+
+_NOT_ITS_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""What the system answers where no trial could write."""
+
+_OF_DATA = "its images are not those of the trials before it: search other data in another folder"
+
+
+def run_trial(claim: Claim, study: Study, space: Space, seeds: Sequence[int], train: Train) -> str:
+    """Run a trial and note in the study how it has ended.
+
+    Args:
+        claim: The trial.
+        study: Its study.
+        space: What is searched.
+        seeds: Of its runs; the first run decides about pruning.
+        train: Trains a run.
+
+    Returns:
+        How it has ended, in words.
+
+    Raises:
+        SweepError: If no trial could be run.
+        RunError: Likewise, of a disk that is full; the trial is continued by the next search.
+    """
+    try:
+        accs = [
+            _run(claim, study, space, seed, train, may_prune=i == 0, is_only=len(seeds) == 1)
+            for i, seed in enumerate(seeds)
+        ]
+    except Pruned as pruned:
+        study.finish(claim.number, TrialState.PRUNED, reason=str(pruned))
+        return str(pruned)
+    except SweepError as error:
+        study.finish(claim.number, TrialState.FAIL, reason=one_line(error))
+        raise
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, RunError) else error
+        if isinstance(cause, OSError) and cause.errno in _NOT_ITS_FAULT:
+            raise
+        words = (
+            one_line(error) if isinstance(error, UserError | RunError) else f"{type(error).__name__}: {one_line(error)}"
+        )
+        study.finish(claim.number, TrialState.FAIL, reason=words)
+        return f"failed: {words}"
+    acc = statistics.fmean(accs)
+    study.finish(claim.number, TrialState.COMPLETE, value=acc)
+    mean = f", mean of {len(accs)} seeds" if len(accs) > 1 else ""
+    return f"{shown('acc', acc)}{mean}"
+
+
+def _run(claim: Claim, study: Study, space: Space, seed: int, train: Train, *, may_prune: bool, is_only: bool) -> float:
+    folder = study.folder / str(claim.number)
+    overrides = space.overrides(claim.texts)
+    try:
+        own_folder(folder)
+        if not is_only:
+            folder, overrides = folder / f"seed{seed}", [*overrides, f"seed={seed}"]
+            own_folder(folder)
+    except OSError as error:
+        raise SweepError(f"study={study.folder} cannot be used: {error}") from error
+
+    def report(epochs: int, acc: float) -> None:
+        if study.report(claim.number, epochs, acc):
+            raise Pruned(f"pruned after epoch {epochs} at {shown('acc', acc)}")
+
+    invocation = Invocation(
+        overrides=tuple(overrides),
+        hydra_yaml=lambda: OmegaConf.to_yaml({"hydra": {"overrides": {"task": list(overrides)}}}),
+        is_sweep=True,
+        is_placed=True,
+        report=report if may_prune else None,
+        sweeper_optimises=True,
+    )
+    cfg = composed(overrides, folder, resume="auto" if (folder / CONFIG).exists() else None)
+    with _logged(folder / "train.log"):
+        metrics = train(cfg, invocation)
+    return _objective(metrics, study)
+
+
+def _objective(metrics: Mapping[str, Any], study: Study) -> float:
+    acc, fingerprint = metrics.get("val/acc"), metrics.get("fingerprint")
+    if not isinstance(acc, float) or not 0 <= acc <= 1:
+        raise RunError(f"val/acc is {acc!r}, and no accuracy")
+    if isinstance(fingerprint, Mapping) and not study.check_data(fingerprint):
+        raise RunError(_OF_DATA)
+    return acc
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Have a run say what it says in its log file alone: several runs share the console."""
+    root = logging.getLogger()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = LogFile(str(path), delay=True)
+    handler.setFormatter(Lines("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    before, level = root.handlers[:], root.level
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            yield
+    except Exception as error:
+        if not isinstance(error, UserError | RunError):
+            logging.getLogger(__name__).error("%s", "".join(traceback.format_exception(error)))
+        raise
+    finally:
+        logging.captureWarnings(False)
+        root.handlers[:] = before
+        root.setLevel(level)
+        handler.close()
