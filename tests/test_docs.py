@@ -46,8 +46,12 @@ def test_commands_compose(call, tmp_path):
     is_sweep = "-m" in arguments
     first_values = [a.partition(",")[0] if is_sweep else a for a in arguments if not a.startswith("-")]
     cfg = compose(*first_values, config_name=entry.removesuffix(".py"))
+    launcher = next((a.partition("=")[2] for a in first_values if a.startswith("hydra/launcher=")), "basic")
     for key, _, value in (argument.partition("=") for argument in first_values):
-        if not (CONF / key).is_dir():  # a value, no choice of a file
+        if key.startswith("hydra.launcher."):
+            settings = OmegaConf.load(CONF / "hydra" / "launcher" / f"{launcher}.yaml")
+            assert key.rpartition(".")[2] in settings
+        elif not (CONF / key).is_dir():  # a value, no choice of a file
             chosen = OmegaConf.select(cfg, key)
             shown = f"[{','.join(chosen)}]" if OmegaConf.is_list(chosen) else str(chosen)
             assert shown.lower() == value.lower()
