@@ -13,6 +13,7 @@ from documents import ENTRIES, EXTENSIONS, PAGES, ROOT, TIME, Page, examples
 from omegaconf import OmegaConf
 from PIL import Image
 
+from cifar_lightning.cli.launching import take_own_launchers
 from cifar_lightning.cli.overrides_to_search import search_prelude
 from cifar_lightning.cli.seeds import with_seeds
 from cifar_lightning.config.schema import CONF, compose
@@ -43,6 +44,7 @@ def test_commands_compose(call, tmp_path):
         assert check_space(read_space(settings.space, settings.overrides), tmp_path) == 0
         return
     arguments = with_seeds(arguments, is_sweep="-m" in arguments)
+    take_own_launchers()  # as the command line does
     is_sweep = "-m" in arguments
     first_values = [a.partition(",")[0] if is_sweep else a for a in arguments if not a.startswith("-")]
     cfg = compose(*first_values, config_name=entry.removesuffix(".py"))
