@@ -8,6 +8,10 @@ from torch import Tensor
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 """The range of temperatures that are fitted, and that a file may hold."""
 
+MIN_IMAGES = 10
+"""A temperature of fewer images says nothing of others: four that a network is hardly better at than by chance may all
+be right."""
+
 _LOGITS_AT_ONCE = 2**20
 """Logits whose softmax is in memory at one moment."""
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from cifar_lightning import ranks
-from cifar_lightning.calibration import fit_temperature
+from cifar_lightning.calibration import MIN_IMAGES, fit_temperature
 from cifar_lightning.metrics import Evaluation, RunningMetrics, as_float, evaluate
 from cifar_lightning.optim.schedules import Schedule, factors
 from cifar_lightning.tta import augmented_logits
@@ -166,7 +166,8 @@ class ImageClassifier(L.LightningModule):
         if self.tta:
             self.augmented[split] = evaluate(torch.cat(augmented), all_targets)
         if split == "val" and self.optimizer is not None:  # one that is only evaluated keeps its own
-            self.temperature = fit_temperature(plain, all_targets) if bool(plain.isfinite().all()) else None
+            can_be_fitted = len(plain) >= MIN_IMAGES and bool(plain.isfinite().all())
+            self.temperature = fit_temperature(plain, all_targets) if can_be_fitted else None
         # For callbacks such as EarlyStopping. The loggers get them from TrainingCurves: Lightning itself would log them
         # one step too early.
         self.log_dict(self.scalars(split), logger=False)

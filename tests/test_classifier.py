@@ -58,6 +58,13 @@ def test_the_temperature_is_that_of_the_present_weights(tmp_path):
     assert classifier.temperature is None
 
 
+@pytest.mark.parametrize(("num_images", "is_fitted"), [(9, False), (10, True)])
+def test_a_temperature_needs_ten_images(tmp_path, num_images, is_fitted):
+    classifier, batches = make_classifier(), make_batches(num_images, batch_size=4)
+    make_trainer(tmp_path, limit_val_batches=None).validate(classifier, batches, verbose=False)
+    assert (classifier.temperature is not None) is is_fitted
+
+
 def test_a_classifier_that_is_only_evaluated_keeps_its_temperature(tmp_path):
     classifier = make_classifier(optimizer=None)
     classifier.temperature = 3.0

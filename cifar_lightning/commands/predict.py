@@ -97,7 +97,8 @@ def _predict(settings: PredictSettings, invocation: Invocation) -> dict[str, Any
     first: list[tuple[str, Prediction | None]] = []
     with claimed(folder), keeping_freed_memory(predictor.device):
         record_settings(folder, asked, result="predictions.json")
-        log.info("model     %s, seed %s, from %s", about["name"], predictor.settings["seed"], settings.ckpt)
+        own = predictor.settings
+        log.info("model     %s, seed %s, from %s", own["model"]["name"], own["seed"], settings.ckpt)
         log.info("pictures  %s files, read at %dx%d", f"{len(files):,}", side, side)
         log.info("device    %s, precision %s", about["device"], predictor.precision)
         log.info("note      probabilities are %s", in_words(predictor.temperature))

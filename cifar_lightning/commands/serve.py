@@ -77,7 +77,7 @@ def _load(settings: ServeSettings) -> Predictor:
     except ValueError as error:
         raise UserError(str(error)) from error
     own = predictor.settings
-    log.info("model     %s, seed %s, from %s", own["name"], own["seed"], settings.ckpt)
+    log.info("model     %s, seed %s, from %s", own["model"]["name"], own["seed"], settings.ckpt)
     log.info("device    %s, precision %s", device_name(predictor.device), predictor.precision)
     log.info("note      probabilities are %s", in_words(predictor.temperature))
     return predictor

@@ -121,7 +121,8 @@ def _train(cfg: DictConfig, config: Settings, invocation: Invocation, began: "Be
         metrics |= provenance(invocation) | _clocks(began, invocation, resumes=before is not None)
         final_table(metrics, write_metrics(folder, metrics))
         if not invocation.is_sweep:
-            next_steps(folder, max_epochs=None if has_planned_end(config) else 2 * metrics["epochs"])
+            may_go_on = not has_planned_end(config) and metrics["epochs"] == config.trainer["max_epochs"]
+            next_steps(folder, max_epochs=2 * metrics["epochs"] if may_go_on else None)
         _draw_test(parts)  # once the numbers are safe; so no clock counts it
         for logger in parts.trainer.loggers:
             if isinstance(logger, TensorBoard):

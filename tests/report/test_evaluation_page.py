@@ -67,7 +67,7 @@ def test_the_page_says_whether_confidences_are_calibrated():
     plain, calibrated = (make_result(["cat", "dog"], temperature=temperature) for temperature in (None, 0.5))
     text = text_of(make_page(plain))
     assert "The confidences are not calibrated: the checkpoint has no temperature." in text
-    assert "data.val_size=5000" in text
+    assert "data.val_size=auto" in text
     metrics = make_metrics(calibrated)
     text = text_of(make_page(calibrated, metrics))
     before, after = metrics["test/ece"], metrics["test/ece_calibrated"]
