@@ -21,7 +21,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from harness import in_process, smooth_images
+from harness import in_process, smooth_images, spread
 from hydra.utils import get_class
 from PIL import Image
 from rich.console import Console
@@ -99,8 +99,7 @@ def table(rounds: list[dict[str, dict[str, Any]]]) -> Table:
         seconds = [figures["seconds"] for figures in runs]
         ratio = median(by_name[contender]["seconds"] / by_name["first use"]["seconds"] for by_name in rounds)
         medians = [f"{median(figures[key] for figures in runs):.2f}" for key in ("cpu_seconds", "peak_gib")]
-        spread = f"{min(seconds):.2f} ... {max(seconds):.2f}"
-        shown.add_row(contender, f"{median(seconds):.2f}", spread, *medians, f"{ratio:.2f}")
+        shown.add_row(contender, *spread(seconds), *medians, f"{ratio:.2f}")
     return shown
 
 

@@ -241,7 +241,8 @@ def _row(other: OtherSet, results: _Results, reference: _Reference, *, name: str
         is_known = torch.isin(reference.targets, other.arrays.targets.unique())
         if not is_known.all():
             against = against[is_known]
-            note = f"{note}; the drop is against the {len(against):,} {reference.split} images of these classes"
+            of_known = f"the drop is against the {len(against):,} {reference.split} images of these classes"
+            note = f"{note}; {of_known}" if note else of_known
     low, high = _interval(results)
     drop, drop_low, drop_high, p = _drop(results, against.double(), is_paired=is_paired)
     row = {

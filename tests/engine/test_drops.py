@@ -82,6 +82,12 @@ def test_new_images_are_not_paired(rows, tmp_path):
     assert row["loss"] == pytest.approx(mean_loss(seen, labels), rel=1e-5)
 
 
+def test_the_note_names_what_a_set_of_some_classes_is_compared_with(rows, tmp_path):
+    write_new(tmp_path, "v6", shown_as([0, 1]), [0, 1])
+    (row,) = rows("auto")
+    assert (row["against"], row["note"]) == (1.0, "the drop is against the 4 test images of these classes")
+
+
 def test_severities_are_averaged_by_image(rows, tmp_path):
     first = [SEEN, SEEN, SEEN, [0] * 20, [0] * 20]
     second = [SEEN, [0] * 20, [0] * 20, [0] * 20, [0] * 20]
