@@ -39,7 +39,8 @@ Classify = Callable[[Iterable[UInt8[Tensor, "b c h w"]]], Float[Tensor, "n k"]]
 
 CORRUPTIONS = "corruptions"
 _OWN_NOTE = (
-    f"means over {len(SEVERITIES)} severities of this project's own corruptions, which are not CIFAR-10-C: not to be compared with it"
+    f"means over {len(SEVERITIES)} severities of this project's own corruptions, which are not CIFAR-10-C: not to be "
+    "compared with it"
 )
 
 _IMAGES_PER_DRAW = 100
