@@ -30,9 +30,14 @@ def search_prelude(typed: list[str], config_dirs: Sequence[Path] = ()) -> list[s
     if not any(_key(override) == "study" for override in own):
         raise UserError("study=FOLDER is missing: a folder for the search, such as study=logs/lr")
     if any(_key(override) == "overrides" for override in own):  # as composed already
+        if rest:
+            raise UserError(
+                f"{shortened(rest[0], 100)} is given beside overrides=: put it there, or leave overrides out"
+            )
         return own
     for override in rest:
         _refuse_misspelt(override, own_keys)
+    rest = [*(override for override in own if _key(override) == "hydra.searchpath"), *rest]  # it counts for both
     if config_dirs:
         rest = [f"hydra.searchpath={quoted([f'file://{folder.absolute()}' for folder in config_dirs])}", *rest]
     is_named = any(_key(override) in ("search", "space") for override in own)

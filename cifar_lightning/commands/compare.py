@@ -1,13 +1,12 @@
 """``compare(cfg)``: the function behind compare.py. Runs are compared by their files alone, checkpoints on images."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from cifar_lightning.checkpoint.write import write_durably
-from cifar_lightning.config.comparing import resolve_checkpoints, resolve_comparison
+from cifar_lightning.config.comparing import CompareSettings, resolve_checkpoints, resolve_comparison
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.overrides import argument
 from cifar_lightning.config.schema import run_folder
@@ -23,6 +22,9 @@ from cifar_lightning.runs.found import Found, comparison_folder, find_runs
 from cifar_lightning.runs.grouping import Grouping, group_runs
 
 log = logging.getLogger(__name__)
+
+_METRIC = "test/acc"
+"""What is compared where nothing else is asked for, as in conf/compare.yaml."""
 
 _MAX_SHOWN = 20
 """Most rows of a table on the console."""
@@ -53,11 +55,11 @@ def compare(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> Comparison
             raise UserError(f"runs={listed(settings.runs)}: no run is there{_left_out(found)}")
         grouping = group_runs(found.runs, settings.by)
         _check_metric(found, settings.metric)
-        is_baseline = None if settings.baseline is None else grouping.find(settings.baseline)
-        comparison = compared(grouping.groups, settings.metric, is_baseline)
+        baseline = None if settings.baseline is None else grouping.find(settings.baseline)
+        comparison = compared(grouping.groups, settings.metric, baseline)
         folder = Path(settings.output_dir or comparison_folder(settings.runs))
         refuse_used(folder)
-        _report(folder, comparison, _context(settings.runs, found, grouping))
+        _report(folder, comparison, _context(_command(settings), found, grouping))
     return comparison
 
 
@@ -78,12 +80,12 @@ def compare_sweep(folder: Path) -> None:
         folder: That of the sweep.
     """
     found = find_runs([str(folder)])
-    if len(found.runs) < 2 or not any(run.number("test/acc") is not None for run in found.runs):
+    if len(found.runs) < 2 or not any(run.number(_METRIC) is not None for run in found.runs):
         return
     grouping = group_runs(found.runs)
     with on_screen():
-        context = _context([str(folder)], found, grouping)
-        _report(Path(comparison_folder([str(folder)])), compared(grouping.groups, "test/acc"), context)
+        context = _context(f"python compare.py {argument('runs', folder)}", found, grouping)
+        _report(Path(comparison_folder([str(folder)])), compared(grouping.groups, _METRIC), context)
 
 
 def _left_out(found: Found) -> str:
@@ -100,8 +102,19 @@ def _check_metric(found: Found, metric: str) -> None:
         raise UserError(f"metric={printable(metric)}: no run has a number of that name{nearest(metric, names)}")
 
 
-def _context(places: Sequence[str], found: Found, grouping: Grouping) -> Context:
-    typed = argument("runs", places[0]) if len(places) == 1 else f"'runs=[{','.join(places)}]'"
+def _command(settings: CompareSettings) -> str:
+    """What is typed into a POSIX shell to compare the same again."""
+    typed = [argument("runs", settings.runs[0] if len(settings.runs) == 1 else settings.runs)]
+    if settings.metric != _METRIC:
+        typed.append(argument("metric", settings.metric))
+    if settings.baseline is not None:
+        typed.append(argument("baseline", settings.baseline))
+    if settings.by:
+        typed.append(argument("by", settings.by[0] if len(settings.by) == 1 else settings.by))
+    return " ".join(["python compare.py", *typed])
+
+
+def _context(command: str, found: Found, grouping: Grouping) -> Context:
     notes = [*grouping.notes, *(f"left out: {path}: {why}" for path, why in found.left_out)]
     if found.num_evaluations:
         notes.append(f"{found.num_evaluations:,} evaluations of checkpoints are no runs, and left out")
@@ -111,7 +124,7 @@ def _context(places: Sequence[str], found: Found, grouping: Grouping) -> Context
     names = list(dict.fromkeys(str(run.record["name"]) for run in finished if "name" in run.record))
     what = f"Comparison of {listed(names, at_most=3)}" if names else "Comparison"
     title = f"{what}: {len(found.runs):,} runs, {len(grouping.groups):,} groups"
-    return Context(title, grouping.shared, notes, f"python compare.py {typed}")
+    return Context(title, grouping.shared, notes, command)
 
 
 def _report(folder: Path, comparison: Comparison, context: Context) -> None:

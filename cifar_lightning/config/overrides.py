@@ -3,7 +3,7 @@
 import os
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +62,22 @@ def _in_quotes(quote: str, text: str) -> str:
     return f"{quote}{escaped}{quote}"
 
 
-def argument(key: str, path: Path | str) -> str:
+def argument(key: str, path: Path | str | Sequence[str]) -> str:
     """``key=path`` as it is typed into a POSIX shell: quoted for it and for Hydra, where the path wants it.
 
-    There is no such form of a path with ``${``, whose value Hydra computes.
+    Of a list of paths it is ``'key=[path,path]'``. There is no such form of a path with ``${``, whose value Hydra
+    computes.
     """
-    text = str(path)
+    value = _typed(str(path)) if isinstance(path, Path | str) else f"[{','.join(map(_typed, path))}]"
+    return shlex.quote(f"{key}={value}")
+
+
+def _typed(text: str) -> str:
     if text.startswith("~") or text.lower() in ("auto", "null"):  # which would not be read as a path
         text = f"./{text}"
     if re.fullmatch(r"[\w./+-]+", text, re.ASCII):
-        return f"{key}={text}"
-    value = _in_quotes('"', text)  # as shells take single quotes for their own
-    return shlex.quote(f"{key}={value}")
+        return text
+    return _in_quotes('"', text)  # as shells take single quotes for their own
 
 
 def as_texts(overrides: Iterable[str]) -> list[str]:

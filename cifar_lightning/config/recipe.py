@@ -71,12 +71,12 @@ def _normal(key: str, text: str) -> Hashable:
     is_exact = key.startswith("trainer.")
     if re.fullmatch(r"[\w.+-]*", text, re.ASCII):
         return _hashable(_primitive(text), is_exact)
-    if len(text) <= _MAX_PARSED:
-        try:
-            return _hashable(OverridesParser.create().parse_override(f"key={text}").value(), is_exact)
-        except (HydraException, RecursionError, ValueError):
-            pass
-    return text
+    if len(text) > _MAX_PARSED:
+        return text
+    try:
+        return _hashable(OverridesParser.create().parse_override(f"key={text}").value(), is_exact)
+    except (HydraException, RecursionError, ValueError):
+        return text  # records may come from anyone: what Hydra cannot read equals only what is spelled the same
 
 
 def _unquoted(text: str) -> str:

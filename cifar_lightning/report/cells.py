@@ -1,4 +1,9 @@
-"""Cells of CSV files: any name as one that a spreadsheet takes for text."""
+"""CSV files, with any name as a cell that a spreadsheet takes for text."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from io import StringIO
+from typing import Any
 
 from cifar_lightning.errors import printable
 
@@ -14,3 +19,12 @@ def cell(name: str) -> str:
     """
     name = printable(name)
     return f"'{name}" if name.startswith((*_OF_FORMULAS, "'")) else name
+
+
+def csv_file(lines: Iterable[Sequence[Any]]) -> bytes:
+    """Lines as a CSV file, where None and nan are empty cells; names are to come from ``cell``."""
+    text = StringIO(newline="")
+    writer = csv.writer(text)
+    for line in lines:
+        writer.writerow("" if value is None or value != value else value for value in line)  # nan is not itself
+    return text.getvalue().encode()

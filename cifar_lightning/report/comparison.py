@@ -1,8 +1,9 @@
 """A comparison of runs: groups of them, each over its seeds, and paired tests between the groups."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any, Literal
 
 from cifar_lightning.config.recipe import Value
@@ -145,7 +146,7 @@ def _with_tta(metric: str) -> str:
     return metric if metric.endswith("_tta") else f"{metric}_tta"
 
 
-def compared(groups: Sequence[Group], metric: str, is_baseline: Callable[[Group], bool] | None = None) -> Comparison:
+def compared(groups: Sequence[Group], metric: str, baseline: Group | None = None) -> Comparison:
     """Compare groups.
 
     The order is that of a metric of the validation images, where all groups have it: nothing is chosen on test images.
@@ -153,8 +154,8 @@ def compared(groups: Sequence[Group], metric: str, is_baseline: Callable[[Group]
     Args:
         groups: At least one.
         metric: Name of the metric to compare.
-        is_baseline: Whether a group is the one that the others are compared with; None: every two are, or of more
-            than ``ALL_PAIRS`` the first one with the others.
+        baseline: The group that the others are compared with; None: every two are, or of more than ``ALL_PAIRS`` the
+            first one with the others.
     """
     ranked_by = _ranking(groups, metric)
     rows = [_row(group, metric, ranked_by) for group in groups]
@@ -166,18 +167,16 @@ def compared(groups: Sequence[Group], metric: str, is_baseline: Callable[[Group]
 
     rows.sort(key=order)
     tested = [row for row in rows if metric in row.summaries]
-    baseline = None
-    if is_baseline is not None:
-        baseline = next(row for row in rows if is_baseline(row.group))
+    if baseline is not None:
+        single = next(row for row in rows if row.group is baseline)
+        chosen = [(other, single) for other in tested if other is not single]
     elif len(tested) > ALL_PAIRS:
-        baseline = tested[0]
-    if baseline is None:
-        chosen = [(first, second) for i, first in enumerate(tested) for second in tested[i + 1 :]]
-    elif is_baseline is None:
-        chosen = [(baseline, other) for other in tested if other is not baseline]
+        single = tested[0]
+        chosen = [(single, other) for other in tested[1:]]
     else:
-        chosen = [(other, baseline) for other in tested if other is not baseline]
-    return Comparison(metric, ranked_by, rows, _pairs(chosen, metric), baseline)
+        single = None
+        chosen = list(combinations(tested, 2))
+    return Comparison(metric, ranked_by, rows, _pairs(chosen, metric), single)
 
 
 def _ranking(groups: Sequence[Group], metric: str) -> str:

@@ -1,23 +1,18 @@
 """A comparison as files: compare.md, compare.html, compare.csv, pairs.csv and runs.csv."""
 
-import csv
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from typing import Any
 
 import matplotlib as mpl
 
-from cifar_lightning.errors import printable, shortened
+from cifar_lightning.errors import printable
 from cifar_lightning.report import html
-from cifar_lightning.report.cells import cell
+from cifar_lightning.report.cells import cell, csv_file
 from cifar_lightning.report.comparison import SECONDS, Comparison, Row
 from cifar_lightning.report.comparison_plot import MAX_GROUPS, Colors, runs_plot
-from cifar_lightning.report.comparison_text import Rows, conclusion, figure, group_rows, heading, pair_rows
-
-_MAX_ROWS = 1_000
-"""Most rows of a table of the page, and in Markdown; the CSV files have all."""
+from cifar_lightning.report.comparison_text import MAX_ROWS, Rows, conclusion, figure, group_rows, heading, pair_rows
 
 ABOUT = (
     "± and intervals are 95 % intervals of the mean over seeds (Student's t); sd is the sample standard deviation.",
@@ -59,7 +54,7 @@ def markdown(comparison: Comparison, context: Context) -> str:
 
 def _table(rows: Rows) -> str:
     lines = [list(rows.columns), [":---" if side == "left" else "---:" for side in rows.columns.values()]]
-    body = [[_escaped(text) for text in row] for row in rows.rows[:_MAX_ROWS]]
+    body = [[_escaped(text) for text in row] for row in rows.rows[:MAX_ROWS]]
     return "\n".join("| " + " | ".join(line) + " |" for line in [*lines, *body])
 
 
@@ -85,20 +80,16 @@ def page(comparison: Comparison, context: Context) -> str:
         chart=chart,
         undrawn=max(0, len(drawn) - MAX_GROUPS),
         metric=comparison.metric,
-        groups=_shown(group_rows(comparison)),
-        pairs=_shown(pair_rows(comparison)),
-        runs=_shown(runs),
-        max_rows=_MAX_ROWS,
+        groups=group_rows(comparison).for_page(),
+        pairs=pair_rows(comparison).for_page(),
+        runs=runs.for_page(),
+        max_rows=MAX_ROWS,
         num_runs=len(runs.rows),
         shared=context.shared,
         notes=context.notes,
         about=ABOUT,
         command=context.command,
     )
-
-
-def _shown(rows: Rows) -> Rows:
-    return Rows(rows.columns, [[shortened(text, 400) for text in row] for row in rows.rows[:_MAX_ROWS]])
 
 
 def run_rows(comparison: Comparison) -> Rows:
@@ -130,7 +121,7 @@ def groups_csv(comparison: Comparison) -> bytes:
     for row in comparison.rows:
         counts = [row.group.count(status) for status in ("finished", "failed", "unfinished", "running")]
         lines.append([cell(row.group.label), *_statistics(row, names), row.best, row.worst, *counts])
-    return _csv(lines)
+    return csv_file(lines)
 
 
 def _statistics(row: Row, names: Iterable[str]) -> list[float | None]:
@@ -153,7 +144,7 @@ def pairs_csv(comparison: Comparison) -> bytes:
             found = pair.test.difference
             numbers = [found.num, found.mean, found.sd, found.low, found.high, pair.test.p, pair.p]
             lines.append([*names, *numbers, pair.needed])
-    return _csv(lines)
+    return csv_file(lines)
 
 
 def runs_csv(comparison: Comparison) -> bytes:
@@ -166,12 +157,4 @@ def runs_csv(comparison: Comparison) -> bytes:
             facts = [run.status, int(row.group.counts(run)), cell(run.reason), cell(run.place)]
             typed = [cell(run.overrides[key].spelled) if key in run.overrides else "" for key in keys]
             lines.append([cell(row.group.label), run.seed, *map(run.number, names), *facts, *typed])
-    return _csv(lines)
-
-
-def _csv(lines: Iterable[Sequence[Any]]) -> bytes:
-    text = StringIO(newline="")
-    writer = csv.writer(text)
-    for line in lines:
-        writer.writerow("" if value is None or value != value else value for value in line)  # nan is not itself
-    return text.getvalue().encode()
+    return csv_file(lines)

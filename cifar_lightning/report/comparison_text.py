@@ -4,13 +4,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cifar_lightning.errors import listed
+from cifar_lightning.errors import listed, shortened
 from cifar_lightning.report.comparison import SECONDS, Comparison, Pair, Row, less_is_better
 from cifar_lightning.report.stats import LEVEL, Summary
 from cifar_lightning.report.tables import Justify
 
 SIGNIFICANT = 1 - LEVEL
-"""Largest p-value of a difference that is called one."""
+"""Largest p-value with which a difference is said to be shown."""
+
+
+MAX_ROWS = 1_000
+"""Most rows of a table of a page, and in Markdown; the CSV files have all."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,10 @@ class Rows:
 
     columns: Mapping[str, Justify]
     rows: Sequence[Sequence[str]]
+
+    def for_page(self) -> "Rows":
+        """The first ``MAX_ROWS`` of them, with texts of a length that a page can show."""
+        return Rows(self.columns, [[shortened(text, 400) for text in row] for row in self.rows[:MAX_ROWS]])
 
 
 def figure(metric: str, value: float | None, *, sign: bool = False) -> str:
@@ -201,6 +209,6 @@ def _difference(best: Row, pair: Pair | None, metric: str) -> str:
         f"(95 % interval {figure(metric, low)} to {figure(metric, high)}, p {p} after Holm, n = {found.num} seeds)"
     )
     if pair.p <= SIGNIFICANT:
-        return f"{tested}: {'a difference' if is_better else 'a difference, the other way round'}."
+        return f"{tested}: a difference is shown{'' if is_better else ', the other way round'}."
     needed = "" if pair.needed is None else f"; {pair.needed:,} seeds would show one of this size"
     return f"{tested}: no difference is shown{needed}."

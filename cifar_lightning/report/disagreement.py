@@ -1,9 +1,7 @@
 """Checkpoints on the same images: how often each is right, and where they disagree."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import StringIO
 from itertools import combinations
 from typing import Any
 
@@ -11,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from cifar_lightning.report.cells import cell
+from cifar_lightning.report.cells import cell, csv_file
 from cifar_lightning.report.comparison_text import SIGNIFICANT, Rows, p_text
 from cifar_lightning.report.stats import PairedAccuracies, accuracy_interval, holm, paired_accuracies
 from cifar_lightning.report.tables import Justify
@@ -142,23 +140,23 @@ def verdict(found: Disagreement) -> str:
         f"{100 * test.difference:.2f} points (95 % interval {100 * test.low:.2f} to {100 * test.high:.2f}, "
         f"McNemar's exact p {p}{corrected})"
     )
-    conclusion = "a difference" if duel.p <= SIGNIFICANT else "no difference is shown"
+    is_shown = "a difference is shown" if duel.p <= SIGNIFICANT else "no difference is shown"
     if test.difference == 0:
         return f"Checkpoints {best} and {other} have {accuracy} of {num_images:,} images right each (p {p}{corrected})."
     right = f"{accuracy} of {num_images:,} images right"
-    return f"Checkpoint {best} has {right}, checkpoint {other} less by {tested}: {conclusion}."
+    return f"Checkpoint {best} has {right}, checkpoint {other} less by {tested}: {is_shown}."
 
 
 def disagreements_csv(found: Disagreement, classes: Sequence[str], files: Sequence[str] | None) -> bytes:
     """A line for each image of which checkpoints predict different classes."""
     names = [cell(name) for name in classes]
     pairs = [(f"pred {cell(one.name)}", f"confidence {cell(one.name)}") for one in found.contenders]
-    text = StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["index", "target", *(column for pair in pairs for column in pair), *(["path"] if files else [])])
+    lines: list[list[Any]] = [
+        ["index", "target", *(one for pair in pairs for one in pair), *(["path"] if files else [])]
+    ]
     for number in found.differ.nonzero().flatten().tolist():
         told: list[Any] = []
         for contender in found.contenders:
             told += [names[int(contender.preds[number])], f"{float(contender.confidence[number]):.6f}"]
-        writer.writerow([number, names[int(found.targets[number])], *told, *([cell(files[number])] if files else [])])
-    return text.getvalue().encode()
+        lines.append([number, names[int(found.targets[number])], *told, *([cell(files[number])] if files else [])])
+    return csv_file(lines)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from cifar_lightning.checkpoint.trust import read_text
 from cifar_lightning.checkpoint.write import write_durably
@@ -11,6 +12,7 @@ from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.errors import RunError, SweepError, UserError, one_line
 from cifar_lightning.files import own_folder
 from cifar_lightning.runs.folder import CONFIG, claimed
+from cifar_lightning.typehints import fits
 
 FAILED = Path(".hydra", "failed.json")
 """Holds the overrides of a run and why it has failed, until it is started again."""
@@ -58,7 +60,6 @@ def failure_in(folder: Path) -> tuple[list[str], str] | None:
         return None
     if not isinstance(record, dict):
         return None
-    overrides, reason = record.get("overrides"), record.get("error")
-    if not isinstance(overrides, list) or not all(isinstance(one, str) for one in overrides):
-        return None
-    return (overrides, reason) if isinstance(reason, str) else None
+    overrides: Any = record.get("overrides")
+    reason = record.get("error")
+    return (overrides, reason) if fits(overrides, list[str]) and isinstance(reason, str) else None

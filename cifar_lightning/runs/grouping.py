@@ -1,7 +1,7 @@
 """Groups of runs: those that differ in nothing but the seed."""
 
 import shlex
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,11 +36,11 @@ class Grouping:
     notes: Sequence[str]
     _keys: Sequence[_Keys]
 
-    def find(self, text: str) -> Callable[[Group], bool]:
-        """What tells the group that some text means: its label, or overrides that it alone has.
+    def find(self, text: str) -> Group:
+        """The group that some text means: its label, or overrides that it alone has.
 
         Raises:
-            UserError: If that are none, or several.
+            UserError: If there is none, or there are several.
         """
         named = [group for group in self.groups if group.label == text]
         if not named:
@@ -48,17 +48,16 @@ class Grouping:
                 asked = recipe(shlex.split(text))
             except ValueError:  # of a quote that is left open
                 asked = {}
-            has_all = [
+            named = [
                 group
                 for group, keys in zip(self.groups, self._keys, strict=True)
                 if asked and all(key in keys and keys[key].normal == value.normal for key, value in asked.items())
             ]
-            named = has_all
         if len(named) != 1:
             labels = listed([group.label for group in named or self.groups])
             problem = "several groups have that" if named else "no group has that"
             raise UserError(f"baseline={shortened(printable(text), 80)}: {problem}; name one of: {labels}")
-        return lambda group: group is named[0]
+        return named[0]
 
 
 def group_runs(runs: Sequence[Run], by: Sequence[str] = ()) -> Grouping:

@@ -3,13 +3,10 @@
 import matplotlib as mpl
 from markupsafe import Markup
 
-from cifar_lightning.errors import shortened
 from cifar_lightning.report import html
-from cifar_lightning.report.comparison_text import Rows
+from cifar_lightning.report.comparison_text import MAX_ROWS
 from cifar_lightning.search import charts
 from cifar_lightning.search.results import Results, conclusion, rows
-
-_MAX_ROWS = 1_000
 
 ABOUT = (
     "Trials are compared by val/acc of their last weights, on validation images alone. The best of many looks better "
@@ -36,9 +33,9 @@ def page(found: Results, title: str, again: str) -> str:
         charts=_charts(found),
         fixed=found.space.fixed,
         space=[f"{one.key}={one.spelled}" for one in found.space.parameters],
-        trials=Rows(shown.columns, [[shortened(text, 400) for text in row] for row in shown.rows[:_MAX_ROWS]]),
+        trials=shown.for_page(),
         num_trials=len(shown.rows),
-        max_rows=_MAX_ROWS,
+        max_rows=MAX_ROWS,
         about=ABOUT,
         again=again,
     )

@@ -1,19 +1,17 @@
 """What a search has found, as plain values: for the console, the CSV file and the page."""
 
-import csv
 import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from io import StringIO
 from typing import Any
 
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
-from cifar_lightning.report.cells import cell
+from cifar_lightning.report.cells import cell, csv_file
 from cifar_lightning.report.comparison_text import Rows
 from cifar_lightning.report.tables import Justify, duration, shown
 from cifar_lightning.search.space import Space
@@ -157,15 +155,11 @@ def _row(trial: Trial, keys: Sequence[str], *, is_short: bool) -> list[str]:
 def trials_csv(found: Results) -> bytes:
     """A line for each trial, in the order of numbers; accuracies in [0, 1]."""
     keys = [parameter.key for parameter in found.space.parameters]
-    text = StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["trial", "state", "val/acc", "epochs", "seconds", "reason", *map(cell, keys)])
+    lines: list[list[Any]] = [["trial", "state", "val/acc", "epochs", "seconds", "reason", *map(cell, keys)]]
     for trial in found.trials:
         facts: list[Any] = [trial.number, trial.state, trial.acc, trial.epochs, trial.seconds, cell(trial.reason)]
-        writer.writerow(
-            ["" if fact is None else fact for fact in facts] + [cell(trial.texts.get(key, "")) for key in keys]
-        )
-    return text.getvalue().encode()
+        lines.append(facts + [cell(trial.texts.get(key, "")) for key in keys])
+    return csv_file(lines)
 
 
 def conclusion(found: Results) -> str:

@@ -19,6 +19,7 @@ from cifar_lightning.config.schema import SearchSettings
 from cifar_lightning.errors import RunError, UserError, one_line
 from cifar_lightning.report.console import say, screens
 from cifar_lightning.runs.signals import Stopped, signals
+from cifar_lightning.search.space import read_space
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 """While other processes have the last trials, of which one may be killed."""
@@ -39,8 +40,7 @@ def work(settings: SearchSettings, seeds: Sequence[int], train: Any) -> None:
         UserError: If no trial can be run.
         RunError: Likewise.
     """
-    from cifar_lightning.search.space import read_space  # late, as it imports Optuna
-    from cifar_lightning.search.trial import run_trial
+    from cifar_lightning.search.trial import run_trial  # late, as it imports Optuna
 
     space = read_space(settings.space, settings.overrides)
     study = open_study(settings)
@@ -65,8 +65,7 @@ def work(settings: SearchSettings, seeds: Sequence[int], train: Any) -> None:
 
 def open_study(settings: SearchSettings) -> Any:
     """The study of a search; see ``search.study.Study``."""
-    from cifar_lightning.search.space import read_space  # late, as they import Optuna
-    from cifar_lightning.search.study import Study
+    from cifar_lightning.search.study import Study  # late, as it imports Optuna
 
     assert settings.study is not None
     return Study(

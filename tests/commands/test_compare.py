@@ -116,6 +116,22 @@ def test_names_that_shells_and_hydra_have_their_own_ideas_of(command, sweep, tmp
 
 
 @pytest.mark.parametrize(
+    "asked",
+    [
+        ["runs=sweep", "metric=val/acc", "baseline=optimizer.lr=2e-1"],
+        ["runs=['my \\'sweep\\' (1), a=b',sweep]", "by=[folder,commit]"],
+        ["runs=sweep", "by=folder"],
+    ],
+)
+def test_the_page_says_how_to_compare_the_same_again(command, sweep, tmp_path, asked):
+    shutil.copytree(sweep, tmp_path / "my 'sweep' (1), a=b")
+    first = command("compare.py", *asked, "output_dir=out")
+    text = re.search("<pre>(.*)</pre>", (tmp_path / "out" / "compare.html").read_text())[1]
+    _, script, *typed = shlex.split(html.unescape(text))
+    assert (first.code, command(script, *typed, "output_dir=out").out) == (0, first.out)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "runs=FOLDER compares runs, ckpt=[a.ckpt,b.ckpt] checkpoints on the same images: one of them is missing"),

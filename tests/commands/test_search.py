@@ -1,6 +1,7 @@
 """search.py: what it says and writes, what it refuses, and with real runs that it can be killed."""
 
 import csv
+import html
 import os
 import re
 import shlex
@@ -92,6 +93,8 @@ def test_a_named_space_and_choices_of_ones_own(command, here, tmp_path):
     assert (outcome.code, outcome.err) == (0, "")
     for key in ("optimizer.momentum", "optimizer.nesterov", "optimizer.weight_decay"):
         assert f"{key}=" in outcome.out
+    again = re.findall("<pre><bdi>(.*)</bdi></pre>", (tmp_path / "s" / "report.html").read_text())[-1]
+    assert command(*shlex.split(html.unescape(again))[1:]).code == 0
 
 
 @pytest.mark.parametrize(
@@ -99,6 +102,10 @@ def test_a_named_space_and_choices_of_ones_own(command, here, tmp_path):
     [
         (["optimizer.lr=interval(0,1)"], "study=FOLDER is missing"),
         (["study=s", "optimizer.lrr=interval(0,1)"], "there is no key optimizer.lrr: did you mean optimizer.lr?"),
+        (
+            ["study=s", "overrides=[]", "optimizer.lr=interval(0,1)"],
+            "optimizer.lr=interval(0,1) is given beside overrides=",
+        ),
         (["study=s", "n_trails=3", SPACE[1]], "there is no key n_trails: did you mean n_trials?"),
         (["study=s", "experiment=smoke"], "nothing is searched: give a key a space"),
         (["study=s", SPACE[1], "data=synthetic"], "data.val_size must be above 0, got 0"),

@@ -93,7 +93,7 @@ def test_p_values_are_corrected_for_the_pairs_shown():
     corrected = {names: pair.p for names, pair in zip(pairs(three), three.pairs, strict=True)}
     smallest = min(raw, key=raw.get)
     assert corrected[smallest] == pytest.approx(min(1, 3 * raw[smallest]))
-    two = compared([LOW, MIDDLE, HIGH], "test/acc", lambda group: group is LOW)
+    two = compared([LOW, MIDDLE, HIGH], "test/acc", LOW)
     assert pairs(two) == [("lr=2", "lr=1"), ("lr=3", "lr=1")]
     assert min(pair.p for pair in two.pairs) == pytest.approx(2 * min(pair.test.p for pair in two.pairs))
 
@@ -131,9 +131,11 @@ def test_the_conclusion_about_one_group():
 
 def test_the_conclusion_about_a_difference():
     better = conclusion(compared([LOW, group("b", [0.6, 0.612, 0.618], [0.9, 0.9, 0.9])], "test/acc"))
-    assert re.search(r"b is 10\.00 points above lr=1 \(.*, p < 0\.001 after Holm, n = 3 seeds\): a diff", better)
+    assert re.search(
+        r"b is 10\.00 points above lr=1 \(.*, p < 0\.001 after Holm, n = 3 seeds\): a difference is shown\.$", better
+    )
     worse = conclusion(compared([LOW, group("b", [0.4, 0.412, 0.418], [0.9, 0.9, 0.9])], "test/acc"))
-    assert worse.endswith("n = 3 seeds): a difference, the other way round.")
+    assert worse.endswith("n = 3 seeds): a difference is shown, the other way round.")
     same = conclusion(compared([LOW, group("b", [0.5, 0.51, 0.52], [0.4, 0.41, 0.42])], "test/acc"))
     assert same.startswith("lr=1, b are level on the validation images: 41.00 %")
     assert "lr=1 is the same as b (95 % interval 0.00 to 0.00, p = 1.00 after Holm" in same
