@@ -9,8 +9,7 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 """The range of temperatures that are fitted, and that a file may hold."""
 
 MIN_IMAGES = 10
-"""A temperature of fewer images says nothing of others: four that a network is hardly better at than by chance may all
-be right."""
+"""Fewest images that a temperature is fitted on: a few may all be right by chance."""
 
 _LOGITS_AT_ONCE = 2**20
 """Logits whose softmax is in memory at one moment."""
@@ -62,7 +61,9 @@ def fit_temperature(logits: Float[Tensor, "n k"], targets: Int64[Tensor, " n"]) 
     from scipy.optimize import brentq  # late, for runs without validation images
 
     logits, targets = logits.detach().double().cpu(), targets.cpu()
-    _check(logits, targets)
+    check_targets(targets, logits.shape[1])
+    if not bool(logits.isfinite().all()):
+        raise ValueError("logits must be finite")
     relative = logits - logits.max(1, keepdim=True).values
     if not relative.any():
         return 1.0
@@ -80,15 +81,17 @@ def fit_temperature(logits: Float[Tensor, "n k"], targets: Int64[Tensor, " n"]) 
     return min(max(math.exp(-brentq(slope, low, high, xtol=1e-9)), MIN_TEMPERATURE), MAX_TEMPERATURE)
 
 
-def _check(logits: Float[Tensor, "n k"], targets: Int64[Tensor, " n"]) -> None:
-    num_images, num_classes = logits.shape
-    if num_images == 0:
-        raise ValueError("there must be at least 1 image to fit a temperature on, got 0")
+def check_targets(targets: Int64[Tensor, " n"], num_classes: int) -> None:
+    """Check that there are targets, all of them classes.
+
+    Raises:
+        ValueError: If there are none, or one is not in [0, K).
+    """
+    if len(targets) == 0:
+        raise ValueError("there must be at least 1 image, got 0")
     low, high = int(targets.min()), int(targets.max())
     if low < 0 or high >= num_classes:
         raise ValueError(f"targets must be in [0, {num_classes}), got {low} to {high}")
-    if not bool(logits.isfinite().all()):
-        raise ValueError("logits must be finite")
 
 
 def _mean_under_targets(relative: Float[Tensor, "n k"], targets: Int64[Tensor, " n"]) -> float:

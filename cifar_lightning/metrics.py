@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
 
-from cifar_lightning.calibration import calibrated
+from cifar_lightning.calibration import calibrated, check_targets
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,7 @@ def evaluate(logits: Float[Tensor, "n k"], targets: Int64[Tensor, " n"]) -> Eval
     """
     logits, targets = logits.detach().float().cpu(), targets.cpu()
     num_images, num_classes = logits.shape
-    if num_images == 0:
-        raise ValueError("there must be at least 1 image to evaluate, got 0")
-    low, high = int(targets.min()), int(targets.max())
-    if low < 0 or high >= num_classes:
-        raise ValueError(f"targets must be in [0, {num_classes}), got {low} to {high}")
+    check_targets(targets, num_classes)
     preds = logits.argmax(1)
     confusion = multiclass_confusion_matrix(preds, targets, num_classes)
     class_acc = confusion.diag().double() / confusion.sum(1)  # float32 would print 0.937 as 0.9369999...

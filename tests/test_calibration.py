@@ -118,7 +118,7 @@ def test_a_scale_is_taken_back_and_predictions_stay():
 @pytest.mark.parametrize(
     ("logits", "targets", "message"),
     [
-        (torch.zeros(0, 3), [], "at least 1 image to fit a temperature on, got 0"),
+        (torch.zeros(0, 3), [], "at least 1 image, got 0"),
         (torch.zeros(2, 3), [0, 3], r"targets must be in \[0, 3\), got 0 to 3"),
         (torch.zeros(2, 3), [-1, 0], r"targets must be in \[0, 3\), got -1 to 0"),
         (torch.tensor([[0.0, math.inf]]), [0], "logits must be finite"),

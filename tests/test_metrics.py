@@ -93,7 +93,7 @@ def test_bad_input(logits):
         evaluate(logits, torch.tensor([0, 1, 2, 3]))
     with pytest.raises(ValueError, match=r"targets must be in \[0, 3\), got -1 to 2"):
         evaluate(logits, torch.tensor([0, 1, 2, -1]))
-    with pytest.raises(ValueError, match="there must be at least 1 image to evaluate, got 0"):
+    with pytest.raises(ValueError, match="there must be at least 1 image, got 0"):
         evaluate(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
 
 

@@ -38,7 +38,7 @@ from cifar_lightning.report.predictions import write_predictions
 from cifar_lightning.report.tables import class_rows, log_drops, log_table, relative, with_note
 from cifar_lightning.runs.curves import CURVES, read_curves
 from cifar_lightning.runs.evaluations import SETS, changed, deciding, evaluation_folder, record_settings
-from cifar_lightning.runs.folder import held_by_first, refuse_used, run_of
+from cifar_lightning.runs.folder import METRICS, held_by_first, refuse_used, run_of
 from cifar_lightning.runs.metrics_file import provenance, write_metrics
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,8 @@ def evaluate(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> dict[str,
     """Evaluate a checkpoint, or a file exported from one, on a split and return what metrics.json holds.
 
     Writes metrics.json and predictions.csv into ``output_dir``, shows a table, and draws pictures and report.html. The
-    latter are only for show: one that fails is a warning.
+    latter are only for show: one that fails is a warning. Other test sets may take hours: metrics.json is written
+    before them, and again with them.
 
     Args:
         cfg: As ``config.schema.compose(..., config_name="evaluate")`` or the command line makes it; it is not changed.
@@ -104,28 +105,31 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
             seconds = time.perf_counter() - started
             if not ranks.is_first():
                 return classifier.scalars(split)
-            other_sets = drops(trainer, classifier, data, split, sets, corruptions=settings.corruptions)
-        result = evaluated(classifier, data, split)
-        metrics = {
-            **figures(result),
-            f"num_{split}_images": result.plain.num_images,
-            "num_images_of_split": len(data.index[split]),
-            **({"other_sets": other_sets} if other_sets else {}),
-            "ckpt": settings.ckpt,
-            "name": trained["name"],
-            "seed": trained["seed"],
-            "data": data.name,
-            "data_note": data.note,
-            "is_own_data": is_own,
-            "fingerprint": fingerprint,
-            "device": device,
-            "num_devices": ranks.world_size(),
-            "precision": str(trainer.precision),
-            "seconds": seconds,
-            **provenance(invocation),
-            **details(result),
-        }
-        _write(folder, metrics, result)
+            result = evaluated(classifier, data, split)
+            metrics = {
+                **figures(result),
+                f"num_{split}_images": result.plain.num_images,
+                "num_images_of_split": len(data.index[split]),
+                "ckpt": settings.ckpt,
+                "name": trained["name"],
+                "seed": trained["seed"],
+                "data": data.name,
+                "data_note": data.note,
+                "is_own_data": is_own,
+                "fingerprint": fingerprint,
+                "device": device,
+                "num_devices": ranks.world_size(),
+                "precision": str(trainer.precision),
+                "seconds": seconds,
+                **provenance(invocation),
+                **details(result),
+            }
+            predictions = _write(folder, metrics, result)
+            if other_sets := drops(trainer, classifier, data, split, sets, corruptions=settings.corruptions):
+                metrics["other_sets"] = other_sets
+                log_drops(other_sets, split)
+        for path in (write_metrics(folder, metrics), predictions):
+            log.info("wrote     %s", relative(path))
         gather = partial(_gather, data, split)
         draw_pictures(folder, result, gather)
         run = run_of(settings.ckpt)
@@ -138,8 +142,11 @@ def _threads_of_rank() -> int | None:
     return sensible_threads(SMALL_BATCH_FLOPS, ranks.local_world_size()) if ranks.world_size() > 1 else None
 
 
-def _write(folder: Path, metrics: dict[str, Any], result: Evaluated) -> None:
-    """Write the predictions, then the numbers, which say that all is there; and show them."""
+def _write(folder: Path, metrics: dict[str, Any], result: Evaluated) -> Path:
+    """Write the predictions and then the numbers, and show them; return the path of the predictions.
+
+    A folder may have numbers of the same settings, with other sets among them: they stay until all is evaluated again.
+    """
     predictions, num = folder / "predictions.csv", result.plain.num_images
     write_predictions(
         predictions,
@@ -150,13 +157,11 @@ def _write(folder: Path, metrics: dict[str, Any], result: Evaluated) -> None:
         errors=result.label_errors,
         files=result.files,
     )
-    numbers = write_metrics(folder, metrics)
+    if not (folder / METRICS).exists():
+        write_metrics(folder, metrics)
     title = f"{metrics['name']} on {with_note(metrics['data'], metrics['data_note'])}: {num:,} {result.split} images"
     log_table(title, [*figure_rows(result), *class_rows(metrics[f"{result.split}/class_acc"])])
-    if "other_sets" in metrics:
-        log_drops(metrics["other_sets"], result.split)
-    for path in (numbers, predictions):
-        log.info("wrote     %s", relative(path))
+    return predictions
 
 
 def _announce(settings: EvaluateSettings, data: ImageDataModule, trained: dict[str, Any], *, is_its_own: bool) -> None:

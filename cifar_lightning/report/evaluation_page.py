@@ -56,7 +56,6 @@ def evaluation_page(
         num_correct=int(result.is_correct.sum()),
         verdict=_verdict(result),
         classes=_class_rows(result),
-        num_folded=max(0, min(len(result.classes), _MAX_FOLDED)) if len(result.classes) > MAX_ROWS else 0,
         matrix=_matrix(result) if len(result.classes) <= MAX_MATRIX else None,
         confused=_confused(result),
         diagrams=_diagrams(result),
@@ -70,7 +69,6 @@ def evaluation_page(
         command=shlex.join(["python", "evaluate.py", *metrics["overrides"]]),
         other_sets=(sets := metrics.get("other_sets", [])),
         notes=notes_of(sets),
-        fitted_here=split == "val",
     )
 
 
@@ -126,12 +124,11 @@ def _class_rows(result: Evaluated) -> dict[str, list[dict[str, Any]]]:
         return {"all": [row(number) for number in range(len(result.classes))]}
     ranked = _ranked(figures.recall)
     half = min(_NUM_EXTREME, len(ranked) // 2)
-    folded = range(min(len(result.classes), _MAX_FOLDED))
     return {
         "all": [],
         "worst": [row(number) for number in ranked[:half]],
         "best": [row(number) for number in reversed(ranked[len(ranked) - half :])],
-        "folded": [row(number) for number in folded],
+        "folded": [row(number) for number in range(min(len(result.classes), _MAX_FOLDED))],
     }
 
 
