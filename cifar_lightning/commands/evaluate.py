@@ -38,7 +38,7 @@ from cifar_lightning.report.predictions import write_predictions
 from cifar_lightning.report.tables import class_rows, log_drops, log_table, relative, with_note
 from cifar_lightning.runs.curves import CURVES, read_curves
 from cifar_lightning.runs.evaluations import SETS, changed, deciding, evaluation_folder, record_settings
-from cifar_lightning.runs.folder import METRICS, held_by_first, refuse_used, run_of
+from cifar_lightning.runs.folder import held_by_first, refuse_used, run_of
 from cifar_lightning.runs.metrics_file import provenance, write_metrics
 
 log = logging.getLogger(__name__)
@@ -143,10 +143,7 @@ def _threads_of_rank() -> int | None:
 
 
 def _write(folder: Path, metrics: dict[str, Any], result: Evaluated) -> Path:
-    """Write the predictions and then the numbers, and show them; return the path of the predictions.
-
-    A folder may have numbers of the same settings, with other sets among them: they stay until all is evaluated again.
-    """
+    """Write the predictions and then the numbers, and show them; return the path of the predictions."""
     predictions, num = folder / "predictions.csv", result.plain.num_images
     write_predictions(
         predictions,
@@ -157,8 +154,7 @@ def _write(folder: Path, metrics: dict[str, Any], result: Evaluated) -> Path:
         errors=result.label_errors,
         files=result.files,
     )
-    if not (folder / METRICS).exists():
-        write_metrics(folder, metrics)
+    write_metrics(folder, metrics)
     title = f"{metrics['name']} on {with_note(metrics['data'], metrics['data_note'])}: {num:,} {result.split} images"
     log_table(title, [*figure_rows(result), *class_rows(metrics[f"{result.split}/class_acc"])])
     return predictions
