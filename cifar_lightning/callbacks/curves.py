@@ -86,9 +86,8 @@ class TrainingCurves(Callback):
         num_images, loss, num_correct = ranks.summed(pl_module.train_metrics.take())
         if num_images == 0:
             return
-        new = Sums(
-            round(num_images), loss, round(num_correct), self._clock.lap()
-        )  # after take(), which has waited for the device
+        seconds = self._clock.lap()  # after take(), which has waited for the device
+        new = Sums(round(num_images), loss, round(num_correct), seconds)
         self._sums += new
         point = new.means() | {"lr": trainer.optimizers[0].param_groups[0]["lr"]}
         for logger in trainer.loggers:

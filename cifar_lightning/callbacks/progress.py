@@ -56,7 +56,7 @@ class EpochProgress(ProgressBar):
         self._forecast_is_due = False
 
     def disable(self) -> None:
-        raise NotImplementedError("Lightning asks this of all ranks but the first, and a run has one")
+        raise NotImplementedError("Lightning asks this of all ranks but the first, and only that one has this callback")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._columns = [name for name in _COLUMNS if trainer.limit_val_batches or not name.startswith("val/")]

@@ -156,7 +156,7 @@ def _clocks(began: Began, invocation: Invocation, *, resumes: bool) -> dict[str,
     if resumes:  # train_seconds is kept in the checkpoint
         return dict.fromkeys(("warm_seconds", "seconds", "process_seconds"))
     now = time.perf_counter()
-    # The jobs of a sweep share a process.
+    # Jobs of a sweep may share a process.
     process_seconds = None if invocation.is_sweep else now - began.process
     return {"seconds": now - began.command, "process_seconds": process_seconds}
 

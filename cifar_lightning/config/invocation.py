@@ -12,7 +12,7 @@ class Invocation:
     Attributes:
         overrides: The overrides as Hydra got them, those that a prelude put before the typed ones among them.
         hydra_yaml: Gives Hydra's own config as YAML, for the run's folder; None outside Hydra.
-        is_sweep: Whether the command is one job of several in this process.
+        is_sweep: Whether the command is one job of a sweep.
         job_key: Of a job of a sweep, a hash of what it is composed from; None where that does not tell all.
         is_placed: Whether such a job's folder is chosen already, and ``resume`` says whether it has been there.
         report: Called after each validation of a training with the number of epochs done and the accuracy; what it

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from cifar_lightning import ranks
 from cifar_lightning.config.resolve import Section, as_plain
-from cifar_lightning.engine.trainer import environment_of_ranks, refusals
+from cifar_lightning.engine.trainer import environment_of_ranks, refusals, refused_devices
 from cifar_lightning.errors import RunError, UserError, one_line
 from cifar_lightning.report.console import Lines, LogFile
 from cifar_lightning.runs.signals import OF_TERMINALS, Stopped, blocked_for_children, signals
@@ -114,10 +114,7 @@ def _devices(section: Section) -> tuple[int, bool]:
             warnings.simplefilter("ignore")
             trainer = L.Trainer(accelerator=section["accelerator"], devices=asked, enable_model_summary=False, **off)
     except (UserError, RuntimeError, ValueError, TypeError) as error:
-        raise UserError(
-            f"trainer.accelerator={section['accelerator']} trainer.devices={asked}: "
-            f"{one_line(error).removeprefix('trainer: ')} (trainer.accelerator=auto takes what this machine has)"
-        ) from error
+        raise refused_devices(section, error) from error
     finally:
         lightning.setLevel(level)
     return trainer.num_devices, isinstance(trainer.accelerator, CPUAccelerator)

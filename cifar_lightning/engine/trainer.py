@@ -82,10 +82,7 @@ def build_trainer(section: Section, *, output_dir: str, freezes: bool = False, *
     except (UserError, RuntimeError) as error:
         if not re.search("accelerator|device|cuda|gpu", str(error), re.IGNORECASE):
             raise
-        raise UserError(
-            f"trainer.accelerator={section['accelerator']} trainer.devices={as_plain(section['devices'])}: "
-            f"{one_line(error).removeprefix('trainer: ')} (trainer.accelerator=auto takes what this machine has)"
-        ) from error
+        raise refused_devices(section, error) from error
     if trainer.world_size != ranks.world_size():
         raise UserError(
             f"trainer.devices: {trainer.world_size} devices need as many processes, and there is {ranks.world_size()}: "
@@ -206,6 +203,14 @@ def refusals() -> Iterator[None]:
         yield
     except MisconfigurationException as error:
         raise UserError(f"trainer: {one_line(error)}") from error
+
+
+def refused_devices(section: Section, error: Exception) -> UserError:
+    """Lightning's refusal of the devices of a ``trainer`` section, with both keys that name them."""
+    return UserError(
+        f"trainer.accelerator={section['accelerator']} trainer.devices={as_plain(section['devices'])}: "
+        f"{one_line(error).removeprefix('trainer: ')} (trainer.accelerator=auto takes what this machine has)"
+    )
 
 
 def check_length(trainer: L.Trainer, *, planned_by: str | None) -> None:

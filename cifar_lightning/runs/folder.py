@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -84,6 +84,8 @@ def below(run: Path, *names: str) -> str:
 def claimed(folder: Path) -> Iterator[None]:
     """Hold a run's folder for this process alone; see ``locks.held``.
 
+    Where an error comes before anything is written, the lock file is removed, so that the folder is as it was.
+
     Raises:
         UserError: If another process holds it, it cannot be made, or it holds files of others under a run's names.
     """
@@ -105,7 +107,13 @@ def claimed(folder: Path) -> Iterator[None]:
             raise UserError(f"output_dir={folder} cannot be used: {one_line(error)}") from error
         for place in (folder, folder / CONFIG.parent, folder / LAST.parent):
             sweep_temporary(place)
-        yield
+        try:
+            yield
+        except Exception:
+            if names_in(folder) == [LOCK]:
+                with suppress(OSError):  # where a file that is open cannot be removed
+                    (folder / LOCK).unlink()
+            raise
 
 
 @contextmanager

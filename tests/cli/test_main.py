@@ -375,6 +375,13 @@ def test_a_run_without_a_log_file(command, tmp_path):
     assert not (tmp_path / "run" / "train.log").exists()
 
 
+def test_a_run_that_is_refused_leaves_no_folder(command, tmp_path):
+    refused = command("train.py", "trainer.precision=16-mixed", *ON_CPU)
+    assert refused.code == 2
+    assert "trainer.precision=16-mixed is for a GPU" in refused.err
+    assert list((tmp_path / "logs" / "tutorial").iterdir()) == []
+
+
 def test_error_lines_hold_no_control_characters(command):
     refusal = command("train.py", "resume='\x1b[31m\u202e'").refusal
     assert refusal.startswith(r"resume=\x1b[31m\u202e is no folder of a run: ")

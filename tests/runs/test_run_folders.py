@@ -61,6 +61,19 @@ def test_a_folder_in_use_is_refused_and_names_the_process(tmp_path):
         assert (tmp_path / "run" / LOCK).read_text() == str(os.getpid())
 
 
+@pytest.mark.parametrize(("written", "left"), [([], []), (["train.log"], [LOCK, "train.log"])])
+def test_a_lock_does_not_stay_alone_after_an_error(written, left, tmp_path):
+    @claimed(tmp_path / "run")
+    def refuse():
+        for name in written:
+            (tmp_path / "run" / name).touch()
+        raise UserError("refused")
+
+    with pytest.raises(UserError, match="refused"):
+        refuse()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == left
+
+
 TEMPORARY = ".last.ckpt.ab1_z9xy.cifar-lightning.tmp"
 
 
