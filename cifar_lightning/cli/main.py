@@ -10,35 +10,35 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning.cli.command_line import read_command_line, refuse_surroundings
 from cifar_lightning.cli.did_you_mean import explained
 from cifar_lightning.cli.help import help_page
-from cifar_lightning.cli.launching import (
-    LauncherLost,
-    NotedLauncher,
-    NotFinished,
-    ResultsOf,
-    refuse_missing,
-    runs_here,
-    take_own_launchers,
-)
+from cifar_lightning.cli.launching import LauncherLost, runs_here, take_own_launchers
 from cifar_lightning.cli.remote_job import in_own_process
 from cifar_lightning.cli.seeds import with_seeds
+from cifar_lightning.cli.sweeping import (
+    AfterSweep,
+    CheckJob,
+    Job,
+    Sweep,
+    checked_jobs,
+    current_job,
+    end_sweep,
+    error_line,
+    optimises,
+)
 from cifar_lightning.config.invocation import Invocation
 from cifar_lightning.config.overrides import values
 from cifar_lightning.config.schema import CONF, keys_of
-from cifar_lightning.errors import RunError, SweepError, UserError, one_line
+from cifar_lightning.errors import SweepError, UserError
 from cifar_lightning.report.console import say, screens
 from cifar_lightning.runs.signals import Stopped, signals
 
@@ -50,33 +50,6 @@ Task = Callable[[DictConfig, Invocation], float | None]
 
 Prelude = Callable[[list[str], list[Path]], list[str]]
 """Takes the typed overrides and the folders of ``--config-dir``; gives them with others before them."""
-
-
-CheckJob = Callable[[DictConfig, Path], None]
-"""Takes the config of a sweep's job and the folder that is for it; may refuse the sweep."""
-
-AfterSweep = Callable[[Path], None]
-"""Takes the folder of a sweep whose jobs have run."""
-
-
-@dataclass
-class _Job:
-    number: int
-    overrides: str
-    outcome: str
-    failed: bool
-
-    @classmethod
-    def of(cls, number: int, overrides: Sequence[str], typed: Sequence[str], result: Any) -> "_Job":
-        """A job by what it has returned, or the exception that it has ended by."""
-        swept = [override for override in overrides if override not in typed]  # the others are the same for all jobs
-        if isinstance(result, NotFinished):
-            outcome = str(result)
-        elif isinstance(result, BaseException):
-            outcome = f"failed: {_describe(result)}"
-        else:
-            outcome = "done" if result is None else f"done: {result:.4f}"
-        return cls(number, " ".join(swept or overrides), outcome, isinstance(result, BaseException))
 
 
 def run(
@@ -117,25 +90,15 @@ def run(
             task,
             config_name=config_name,
             prelude=prelude,
-            sweep=_Sweep(check_job, returned, after_sweep) if sweeps else None,
+            sweep=Sweep(check_job, returned, after_sweep) if sweeps else None,
             ranks_of=ranks_of,
         )
 
 
-@dataclass
-class _Sweep:
-    """What is done around the jobs of a sweep; see ``run``."""
-
-    check: CheckJob | None
-    returned: str | None
-    after: AfterSweep | None
-    folder: Path | None = None  # once its jobs are launched
-
-
-def _run(task: Task, *, config_name: str, prelude: Prelude, sweep: _Sweep | None, ranks_of: str | None) -> NoReturn:
+def _run(task: Task, *, config_name: str, prelude: Prelude, sweep: Sweep | None, ranks_of: str | None) -> NoReturn:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on, instead of printing them over several lines
-    jobs: list[_Job] = []
+    jobs: list[Job] = []
     overrides: list[str] = []
     config_dirs: list[Path] = []
     placing: list[str] = []
@@ -154,7 +117,7 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, sweep: _Sweep | None
             if runs_here(HydraConfig.get()):
                 return run_it()
             result = in_own_process(run_it, shows_traceback=wants_traceback)
-            entry = _current_job(argv, result)
+            entry = current_job(argv, result)
             say(f"job {entry.number}  {entry.overrides}  {entry.outcome}")
             return result
         except SystemExit:
@@ -186,7 +149,7 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, sweep: _Sweep | None
             sys.argv[1:] = [*overrides, *placing, *typed.flags]  # --info would take an override after it for its value
             argv[:] = sys.argv
             take_own_launchers()
-            with _checked_jobs(sweep, jobs) if typed.is_sweep and sweep is not None else nullcontext():
+            with checked_jobs(sweep, jobs) if typed.is_sweep and sweep is not None else nullcontext():
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         status, has_run = 0, True
     except SystemExit as ended:  # report() has said why
@@ -205,7 +168,7 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, sweep: _Sweep | None
     for entry in sorted(jobs, key=lambda job: job.number):
         say(f"job {entry.number}  {entry.overrides}  {entry.outcome}", "stderr" if entry.failed else "stdout")
     if sweep is not None and has_run:
-        _end_sweep(sweep)
+        end_sweep(sweep)
     sys.exit(status)
 
 
@@ -242,78 +205,10 @@ def _speaks(error: BaseException | None = None) -> bool:
     return place is None or place.rank == 0 or not (error is None or isinstance(error, UserError))
 
 
-def _end_sweep(sweep: _Sweep) -> None:
-    if sweep.after is None or sweep.folder is None:
-        return
-    try:
-        with signals:
-            sweep.after(sweep.folder)
-    except (Exception, Stopped) as error:
-        say(f"warning: the jobs of {sweep.folder} are not compared: {_describe(error)}", "stderr")
-
-
 def _is_new_folder(overrides: list[str]) -> bool:
     """Whether the run's folder is not there yet; one that refuses to run is then removed again, if it is empty."""
     given = values(overrides)
     return "hydra.run.dir" not in given and not os.path.lexists(str(given.get("output_dir", given.get("study", ""))))
-
-
-@contextmanager
-def _checked_jobs(sweep: _Sweep, jobs: list[_Job]) -> Iterator[None]:
-    """Have ``sweep.check`` see each job of a sweep that goes through all values, before the first of them runs.
-
-    Those that an earlier command has finished are left out, and noted among ``jobs``.
-    """
-    from cifar_lightning.cli.finished_jobs import FinishedJobs  # late, as they import torch
-    from cifar_lightning.patches import before_sweeps, watched_jobs
-    from cifar_lightning.runs.folder import refuse_foreign_sweep
-
-    noted: set[int] = set()
-
-    def note(number: int, overrides: Sequence[str], result: Any) -> None:
-        if number not in noted:
-            noted.add(number)
-            jobs.append(_Job.of(number, overrides, sys.argv, result))
-
-    finished = None if sweep.returned is None else FinishedJobs(sweep.returned, note)
-
-    def prepare(sweeper: Sweeper) -> None:
-        assert sweeper.config is not None
-        folder = Path(os.path.abspath(sweeper.config.hydra.sweep.dir))
-        refuse_foreign_sweep(Path(sweeper.config.hydra.sweep.dir))
-        results_of: ResultsOf = _no_results
-        if finished is not None and not _optimises(sweeper.config.hydra):
-            finished.prepare(sweeper)
-            results_of = finished.results_of
-        assert sweeper.launcher is not None
-        if not runs_here(sweeper.config.hydra):
-            sweeper.launcher = NotedLauncher(sweeper.launcher, sweeper.config, note, results_of)
-        launcher: Any = sweeper.launcher
-        launch = launcher.launch
-
-        def launch_noted(*arguments: Any, **options: Any) -> Any:
-            sweep.folder = folder
-            return launch(*arguments, **options)
-
-        launcher.launch = launch_noted
-
-    def watch(config: DictConfig, number: int) -> None:
-        if sweep.check is None or _optimises(config.hydra):
-            return
-        config.hydra.job.num = number
-        try:
-            folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir))
-        except OmegaConfBaseException:  # a name that only the running job knows
-            return
-        with open_dict(config):
-            del config["hydra"]  # Hydra drops this config afterwards, and the node is the larger part to go through
-        sweep.check(config, folder)
-
-    with (
-        before_sweeps(refuse_missing, prepare),
-        watched_jobs(watch, finished.find if finished is not None else lambda overrides, number: False),
-    ):
-        yield
 
 
 def _run_job(
@@ -321,7 +216,7 @@ def _run_job(
     *,
     task: Task,
     prelude: Callable[[list[str]], list[str]],
-    jobs: list[_Job],
+    jobs: list[Job],
     wants_traceback: bool,
     typed: Sequence[str],
 ) -> float | None:
@@ -337,11 +232,11 @@ def _run_job(
         if isinstance(error, SweepError) or not invocation.is_sweep:
             # Not handed to Hydra, which would write a line of its own first.
             raise SystemExit(report(error)) from error
-        jobs.append(job := _current_job(typed, error))
-        say(f"error: job {job.number} ({job.overrides}): {_describe(error)}", "stderr")
+        jobs.append(job := current_job(typed, error))
+        say(f"error: job {job.number} ({job.overrides}): {error_line(error)}", "stderr")
         raise  # to the sweeper, which runs the other jobs all the same
     if invocation.is_sweep:
-        jobs.append(_current_job(typed, result))
+        jobs.append(current_job(typed, result))
     return result
 
 
@@ -377,38 +272,18 @@ def _invocation() -> Invocation:
         hydra_yaml=_hydra_yaml,
         is_sweep=is_sweep,
         job_key=job_key(common_key(config), config.overrides.task) if is_sweep else None,
-        sweeper_optimises=is_sweep and _optimises(config),
+        sweeper_optimises=is_sweep and optimises(config),
     )
-
-
-def _no_results(jobs: dict[int, Sequence[str]]) -> dict[int, float | None]:
-    return {}
-
-
-def _optimises(config: Any) -> bool:
-    """Whether the sweeper of a ``hydra`` node chooses jobs by results; Hydra's own goes through all values."""
-    return not config.sweeper._target_.endswith(".BasicSweeper")
 
 
 def _hydra_yaml() -> str:
     return OmegaConf.to_yaml(OmegaConf.create({"hydra": HydraConfig.get()}))
 
 
-def _current_job(typed: Sequence[str], result: Any) -> _Job:
-    config = HydraConfig.get()
-    return _Job.of(config.job.num, list(config.overrides.task), typed, result)
-
-
-def _describe(error: BaseException) -> str:
-    if isinstance(error, UserError | RunError):
-        return str(error).replace("\n", " ")  # a library's own words may have line breaks
-    return f"{type(error).__name__}: {one_line(error)} (HYDRA_FULL_ERROR=1 shows where)"
-
-
 def report(error: BaseException) -> int:
     """Write an error as one line; return the exit code."""
     if _speaks(error):
-        say(f"error: {_describe(error)}", "stderr")
+        say(f"error: {error_line(error)}", "stderr")
     return 2 if isinstance(error, UserError) else 1
 
 

@@ -1,0 +1,148 @@
+"""A sweep in the process that launches its jobs: they are checked before the first one runs, and noted as they end."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.plugins.sweeper import Sweeper
+from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from cifar_lightning.cli.launching import NotedLauncher, NotFinished, ResultsOf, refuse_missing, runs_here
+from cifar_lightning.errors import RunError, UserError, one_line
+from cifar_lightning.report.console import say
+from cifar_lightning.runs.signals import Stopped, signals
+
+CheckJob = Callable[[DictConfig, Path], None]
+"""Takes the config of a sweep's job and the folder that is for it; may refuse the sweep."""
+
+AfterSweep = Callable[[Path], None]
+"""Takes the folder of a sweep whose jobs have run."""
+
+
+@dataclass
+class Job:
+    """One job, as the list at the end of a sweep tells of it."""
+
+    number: int
+    overrides: str
+    outcome: str
+    failed: bool
+
+    @classmethod
+    def of(cls, number: int, overrides: Sequence[str], typed: Sequence[str], result: Any) -> "Job":
+        """A job by what it has returned, or the exception that it has ended by."""
+        swept = [override for override in overrides if override not in typed]  # the others are the same for all jobs
+        if isinstance(result, NotFinished):
+            outcome = str(result)
+        elif isinstance(result, BaseException):
+            outcome = f"failed: {error_line(result)}"
+        else:
+            outcome = "done" if result is None else f"done: {result:.4f}"
+        return cls(number, " ".join(swept or overrides), outcome, isinstance(result, BaseException))
+
+
+@dataclass
+class Sweep:
+    """What is done around the jobs of a sweep; see ``run``."""
+
+    check: CheckJob | None
+    returned: str | None
+    after: AfterSweep | None
+    folder: Path | None = None  # once its jobs are launched
+
+
+def current_job(typed: Sequence[str], result: Any) -> Job:
+    """The job that runs now, by what it has returned or the exception that it has ended by."""
+    config = HydraConfig.get()
+    return Job.of(config.job.num, list(config.overrides.task), typed, result)
+
+
+@contextmanager
+def checked_jobs(sweep: Sweep, jobs: list[Job]) -> Iterator[None]:
+    """Have ``sweep.check`` see each job of a sweep that goes through all values, before the first of them runs.
+
+    Those that an earlier command has finished are left out, and noted among ``jobs``.
+    """
+    from cifar_lightning.cli.finished_jobs import FinishedJobs  # late, as they import torch
+    from cifar_lightning.patches import before_sweeps, watched_jobs
+    from cifar_lightning.runs.folder import refuse_foreign_sweep
+
+    noted: set[int] = set()
+
+    def note(number: int, overrides: Sequence[str], result: Any) -> None:
+        if number not in noted:
+            noted.add(number)
+            jobs.append(Job.of(number, overrides, sys.argv, result))
+
+    finished = None if sweep.returned is None else FinishedJobs(sweep.returned, note)
+
+    def prepare(sweeper: Sweeper) -> None:
+        assert sweeper.config is not None
+        folder = Path(os.path.abspath(sweeper.config.hydra.sweep.dir))
+        refuse_foreign_sweep(Path(sweeper.config.hydra.sweep.dir))
+        results_of: ResultsOf = _no_results
+        if finished is not None and not optimises(sweeper.config.hydra):
+            finished.prepare(sweeper)
+            results_of = finished.results_of
+        assert sweeper.launcher is not None
+        if not runs_here(sweeper.config.hydra):
+            sweeper.launcher = NotedLauncher(sweeper.launcher, sweeper.config, note, results_of)
+        launcher: Any = sweeper.launcher
+        launch = launcher.launch
+
+        def launch_noted(*arguments: Any, **options: Any) -> Any:
+            sweep.folder = folder
+            return launch(*arguments, **options)
+
+        launcher.launch = launch_noted
+
+    def watch(config: DictConfig, number: int) -> None:
+        if sweep.check is None or optimises(config.hydra):
+            return
+        config.hydra.job.num = number
+        try:
+            folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir))
+        except OmegaConfBaseException:  # a name that only the running job knows
+            return
+        with open_dict(config):
+            del config["hydra"]  # Hydra drops this config afterwards, and the node is the larger part to go through
+        sweep.check(config, folder)
+
+    with (
+        before_sweeps(refuse_missing, prepare),
+        watched_jobs(watch, finished.find if finished is not None else lambda overrides, number: False),
+    ):
+        yield
+
+
+def _no_results(jobs: dict[int, Sequence[str]]) -> dict[int, float | None]:
+    return {}
+
+
+def optimises(config: Any) -> bool:
+    """Whether the sweeper of a ``hydra`` node chooses jobs by results; Hydra's own goes through all values."""
+    return not config.sweeper._target_.endswith(".BasicSweeper")
+
+
+def end_sweep(sweep: Sweep) -> None:
+    """Do what comes after the jobs of a sweep; an error in it is a warning."""
+    if sweep.after is None or sweep.folder is None:
+        return
+    try:
+        with signals:
+            sweep.after(sweep.folder)
+    except (Exception, Stopped) as error:
+        say(f"warning: the jobs of {sweep.folder} are not compared: {error_line(error)}", "stderr")
+
+
+def error_line(error: BaseException) -> str:
+    """An error in one line, with how to see more of one that was not foreseen."""
+    if isinstance(error, UserError | RunError):
+        return str(error).replace("\n", " ")  # a library's own words may have line breaks
+    return f"{type(error).__name__}: {one_line(error)} (HYDRA_FULL_ERROR=1 shows where)"
