@@ -160,7 +160,7 @@ def _show(comparison: Comparison, context: Context) -> None:
         log_table(f"differences in {comparison.metric}", pairs.rows[:_MAX_SHOWN], columns=pairs.columns)
     if len(pairs.rows) > _MAX_SHOWN:
         log.info("%s more differences in pairs.csv", f"{len(pairs.rows) - _MAX_SHOWN:,}")
-    log.info("note      ± is a 95 %% interval of the mean over seeds")
+    log.info("note      ± is the 95 % interval of the mean over seeds")
     for note in context.notes[:_MAX_SHOWN]:
         log.info("note      %s", note)
     log.info("result    %s", conclusion(comparison))

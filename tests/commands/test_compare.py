@@ -53,6 +53,7 @@ def test_a_sweep_is_compared(command, sweep):
     assert rows[3] == ["optimizer.lr=0.3", "0", *["–"] * 5, "1 unfinished"]
     assert rows[5][:4] == ["optimizer.lr=0.2", "optimizer.lr=0.1", "3", "+10.33 ± 1.43"]
     assert "result    optimizer.lr=0.2 is best on the validation images: 71.00 % " in outcome.out
+    assert "note      ± is the 95 % interval of the mean over seeds\n" in outcome.out
     assert lines[-2:] == ["page      sweep/compare/compare.html", "tables    sweep/compare/compare.md"]
     files = {path.name for path in (sweep / "compare").iterdir()}
     assert files >= WRITTEN
