@@ -12,6 +12,7 @@ results/scale.json, from which docs/scale.md has its tables. The load is that of
 import argparse
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -25,13 +26,16 @@ from typing import Any
 
 from records import NAMES, RESULTS
 from run_folders import RECIPE, TUTORIAL, files, multiply, original, restarted
+from scale_tables import RECIPES
 
 from cifar_lightning.checkpoint.format import versions
 from cifar_lightning.config.schema import CONF
 from cifar_lightning.runs.metrics_file import commit_of
 
 RECORD = RESULTS / "scale.json"
-RECIPES = ("tutorial", "resnet18", "speedrun", "speedrun_gpu", "speedrun95", "speedrun96")
+WITHOUT = ("", "callbacks=none", "logger=csv", "logger=none")
+"""What a run can leave out."""
+
 NUM_SEEDS = 5
 PATIENCE_SECONDS = 900
 """After which TensorBoard is not waited for any longer."""
@@ -42,31 +46,29 @@ MOST_BYTES = 10 * 2**30
 Row = dict[str, Any]
 
 
-def in_python(*command: str | Path) -> str:
-    """The output of a script of the project."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", *map(str, command)], check=True, capture_output=True, text=True
-    )
-    return done.stdout
+def timed(*command: str | Path) -> tuple[str, Row]:
+    """The output of a script of the project, its seconds, and those of the CPU."""
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    options: Any = {"check": True, "capture_output": True, "text": True}
+    output = subprocess.run([sys.executable, "-W", "ignore", *map(str, command)], **options).stdout
+    spent, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return output, {"seconds": spent, "cpu_seconds": cpu}
 
 
 def compare(sweep: Path, overrides: Sequence[str], num_runs: int) -> Row:
     """``compare.py runs=SWEEP``."""
-    began = time.perf_counter()
-    output = in_python(CONF.parent / "compare.py", f"runs={sweep}")
-    spent = time.perf_counter() - began
+    output, row = timed(CONF.parent / "compare.py", f"runs={sweep}")
     assert f"{num_runs:,} runs, {num_runs // NUM_SEEDS:,} groups" in output
-    return {"seconds": spent}
+    return row
 
 
 def restart(sweep: Path, overrides: Sequence[str], num_runs: int) -> Row:
     """``train.py -m`` over jobs that have all ended, with the comparison at the end."""
-    began = time.perf_counter()
-    output = in_python(CONF.parent / "train.py", *restarted(sweep, overrides, num_runs, NUM_SEEDS))
-    spent = time.perf_counter() - began
+    output, row = timed(CONF.parent / "train.py", *restarted(sweep, overrides, num_runs, NUM_SEEDS))
     assert output.count(" is done already") == num_runs
     assert f"{num_runs:,} runs, {num_runs // NUM_SEEDS:,} groups" in output
-    return {"seconds": spent}
+    return row
 
 
 def tensorboard(sweep: Path, overrides: Sequence[str], num_runs: int) -> Row:
@@ -82,7 +84,7 @@ def tensorboard(sweep: Path, overrides: Sequence[str], num_runs: int) -> Row:
             time.sleep(0.25)
             with suppress(OSError):  # until it listens
                 if row["seconds"] is None:
-                    row["listed"] = len(_answer(port, "runs"))
+                    row["listed"] = len({*_answer(port, "runs")} - {"compare"})
                     row["seconds"] = time.perf_counter() - began if row["listed"] >= num_runs else None
                 else:
                     row["curves"] = sum("test/acc" in tags for tags in _answer(port, "plugin/scalars/tags").values())
@@ -151,27 +153,33 @@ def measured(
 
 def of_recipes() -> dict[str, Row]:
     """Bytes of a run of each recipe by kind of file: all its epochs, each of one step of a few images."""
-    few = ("data.batch_size=8", "trainer.limit_train_batches=1", "trainer.limit_test_batches=1")
+    few = ("data=synthetic", "data.batch_size=8", "trainer.limit_train_batches=1", "trainer.limit_test_batches=1")
+    commands = {
+        **{f"tutorial{without and ' '}{without}": (*TUTORIAL, without) for without in WITHOUT},
+        **{recipe: (f"experiment={recipe}", *few) for recipe in RECIPES if recipe != "tutorial"},
+    }
     found = {}
-    for recipe in RECIPES:
-        own = TUTORIAL if recipe == "tutorial" else (f"experiment={recipe}", "data=synthetic", *few)
+    for name, own in commands.items():
         with tempfile.TemporaryDirectory() as folder:
-            run = original(Path(folder), [*own, "trainer.accelerator=cpu"])
-            row = {"checkpoints": 0, "curves": 0, "other": 0, "files": 0}
+            run = original(Path(folder), [*filter(None, own), "trainer.accelerator=cpu"])
+            found[name] = {"checkpoints": 0, "curves": 0, "other": 0, "files": 0}
             for entry in files(run):
-                kind = {".ckpt": "checkpoints"}.get(
-                    Path(entry).suffix, "curves" if "tfevents" in entry.name else "other"
-                )
-                row[kind] += 0 if entry.is_dir() else entry.stat().st_size
-                row["files"] += not entry.is_dir()
-        found[recipe] = row
+                is_curve = entry.name == "metrics.csv" or "tfevents" in entry.name
+                kind = "checkpoints" if entry.name.endswith(".ckpt") else "curves" if is_curve else "other"
+                found[name][kind] += 0 if entry.is_dir() else entry.stat().st_size
+                found[name]["files"] += not entry.is_dir()
     return found
 
 
 def keep(name: str, hardware: str, figures: Any) -> None:
     """Put figures into the record by a name, in place of earlier ones."""
     record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    record[name] = {"hardware": hardware, **commit_of(CONF.parent), "versions": versions(), "figures": figures}
+    record[name] = {
+        "hardware": hardware,
+        "commit": commit_of(CONF.parent)["commit"],
+        "versions": versions(),
+        "figures": figures,
+    }
     RECORD.write_text(json.dumps(record, indent=2) + "\n")
 
 

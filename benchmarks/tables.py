@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import scale_tables
 from records import NAMES, RESULTS, Group, add, groups, percent, runs
 
 from cifar_lightning.report.stats import paired_test, summary
@@ -93,14 +94,30 @@ SPEEDRUNS = ("speedrun_gpu", "speedrun", "speedrun95", "speedrun96")
 
 def in_short(names: Sequence[str], accuracy: str) -> str:
     """A table of recipes, each by the figure that is known best, with this heading for it."""
+    note = f"{DAGGER}: {NOT_REPRODUCED}.\n\n"
+    return _in_short(names, f"recipe | what it is | {accuracy} | n | training", "what", place, note)
+
+
+def in_short_in_chinese(names: Sequence[str]) -> str:
+    """The same table for README.zh-CN.md."""
+    note = f"{DAGGER}：此后没有重新跑过。\n\n"
+    return _in_short(names, "配方 | 内容 | 准确率 | n | 训练用时", "zh", _place_in_chinese, note)
+
+
+def _in_short(names: Sequence[str], header: str, what: str, where: Callable[[Group], str], note: str) -> str:
     known = [best_known(recipe)[0] for recipe in names]
     rows = []
     for group in known:
-        what = NAMES["recipes"][group.recipe]["what"]
         figure = percent(group.best) + ("" if group.is_reproduced else f" {DAGGER}")
-        rows.append([f"`{group.recipe}`", what, figure, str(group.best.num), place(group)])
-    note = "" if all(group.is_reproduced for group in known) else f"{DAGGER}: {NOT_REPRODUCED}.\n\n"
-    return table(f"recipe | what it is | {accuracy} | n | training", rows) + note
+        what_it_is = NAMES["recipes"][group.recipe][what]
+        rows.append([f"`{group.recipe}`", what_it_is, figure, str(group.best.num), where(group)])
+    return table(header, rows) + ("" if all(group.is_reproduced for group in known) else note)
+
+
+def _place_in_chinese(group: Group) -> str:
+    remarks = [*["单线程"] * group.is_one_thread, *["同时有其他任务"] * group.is_shared]
+    words = NAMES["hardware"][group.folder]["zh"] + (f"（{'，'.join(remarks)}）" if remarks else "")
+    return f"{words}，" + ("未测" if group.seconds is None else f"{duration(group).replace('to', '至')} 秒")
 
 
 def finetuning() -> dict[str, list[float]]:
@@ -170,9 +187,13 @@ def speed() -> str:
 TEXTS: dict[str, Callable[[], str]] = {
     "recipes": recipes,
     "recipes in short": lambda: in_short(("tutorial", "resnet18", *SPEEDRUNS), "accuracy"),
+    "recipes in Chinese": lambda: in_short_in_chinese(("tutorial", "resnet18", *SPEEDRUNS)),
     "speedruns": lambda: in_short(SPEEDRUNS, "accuracy with TTA"),
     "few images": few_images,
     "speed": speed,
+    "cost of 10,000 runs": lambda: table(*scale_tables.costs(DAGGER)),
+    "many runs": lambda: table(*scale_tables.many_runs()),
+    "disk": lambda: table(*scale_tables.disk()),
     "tutorial": lambda: f"{100 * best_known('tutorial')[0].acc.mean:.1f} %",
     "tutorial with n": lambda: (
         f"{percent(best_known('tutorial')[0].acc, 1)} (mean ± standard deviation over "
