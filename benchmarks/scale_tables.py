@@ -114,7 +114,11 @@ def _seconds(key: str) -> Callable[[list[dict[str, Any]]], str]:
         low, high = min(taken), max(taken)
         digits = 1 if high >= 1 else 2
         spread = f" ({low:,.{digits}f} to {high:,.{digits}f})" if len(taken) > 1 else ""
-        return f"{median(taken):,.{digits}f} s{spread}" + SHARED * any(one["load"] > NUM_CORES for one in rounds)
+        shared = SHARED * any(one["load"] > NUM_CORES for one in rounds)
+        cpu = (
+            f", CPU {median(one['cpu_seconds'] for one in rounds):,.{digits}f} s" if "cpu_seconds" in rounds[0] else ""
+        )
+        return f"{median(taken):,.{digits}f} s{spread}{shared}{cpu}"
 
     return show
 

@@ -66,11 +66,12 @@ def test_size(num_bytes, shown):
 
 def test_what_was_not_measured_is_left_out(monkeypatch):
     rounds = [{"seconds": seconds, "load": 0.1} for seconds in (4.0, 9.0, 5.0)]
-    monkeypatch.setattr(scale_tables, "recorded", lambda: {"compare 1000": rounds, "restart 10000": rounds[:1]})
+    busy = [{"seconds": 8.0, "cpu_seconds": 3.0, "load": 5.0}]
+    monkeypatch.setattr(scale_tables, "recorded", lambda: {"compare 1000": rounds, "restart 10000": busy})
     header, rows = scale_tables.many_runs()
     assert header == "what | 100 runs | 1,000 runs | 10,000 runs"
     assert rows[0] == ["`python compare.py runs=logs/lr`", "", "5.0 s (4.0 to 9.0)", ""]
-    assert rows[1] == ["`python train.py -m ...` again, all jobs done", "", "", "4.0 s"]
+    assert rows[1] == ["`python train.py -m ...` again, all jobs done", "", "", r"8.0 s\*, CPU 3.0 s"]
 
 
 def test_both_languages_have_the_same_figures():
