@@ -52,6 +52,15 @@ def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
+def counted(num: int, name: str, plural: str | None = None) -> str:
+    """A number of things, as people say it.
+
+    >>> counted(1, "run"), counted(12_000, "image"), counted(0, "class", "classes")
+    ('1 run', '12,000 images', '0 classes')
+    """
+    return f"{num:,} {name if num == 1 else plural or f'{name}s'}"
+
+
 def listed(names: Collection[str], *, at_most: int = 10) -> str:
     """Names for a line: the first few of them, safe to print and not too long, and how many more there are."""
     first = ", ".join(shortened(printable(name), 80) for name in list(names)[:at_most])

@@ -18,7 +18,7 @@ from rich.text import Text
 from cifar_lightning.config.overrides import argument
 from cifar_lightning.config.resolve import Section, Settings
 from cifar_lightning.device import device_name
-from cifar_lightning.errors import printable, shortened
+from cifar_lightning.errors import counted, printable, shortened
 
 if TYPE_CHECKING:
     import lightning as L
@@ -72,7 +72,7 @@ def class_rows(class_acc: Mapping[str, float]) -> list[tuple[str, str]]:
     half = _MAX_CLASS_ROWS // 2
     ranked = sorted((acc, i) for i, acc in enumerate(class_acc.values()) if not math.isnan(acc))
     worst, best = [i for _, i in ranked[:half]], [i for _, i in ranked[half:][-half:]]
-    between = (f"{len(rows) - len(worst) - len(best):,} more classes", "in metrics.json")
+    between = (counted(len(rows) - len(worst) - len(best), "more class", "more classes"), "in metrics.json")
     return [*(rows[i] for i in reversed(best)), between, *(rows[i] for i in reversed(worst))]
 
 
