@@ -267,11 +267,15 @@ def _invocation() -> Invocation:
 
     config = HydraConfig.get()
     is_sweep = config.mode == RunMode.MULTIRUN
+    sources = config.runtime.config_sources
+    flags = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
+    flags += [override for override in config.overrides.hydra if override.startswith("hydra.searchpath=")]
     return Invocation(
         overrides=tuple(config.overrides.task),
         hydra_yaml=_hydra_yaml,
         is_sweep=is_sweep,
         job_key=job_key(common_key(config), config.overrides.task) if is_sweep else None,
+        flags=tuple(flags),
         sweeper_optimises=is_sweep and optimises(config),
     )
 

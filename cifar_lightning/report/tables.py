@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -15,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cifar_lightning.config.overrides import argument
 from cifar_lightning.config.resolve import Section, Settings
 from cifar_lightning.device import device_name
 from cifar_lightning.errors import counted, printable, shortened
@@ -184,24 +182,3 @@ def final_table(metrics: dict[str, Any], path: Path) -> None:
     data = with_note(metrics["data"], metrics["data_note"])
     log_table(f"{metrics['name']} on {data}, seed {metrics['seed']}", rows)
     log.info("numbers   %s", relative(path))
-
-
-def next_steps(folder: Path, *, max_epochs: int | None) -> None:
-    """Print, after training, the commands that one may type next.
-
-    Args:
-        folder: Of the run.
-        max_epochs: A number of epochs to resume with; None where the run cannot be resumed with more.
-    """
-    last = relative(folder / "checkpoints" / "last.ckpt")
-    if last.exists():
-        ckpt = argument("ckpt", last)
-        log.info("evaluate  python evaluate.py %s", ckpt)
-        log.info("predict   python predict.py %s images=PICTURES", ckpt)
-        if max_epochs is not None:
-            log.info(
-                "resume    python train.py %s trainer.max_epochs=%d", argument("resume", relative(folder)), max_epochs
-            )
-    runs = relative(folder.absolute())
-    runs = Path(runs.parts[0]) if not runs.is_absolute() and len(runs.parts) > 1 else runs
-    log.info("watch     tensorboard --logdir %s", shlex.quote(str(runs)))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from texts import EXAMPLES, NAMES
 
-from cifar_lightning.report.tables import class_rows, duration, log_drops, log_table, next_steps, shown
+from cifar_lightning.report.tables import class_rows, duration, log_drops, log_table, shown
 
 
 def test_a_table_has_a_title_and_a_line_for_each_value(caplog):
@@ -51,30 +51,6 @@ def test_accuracies_are_shown_in_percent(name, value, expected):
 )
 def test_a_duration_has_at_most_two_units(seconds, expected):
     assert duration(seconds) == expected
-
-
-def test_after_training_the_next_commands_can_be_typed(caplog, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "logs" / "a run" / "1"
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "checkpoints" / "last.ckpt").touch()
-    with caplog.at_level(logging.INFO):
-        next_steps(folder, max_epochs=4)
-    ckpt = """'ckpt="logs/a run/1/checkpoints/last.ckpt"'"""
-    assert caplog.messages == [
-        f"evaluate  python evaluate.py {ckpt}",
-        f"predict   python predict.py {ckpt} images=PICTURES",
-        """resume    python train.py 'resume="logs/a run/1"' trainer.max_epochs=4""",
-        "watch     tensorboard --logdir logs",
-    ]
-
-
-def test_a_run_of_a_planned_length_is_not_said_to_resume(caplog, tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt").touch()
-    with caplog.at_level(logging.INFO):
-        next_steps(tmp_path, max_epochs=None)
-    assert [line.split()[0] for line in caplog.messages] == ["evaluate", "predict", "watch"]
 
 
 @pytest.mark.parametrize("name", ["cat [old]", "[bold]x[/bold]", "[/]", ":dog:", "a :cat: b", "\\[x]"])
