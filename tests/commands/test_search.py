@@ -16,12 +16,12 @@ from conftest import ROOT
 pytest.importorskip("optuna")
 
 from browsing import requested, visit
-from trying import SPACE, Failing, Train
+from trying import SPACE, Failing, Train, work_here
 
 from cifar_lightning.commands.search import search
-from cifar_lightning.config.schema import SearchSettings, compose
+from cifar_lightning.config.schema import compose
 from cifar_lightning.errors import UserError
-from cifar_lightning.search import supervise, worker
+from cifar_lightning.search import supervise
 
 REAL = (
     *("experiment=smoke", "optimizer.lr=tag(log,interval(1e-3,1e-1))", "data.batch_size=choice(4,16)"),
@@ -38,13 +38,7 @@ def here(monkeypatch):
     """Searches work in the test's own process, with runs that take no time; gives how to choose those."""
     trains = [Train()]
 
-    def work(code, message, environments, note_death):
-        asked = worker.json.loads(message)
-        settings = SearchSettings(**{**asked["settings"], "overrides": tuple(asked["settings"]["overrides"])})
-        worker.work(settings, asked["seeds"], trains[-1])
-        return 0
-
-    monkeypatch.setattr(supervise, "supervise", work)
+    work_here(monkeypatch, lambda cfg, invocation: trains[-1](cfg, invocation))
     return trains
 
 
