@@ -321,9 +321,15 @@ def ray_jobs_by(submit: Callable[[Callable[[], Any]], Any], result_of: Callable[
 
 
 @contextmanager
-def ray_leaves_sigterm() -> Iterator[None]:
-    """Have ``ray.init`` leave the handler of SIGTERM as it is; that of Ray 2.60 ends this process."""
-    from ray._private import utils  # late, as it is an extra
+def ray_keeps_to_itself() -> Iterator[None]:
+    """Have ``ray.init`` leave the handler of SIGTERM as it is, and show nothing where a process is killed.
 
-    with patch.object(utils, "set_sigterm_handler", lambda handler: None):
+    The handler of Ray 2.60 ends this process. Of a killed process it prints a paragraph, whatever its options.
+    """
+    from ray._private import utils, worker  # late, as it is an extra
+
+    with (
+        patch.object(utils, "set_sigterm_handler", lambda handler: None),
+        patch.object(worker, "listen_error_messages", lambda worker, stopped: None),
+    ):
         yield

@@ -4,6 +4,7 @@ import math
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ Tell = Callable[[int, Sequence[str], Any], None]
 """Called with number, overrides and result of a job that has ended, or with the exception that it has ended by."""
 
 _SECONDS_BETWEEN_LOOKS = 1.0
+
+_UNLIMITED = 1_000_000
 
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # what is run here is nobody's business
@@ -81,20 +84,22 @@ class RayJobs(Launcher):
     def _start(self) -> None:
         import ray  # late, as it is an extra
 
-        from cifar_lightning.patches import ray_leaves_sigterm
+        from cifar_lightning.patches import ray_keeps_to_itself
 
         if ray.is_initialized():  # for an earlier batch
             return
         options, wanted = self._options("init"), self._options("remote")
-        self._folder = tempfile.mkdtemp(prefix="ray-", dir=_short_folder())  # which nobody else can enter
+        self._at_once = _jobs_that_fit(options, wanted)
         try:
-            with ray_leaves_sigterm():
-                ray.init(**{"_temp_dir": self._folder, **options})
             if wanted:
                 ray.remote(**wanted)(_nothing)  # which refuses what is no option of it
+            self._folder = tempfile.mkdtemp(prefix="ray-", dir=_short_folder())  # which nobody else can enter
+            with ray_keeps_to_itself():
+                ray.init(**{"_temp_dir": self._folder, **options})
         except (AssertionError, ConnectionError, OSError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"hydra.launcher.ray: {shortened(one_line(error), 400)}") from error
-        self._at_once = _jobs_that_fit(wanted, ray.cluster_resources())
+        finally:
+            _take_signals_back()
 
     def _options(self, key: str) -> dict[str, Any]:
         options = OmegaConf.to_container(self._config[key], resolve=True)
@@ -105,8 +110,10 @@ class RayJobs(Launcher):
         if self._folder is not None:
             import ray
 
-            ray.shutdown()
-            shutil.rmtree(self._folder, ignore_errors=True)
+            try:
+                ray.shutdown()
+            finally:
+                shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class _NoMore(Exception):
@@ -158,6 +165,13 @@ class _Batch:
                 self._tell(self._first + place, self._overrides[place], result)
 
 
+def _take_signals_back() -> None:
+    """Have Python see signals again: Ray's library in C++ aborts the process three seconds after SIGTERM."""
+    signals.install()
+    if signals.requested is not None:  # it has come meanwhile
+        signal.alarm(0)
+
+
 def _returned(job: Any, overrides: Sequence[str]) -> JobReturn:
     import ray
     from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
@@ -168,6 +182,8 @@ def _returned(job: Any, overrides: Sequence[str]) -> JobReturn:
     except OutOfMemoryError:
         return _failed(overrides, RunError(f"Ray has ended its process, as memory ran out: run fewer at once; {again}"))
     except WorkerCrashedError:
+        if signals.requested is not None:  # which ends a process that still imports
+            return _failed(overrides, JobStopped("stopped as it began"))
         killed = "its process was killed, as the system does where memory runs out, or has crashed"
         return _failed(overrides, RunError(f"{killed}; {again}"))
     except RayTaskError as error:  # of what is around the job
@@ -181,26 +197,26 @@ def _failed(overrides: Sequence[str], error: Exception) -> JobReturn:
     return job
 
 
-def _jobs_that_fit(wanted: dict[str, Any], there: dict[str, float]) -> int:
-    """How many jobs run at once.
+def _jobs_that_fit(options: dict[str, Any], wanted: dict[str, Any]) -> int:
+    """How many jobs run at once, as far as the options tell; Ray itself waits for what they leave to it.
 
     Args:
+        options: Of ``ray.init``.
         wanted: Options of ``ray.remote``.
-        there: Amounts of all that Ray shares out, by name.
 
     Raises:
         UserError: If that is none.
     """
-    amounts = {"CPU": wanted.get("num_cpus", 1), "GPU": wanted.get("num_gpus"), "memory": wanted.get("memory")}
-    fitting = [1_000_000]
-    for name, amount in {**amounts, **(wanted.get("resources") or {})}.items():
-        if amount:
-            fitting.append(math.floor(there.get(name, 0) / amount + 1e-9))
-            if fitting[-1] == 0:
-                raise UserError(
-                    f"hydra.launcher.ray.remote: a job wants {amount:g} of {name}, Ray has {there.get(name, 0):g} on "
-                    "this machine"
-                )
+    there = {"CPU": options.get("num_cpus"), "GPU": options.get("num_gpus"), **(options.get("resources") or {})}
+    amounts = {"CPU": wanted.get("num_cpus", 1), "GPU": wanted.get("num_gpus"), **(wanted.get("resources") or {})}
+    fitting = [_UNLIMITED]
+    for name, amount in amounts.items():
+        has = there.get(name, 0)
+        if not isinstance(has, int | float) or not isinstance(amount, int | float) or amount <= 0:
+            continue
+        fitting.append(math.floor(has / amount + 1e-9))
+        if fitting[-1] == 0:
+            raise UserError(f"hydra.launcher.ray.remote: a job wants {amount:g} {name}, there are {has:g} for all")
     return min(fitting)
 
 
