@@ -53,18 +53,28 @@ def forget(folder):
         path.unlink()
 
 
-def start(*arguments):
-    """A sweep of train.py that sees two GPUs by name, which are not there."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
-        "CUDA_VISIBLE_DEVICES": "70,90",
-        "HYDRA_FULL_ERROR": "0",
-    }
-    del environment["OMP_NUM_THREADS"]
-    line = [sys.executable, str(ROOT / "train.py"), "-m", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(line, env=environment, start_new_session=True, **pipes)
+@pytest.fixture
+def start():
+    """Start a sweep of train.py that sees two GPUs by name, which are not there."""
+    started = []
+
+    def begin(*arguments):
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environment |= {
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
+            "CUDA_VISIBLE_DEVICES": "70,90",
+            "HYDRA_FULL_ERROR": "0",
+        }
+        del environment["OMP_NUM_THREADS"]
+        line = [sys.executable, str(ROOT / "train.py"), "-m", *arguments]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(line, env=environment, start_new_session=True, **pipes))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()  # where the test has failed; Ray's processes end with it
+        process.communicate()
 
 
 def ended(process):
@@ -113,7 +123,7 @@ def metrics(folder):
     return {key: value for key, value in found.items() if "/" in key}
 
 
-def test_jobs_are_those_of_a_serial_sweep_each_with_its_gpu(command, here):
+def test_jobs_are_those_of_a_serial_sweep_each_with_its_gpu(command, here, start):
     serial = command("train.py", "-m", *SWEEP, "output_dir=serial", "optimizer.lr=0.01,0.02", "trainer.accelerator=cpu")
     assert serial.code == 0, serial.err
     forget(here / "seen")
@@ -137,7 +147,7 @@ def test_jobs_are_those_of_a_serial_sweep_each_with_its_gpu(command, here):
     assert err[2:] == [f"job 2  optimizer.lr=-1  failed: {failure}"]
 
 
-def test_a_sweep_that_is_killed_and_stopped_ends_as_if_it_had_not_been(command, here):
+def test_a_sweep_that_is_killed_and_stopped_ends_as_if_it_had_not_been(command, here, start):
     swept = ("seed=0,1,2,3", *TWO_CORES)
     serial = command("train.py", "-m", *SWEEP, "output_dir=serial", "seed=0,1,2,3", "trainer.accelerator=cpu")
     assert serial.code == 0, serial.err
