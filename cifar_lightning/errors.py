@@ -26,6 +26,13 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def in_words(error: BaseException) -> str:
+    """An exception in one line: the project's own errors say what is wrong, others need their type before it."""
+    if isinstance(error, UserError | RunError) or not str(error).strip():
+        return one_line(error)
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
 def printable(text: str, *, keep: str = "") -> str:
     r"""Text that is safe to write anywhere: a character that cannot be printed becomes an escape such as ``\x1b``.
 
@@ -50,6 +57,15 @@ def printable(text: str, *, keep: str = "") -> str:
 def shortened(text: str, length: int) -> str:
     """Text of at most so many characters, with an ellipsis in place of the rest."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def counted(num: int, name: str, plural: str | None = None) -> str:
+    """A number of things, as people say it.
+
+    >>> counted(1, "run"), counted(12_000, "image"), counted(0, "class", "classes")
+    ('1 run', '12,000 images', '0 classes')
+    """
+    return f"{num:,} {name if num == 1 else plural or f'{name}s'}"
 
 
 def listed(names: Collection[str], *, at_most: int = 10) -> str:

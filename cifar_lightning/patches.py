@@ -1,4 +1,4 @@
-"""Everything private of Lightning, Hydra, torch and TensorBoard that the project touches, and nothing elsewhere.
+"""Everything private of Lightning, Hydra, torch, TensorBoard and Ray that the project touches, and nothing elsewhere.
 
 One function or class for each, with the version it is for and the reason. ``tests/test_patches.py`` has a test for each
 that fails once it is not needed any more. Lightning takes seconds to import, and compare.py does without it.
@@ -12,6 +12,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -291,3 +292,44 @@ def appending_writer(
             write_rows(path, fieldnames, rows)
 
     return AppendingWriter(log_dir=log_dir)
+
+
+@contextmanager
+def ray_jobs_by(submit: Callable[[Callable[[], Any]], Any], result_of: Callable[[Any], Any]) -> Iterator[None]:
+    """Have Hydra's Ray launcher leave to others when a job begins, and how its end is waited for.
+
+    Version 1.2.2 hands all jobs to Ray, then waits for one after the other. So it takes no notice of one that ends
+    before an earlier one, and where a process is killed it leaves the other jobs alone.
+
+    Args:
+        submit: Called with each job, in their order, which begins when it is called and gives Ray's reference to it.
+        result_of: Called with what ``submit`` has given for each; gives what the job returns.
+    """
+    from hydra_plugins.hydra_ray_launcher import _core  # late, as it is an extra
+
+    launch = _core.launch_job_on_ray
+
+    def launch_by(*arguments: Any) -> Any:
+        return submit(lambda: launch(*arguments))
+
+    with (
+        patch.object(_core, "launch_job_on_ray", launch_by),
+        patch.object(_core, "start_ray", lambda options: None),  # which would say that it is running
+        patch.object(_core, "ray", SimpleNamespace(get=result_of)),
+    ):
+        yield
+
+
+@contextmanager
+def ray_keeps_to_itself() -> Iterator[None]:
+    """Have ``ray.init`` leave the handler of SIGTERM as it is, and show nothing where a process is killed.
+
+    The handler of Ray 2.60 ends this process. Of a killed process it prints a paragraph, whatever its options.
+    """
+    from ray._private import utils, worker  # late, as it is an extra
+
+    with (
+        patch.object(utils, "set_sigterm_handler", lambda handler: None),
+        patch.object(worker, "listen_error_messages", lambda worker, stopped: None),
+    ):
+        yield

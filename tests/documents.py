@@ -4,6 +4,7 @@ import ast
 import re
 import shlex
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +21,23 @@ class Block:
     language: str
     text: str
     output: str | None
+
+
+@dataclass(frozen=True)
+class Command:
+    """What can be typed: its words, and what the page shows as its answer, if it does."""
+
+    words: tuple[str, ...]
+    answer: str = ""
+
+    def __str__(self) -> str:
+        return shlex.join(self.words)
+
+    @property
+    def call(self) -> tuple[str, ...]:
+        """The entry that it calls and the arguments, also behind ``srun``; nothing where it calls none."""
+        words = self.words[1:] if self.words[0] == "srun" else self.words
+        return words[1:] if words[0] == "python" and words[1] in ENTRIES else ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +74,21 @@ class Page:
         return [(entry, c[c.index(entry) + 1 :]) for entry in ENTRIES for c in self.commands if entry in c]
 
     @property
+    def typed(self) -> list[Command]:
+        """Each command once, in the order of the page: of bash and console blocks, and of last cells of tables."""
+        block, cell = r"^```(bash|console)\n(.*?)^```$", r"^\|[^\n]*\| `((?:python|tensorboard) [^`\n]*)` \|$"
+        found: list[Command] = []
+        for language, text, in_cell in re.findall(
+            f"{block}|{cell}", self.text.replace("<time>", TIME), re.DOTALL | re.MULTILINE
+        ):
+            if language == "console":
+                shown = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE)
+                found += [Command(tuple(shlex.split(line)), answer) for line, answer in shown]
+            else:
+                found += [command for line in (in_cell or text).splitlines() for command in one_by_one(line)]
+        return list(dict.fromkeys(found))
+
+    @property
     def links(self) -> list[str]:
         """Where it links to within the project: ``path``, ``path#heading`` or ``#heading``."""
         return re.findall(r"\]\((?!https?:)([^)\s]+)\)", self.text)
@@ -66,6 +99,13 @@ class Page:
         without_code = re.sub(r"^```.*?^```$", "", self.text, flags=re.DOTALL | re.MULTILINE)
         headings = re.findall(r"^#+ (.*)$", without_code, re.MULTILINE)
         return {anchor(heading) for heading in headings}
+
+
+def one_by_one(line: str) -> list[Command]:
+    """The commands of a line of a shell, which ``&&`` joins."""
+    words = shlex.split(line, comments=True)
+    ends = [-1, *(i for i, word in enumerate(words) if word == "&&"), len(words)]
+    return [Command(tuple(words[i + 1 : j])) for i, j in pairwise(ends) if words]
 
 
 def anchor(heading: str) -> str:
@@ -84,6 +124,21 @@ EXTENSIONS = {
 """Sections that add files of one's own: their commands run with these files, in tests/test_extending.py."""
 
 
+@dataclass(frozen=True)
+class Help:
+    """What ``--help`` of an entry shows, as a page: its examples."""
+
+    entry: str
+
+    def __str__(self) -> str:
+        return f"{self.entry} --help"
+
+    @property
+    def typed(self) -> list[Command]:
+        """The examples."""
+        return [Command(("python", self.entry, *arguments)) for arguments in examples(self.entry)]
+
+
 def examples(entry: str) -> list[list[str]]:
     """The arguments of the examples that ``--help`` of an entry shows."""
     lines = re.findall(
@@ -93,3 +148,9 @@ def examples(entry: str) -> list[list[str]]:
 
 
 PAGES = [Page(path) for path in [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").glob("*.md"))]]
+
+ORIGINALS = [page for page in PAGES if ".zh-CN" not in page.path.name]
+"""Those that are no translation; a translation has the same blocks of code."""
+
+QUICK = {"README.md", "docs/from-the-tutorial.md"}
+"""Pages whose commands are typed by default, but for those that start processes; elsewhere that is slow."""

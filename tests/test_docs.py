@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from conftest import TinyCIFAR10, save_checkpoint
-from documents import ENTRIES, EXTENSIONS, PAGES, ROOT, TIME, Page, examples
+from documents import ENTRIES, EXTENSIONS, ORIGINALS, PAGES, QUICK, ROOT, TIME, Page, examples
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -27,11 +27,13 @@ pages = pytest.mark.parametrize("page", PAGES, ids=str)
 SHOWN = [call for page in PAGES for call in page.calls] + [
     (entry, arguments) for entry in ENTRIES for arguments in examples(entry)
 ]
+TYPED = {typed.call for page in PAGES if str(page) in QUICK for typed in page.typed}
 CALLS = sorted(
     {
         (entry, *arguments)
         for entry, arguments in SHOWN
-        if not any(f"python {entry} {' '.join(arguments)}\n" in text for text in EXTENSIONS.values())
+        if (entry, *arguments) not in TYPED
+        and not any(f"python {entry} {' '.join(arguments)}\n" in text for text in EXTENSIONS.values())
     }
 )
 
@@ -86,9 +88,6 @@ def test_three_screens_have_a_picture_or_a_table(page):
 def uses_data(code: str) -> bool:
     """Whether what a block prints depends on the images of ``data``, which are others here."""
     return any(isinstance(node, ast.Name) and node.id == "data" for node in ast.walk(ast.parse(code)))
-
-
-ORIGINALS = [page for page in PAGES if ".zh-CN" not in page.path.name]
 
 
 @pytest.mark.parametrize("page", [page for page in ORIGINALS if page.blocks("python")], ids=str)

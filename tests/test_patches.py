@@ -2,8 +2,10 @@
 
 import ast
 import csv
+import inspect
 import re
 import shutil
+import signal
 import threading
 import warnings
 from contextlib import nullcontext
@@ -26,6 +28,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -386,3 +389,59 @@ def test_tensorboards_thread_still_ends_with_a_traceback(silent, tmp_path, monke
     thread = writer.file_writer.event_writer._async_writer._worker
     thread.join(10)
     assert printed == ([] if silent else [FileNotFoundError])
+
+
+@pytest.fixture
+def ray_launcher(monkeypatch):
+    """The module of Hydra's Ray launcher, which begins three jobs of names; Ray finds the first one killed."""
+    pytest.importorskip("ray")
+    core = pytest.importorskip("hydra_plugins.hydra_ray_launcher._core")
+    happened = []
+
+    def get(job):
+        happened.append(f"asked for {job}")
+        raise RuntimeError("killed")
+
+    def launch_job_on_ray(hydra_context, remote, config, *others):
+        happened.append(f"began {config.hydra.job.num}")
+        return config.hydra.job.num
+
+    monkeypatch.setattr(core, "ray", SimpleNamespace(get=get))
+    monkeypatch.setattr(core, "launch_job_on_ray", launch_job_on_ray)
+    monkeypatch.setattr(core, "start_ray", lambda options: happened.append("started"))
+    monkeypatch.setattr(core, "configure_log", lambda *arguments: None)
+    return core, happened
+
+
+def test_hydras_ray_launcher_still_waits_for_its_jobs_in_turn_and_leaves_them_where_one_is_killed(
+    ray_launcher, tmp_path
+):
+    core, happened = ray_launcher
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        config = loader.load_configuration("train", [f"output_dir={tmp_path}"], run_mode=RunMode.MULTIRUN)
+        launcher = SimpleNamespace(
+            config=config,
+            hydra_context=HydraContext(loader, Callbacks(config)),
+            task_function=len,
+            ray_cfg=OmegaConf.create({"init": {}, "remote": {}}),
+        )
+        jobs = [["seed=1"], ["seed=2"]]
+        with pytest.raises(RuntimeError, match="killed"):
+            core.launch(launcher, jobs, 4)
+        assert happened == ["started", "began 4", "began 5", "asked for 4"]
+        happened.clear()
+        with patches.ray_jobs_by(lambda begin: [begin()], lambda job: ("result", *job)):
+            assert core.launch(launcher, jobs, 4) == [("result", 4), ("result", 5)]
+        assert happened == ["began 4", "began 5"]
+
+
+def test_ray_still_takes_sigterm_and_prints_what_it_finds_killed():
+    ray = pytest.importorskip("ray")
+    assert "set_sigterm_handler(" in inspect.getsource(ray.init)
+    assert "target=listen_error_messages" in inspect.getsource(ray._private.worker.connect)
+    before = signal.getsignal(signal.SIGTERM)
+    with patches.ray_keeps_to_itself():
+        ray._private.utils.set_sigterm_handler(lambda signum, frame: None)
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert ray._private.worker.listen_error_messages(None, None) is None

@@ -53,13 +53,6 @@ def test_every_choice_is_listed(name):
         assert set(re.findall(r"`(\w+)`", table[group])) == choices
 
 
-def test_the_misspelt_key_is_answered_as_shown(command):
-    typed, answer = re.search(r"```console\n\$ python train.py (.*)\n(.*)\n```", TEXT).groups()
-    outcome = command("train.py", typed)
-    assert outcome.code == 2
-    assert answer in outcome.err
-
-
 def rooms() -> dict[str, set[str]]:
     """The tree of the package: names of folders, and of the files that it lists in each."""
     tree = re.search(r"^cifar_lightning/\n(.*?)^tests/", DEVELOP.text, re.DOTALL | re.MULTILINE)[1]

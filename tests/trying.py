@@ -6,11 +6,12 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from cifar_lightning.config.schema import compose
+from cifar_lightning.config.schema import SearchSettings, compose
 from cifar_lightning.config.searching import resolve_search
 from cifar_lightning.errors import RunError
 from cifar_lightning.locks import held
 from cifar_lightning.runs.folder import CONFIG, LOCK
+from cifar_lightning.search import supervise, worker
 from cifar_lightning.search.record import begin
 from cifar_lightning.search.space import read_space
 from cifar_lightning.search.worker import open_study
@@ -39,6 +40,18 @@ def quickly(overrides, folder, *, resume=None):
     given = OmegaConf.from_dotlist([override for override in overrides if "=" in override])
     usual = {"seed": 0, "optimizer": {"lr": 0.01}, "data": {"batch_size": 4}}
     return OmegaConf.merge(usual, given, {"output_dir": str(folder), "resume": resume})
+
+
+def work_here(monkeypatch, train):
+    """Have a search work in the test's own process, one trial after the other, with something in place of ``train``."""
+
+    def work(code, message, environments, note_death):
+        asked = json.loads(message)
+        settings = SearchSettings(**{**asked["settings"], "overrides": tuple(asked["settings"]["overrides"])})
+        worker.work(settings, asked["seeds"], train)
+        return 0
+
+    monkeypatch.setattr(supervise, "supervise", work)
 
 
 class Train:

@@ -15,13 +15,22 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from cifar_lightning.cli.ray_jobs import set_up_ray
 from cifar_lightning.cli.remote_job import STOP_FILE, JobExited, JobStopped
 from cifar_lightning.config.schema import CONF
 from cifar_lightning.errors import RunError, UserError, one_line, shortened
 from cifar_lightning.runs.signals import Stopped, blocked_for_children, signals
 
-_PACKAGES = {"hydra_joblib_launcher": "joblib", "hydra_submitit_launcher": "submitit"}
-"""Packages of launchers, and what they import late; the extra ``cluster`` brings both."""
+_RAY = "hydra_ray_launcher"
+_PACKAGES = {
+    "hydra_joblib_launcher": ("joblib", "cluster"),
+    "hydra_submitit_launcher": ("submitit", "cluster"),
+    _RAY: ("ray", "ray"),
+}
+"""Packages of launchers, what they import late, and the extra that brings both."""
+
+_LOCAL = ("hydra_joblib_launcher", _RAY)
+"""Those whose jobs run on this machine; the others leave them to a scheduler."""
 
 Note = Callable[[int, Sequence[str], Any], None]
 """Called with number, overrides and result of a job, or with the exception that it has ended by."""
@@ -50,12 +59,15 @@ def refuse_missing(config: DictConfig) -> None:
     """
     target, package = str(config.hydra.launcher._target_), _package(config)
     if package in _PACKAGES:
+        library, extra = _PACKAGES[package]
+        if package == _RAY:
+            set_up_ray()
         try:
             importlib.import_module(target.rpartition(".")[0])
-            importlib.import_module(_PACKAGES[package])
+            importlib.import_module(library)
         except ImportError as error:
             name = package.replace("_", "-")
-            raise UserError(f"{name} is not installed: pip install -e '.[cluster]'") from error
+            raise UserError(f"{name} is not installed: pip install -e '.[{extra}]'") from error
 
 
 def take_own_launchers() -> None:
@@ -72,6 +84,15 @@ def runs_here(hydra: Any) -> bool:
         hydra: The ``hydra`` node of its config, or of the sweep's.
     """
     return hydra.mode != RunMode.MULTIRUN or str(hydra.launcher._target_).endswith(".BasicLauncher")
+
+
+def uses_ray(config: DictConfig) -> bool:
+    """Whether the jobs of a sweep run under Ray.
+
+    Args:
+        config: That of the sweep.
+    """
+    return _package(config) == _RAY
 
 
 def _package(config: DictConfig) -> str:
@@ -96,7 +117,7 @@ class NotedLauncher(Launcher):
         results_of: ResultsOf,
     ) -> None:
         self._launcher, self._note, self._results_of = launcher, note, results_of
-        self._is_local = _package(config) == "hydra_joblib_launcher"  # the others leave their jobs to a scheduler
+        self._is_local = _package(config) in _LOCAL
         self._stop_file = Path(tempfile.gettempdir(), f"cifar-lightning-{uuid.uuid4().hex}.stop")
 
     def setup(self, **options: Any) -> None:
@@ -109,6 +130,7 @@ class NotedLauncher(Launcher):
             Stopped: If a signal has come, once the jobs on this machine have saved.
             SystemExit: If a job has called ``sys.exit``, or has refused the whole sweep.
             LauncherLost: If the launcher has raised.
+            UserError: If the launcher refuses how it is configured.
         """
         around: AbstractContextManager[Any] = (
             _telling_jobs_of_signals(self._stop_file) if self._is_local else nullcontext()
@@ -116,6 +138,8 @@ class NotedLauncher(Launcher):
         try:
             with around:
                 returned = self._launcher.launch(job_overrides, initial_job_idx=initial_job_idx)
+        except UserError:
+            raise
         except Exception as error:
             self._note_from_files(dict(enumerate(job_overrides, initial_job_idx)))
             raise LauncherLost(_told(error)) from error

@@ -117,8 +117,7 @@ def _run(task: Task, *, config_name: str, prelude: Prelude, sweep: Sweep | None,
             if runs_here(HydraConfig.get()):
                 return run_it()
             result = in_own_process(run_it, shows_traceback=wants_traceback)
-            entry = current_job(argv, result)
-            say(f"job {entry.number}  {entry.overrides}  {entry.outcome}")
+            current_job(argv, result).tell_end()
             return result
         except SystemExit:
             folder = HydraConfig.get().runtime.output_dir
@@ -233,7 +232,7 @@ def _run_job(
             # Not handed to Hydra, which would write a line of its own first.
             raise SystemExit(report(error)) from error
         jobs.append(job := current_job(typed, error))
-        say(f"error: job {job.number} ({job.overrides}): {error_line(error)}", "stderr")
+        job.tell_end()
         raise  # to the sweeper, which runs the other jobs all the same
     if invocation.is_sweep:
         jobs.append(current_job(typed, result))
@@ -267,11 +266,15 @@ def _invocation() -> Invocation:
 
     config = HydraConfig.get()
     is_sweep = config.mode == RunMode.MULTIRUN
+    sources = config.runtime.config_sources
+    flags = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
+    flags += [override for override in config.overrides.hydra if override.startswith("hydra.searchpath=")]
     return Invocation(
         overrides=tuple(config.overrides.task),
         hydra_yaml=_hydra_yaml,
         is_sweep=is_sweep,
         job_key=job_key(common_key(config), config.overrides.task) if is_sweep else None,
+        flags=tuple(flags),
         sweeper_optimises=is_sweep and optimises(config),
     )
 

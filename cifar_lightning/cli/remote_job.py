@@ -51,7 +51,7 @@ def in_own_process(job: Callable[[], T], *, shows_traceback: bool) -> T:
     pickled: an exception of a library often cannot.
 
     Raises:
-        UserError: What the job raises, in words.
+        UserError: What the job raises, in words; where it is to be shown, its traceback is a note of it.
         RunError: Likewise; ``JobStopped`` after a signal, ``JobExited`` after ``sys.exit``.
     """
     try:
@@ -65,11 +65,15 @@ def in_own_process(job: Callable[[], T], *, shows_traceback: bool) -> T:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         raise JobExited(f"the job has ended itself with exit code {code}", code) from None
     except Exception as error:
+        told = (
+            type(error)(one_line(error))
+            if isinstance(error, UserError | RunError)
+            else RunError(f"{type(error).__name__}: {one_line(error)} (HYDRA_FULL_ERROR=1 shows where)")
+        )
         if shows_traceback:
             traceback.print_exception(error)
-        if isinstance(error, UserError | RunError):
-            raise type(error)(one_line(error)) from None
-        raise RunError(f"{type(error).__name__}: {one_line(error)} (HYDRA_FULL_ERROR=1 shows where)") from None
+            told.add_note("".join(traceback.format_exception(error)))  # for a launcher that keeps it off the console
+        raise told from None
 
 
 def _hand_on(stopped: Stopped) -> None:

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from cifar_lightning.cli.launching import NotedLauncher, NotFinished, ResultsOf, refuse_missing, runs_here
+from cifar_lightning.cli.launching import NotedLauncher, NotFinished, ResultsOf, refuse_missing, runs_here, uses_ray
+from cifar_lightning.cli.ray_jobs import RayJobs
 from cifar_lightning.errors import RunError, UserError, one_line
 from cifar_lightning.report.console import say
 from cifar_lightning.runs.signals import Stopped, signals
@@ -45,6 +46,13 @@ class Job:
         else:
             outcome = "done" if result is None else f"done: {result:.4f}"
         return cls(number, " ".join(swept or overrides), outcome, isinstance(result, BaseException))
+
+    def tell_end(self) -> None:
+        """Say on the console that the job has just ended."""
+        if self.failed:
+            say(f"error: job {self.number} ({self.overrides}): {self.outcome.removeprefix('failed: ')}", "stderr")
+        else:
+            say(f"job {self.number}  {self.overrides}  {self.outcome}")
 
 
 @dataclass
@@ -80,17 +88,25 @@ def checked_jobs(sweep: Sweep, jobs: list[Job]) -> Iterator[None]:
             noted.add(number)
             jobs.append(Job.of(number, overrides, sys.argv, result))
 
+    def tell(number: int, overrides: Sequence[str], result: Any) -> None:
+        for text in getattr(result, "__notes__", ()):  # a traceback, where it is asked for
+            sys.stderr.write(text)
+        Job.of(number, overrides, sys.argv, result).tell_end()
+
     finished = None if sweep.returned is None else FinishedJobs(sweep.returned, note)
 
     def prepare(sweeper: Sweeper) -> None:
         assert sweeper.config is not None
         folder = Path(os.path.abspath(sweeper.config.hydra.sweep.dir))
         refuse_foreign_sweep(Path(sweeper.config.hydra.sweep.dir))
+        assert sweeper.launcher is not None
+        if uses_ray(sweeper.config):
+            sweeper.launcher = RayJobs(sweeper.launcher, sweeper.config, tell)
+            stack.callback(sweeper.launcher.close)
         results_of: ResultsOf = _no_results
         if finished is not None and not optimises(sweeper.config.hydra):
             finished.prepare(sweeper)
             results_of = finished.results_of
-        assert sweeper.launcher is not None
         if not runs_here(sweeper.config.hydra):
             sweeper.launcher = NotedLauncher(sweeper.launcher, sweeper.config, note, results_of)
         launcher: Any = sweeper.launcher
@@ -115,6 +131,7 @@ def checked_jobs(sweep: Sweep, jobs: list[Job]) -> Iterator[None]:
         sweep.check(config, folder)
 
     with (
+        ExitStack() as stack,
         before_sweeps(refuse_missing, prepare),
         watched_jobs(watch, finished.find if finished is not None else lambda overrides, number: False),
     ):

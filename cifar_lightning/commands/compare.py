@@ -10,7 +10,7 @@ from cifar_lightning.config.comparing import CompareSettings, resolve_checkpoint
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.overrides import argument
 from cifar_lightning.config.schema import run_folder
-from cifar_lightning.errors import UserError, listed, nearest, one_line, printable
+from cifar_lightning.errors import UserError, counted, listed, nearest, one_line, printable
 from cifar_lightning.report.comparison import Comparison, compared
 from cifar_lightning.report.comparison_files import Context, groups_csv, markdown, page, pairs_csv, runs_csv
 from cifar_lightning.report.comparison_text import conclusion, group_rows, pair_rows
@@ -117,13 +117,14 @@ def _command(settings: CompareSettings) -> str:
 def _context(command: str, found: Found, grouping: Grouping) -> Context:
     notes = [*grouping.notes, *(f"left out: {path}: {why}" for path, why in found.left_out)]
     if found.num_evaluations:
-        notes.append(f"{found.num_evaluations:,} evaluations of checkpoints are no runs, and left out")
+        evaluations = counted(found.num_evaluations, "evaluation of a checkpoint", "evaluations of checkpoints")
+        notes.append(f"left out: {evaluations}")
     finished = [run for run in found.runs if run.status == "finished"]
     if any(len({run.record.get(key) for run in finished} - {None}) > 1 for key in ("data", "fingerprint.test")):
         notes.append("The groups were tested on different images: a difference may be one of the images.")
     names = list(dict.fromkeys(str(run.record["name"]) for run in finished if "name" in run.record))
     what = f"Comparison of {listed(names, at_most=3)}" if names else "Comparison"
-    title = f"{what}: {len(found.runs):,} runs, {len(grouping.groups):,} groups"
+    title = f"{what}: {counted(len(found.runs), 'run')}, {counted(len(grouping.groups), 'group')}"
     return Context(title, grouping.shared, notes, command)
 
 
@@ -155,11 +156,11 @@ def _show(comparison: Comparison, context: Context) -> None:
     groups, pairs = group_rows(comparison, is_short=True), pair_rows(comparison)
     log_table(context.title, groups.rows[:_MAX_SHOWN], columns=groups.columns)
     if len(groups.rows) > _MAX_SHOWN:
-        log.info("%s more groups in compare.csv", f"{len(groups.rows) - _MAX_SHOWN:,}")
+        log.info("%s in compare.csv", counted(len(groups.rows) - _MAX_SHOWN, "more group"))
     if pairs.rows:
         log_table(f"differences in {comparison.metric}", pairs.rows[:_MAX_SHOWN], columns=pairs.columns)
     if len(pairs.rows) > _MAX_SHOWN:
-        log.info("%s more differences in pairs.csv", f"{len(pairs.rows) - _MAX_SHOWN:,}")
+        log.info("%s in pairs.csv", counted(len(pairs.rows) - _MAX_SHOWN, "more difference"))
     log.info("note      ± is the 95 % interval of the mean over seeds")
     for note in context.notes[:_MAX_SHOWN]:
         log.info("note      %s", note)

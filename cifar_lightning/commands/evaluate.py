@@ -30,7 +30,7 @@ from cifar_lightning.engine.drops import drops
 from cifar_lightning.engine.evaluating import check_data, evaluated_data, evaluating_trainer, is_data_of, run_evaluation
 from cifar_lightning.engine.launch import joined, launch, ranks_to_start
 from cifar_lightning.engine.trainer import check_limit
-from cifar_lightning.errors import UserError
+from cifar_lightning.errors import UserError, counted
 from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.evaluation import Evaluated, details, evaluated, figure_rows, figures
 from cifar_lightning.report.evaluation_files import draw_pictures, draw_report
@@ -155,7 +155,8 @@ def _write(folder: Path, metrics: dict[str, Any], result: Evaluated) -> Path:
         files=result.files,
     )
     write_metrics(folder, metrics)
-    title = f"{metrics['name']} on {with_note(metrics['data'], metrics['data_note'])}: {num:,} {result.split} images"
+    on = f"{metrics['name']} on {with_note(metrics['data'], metrics['data_note'])}"
+    title = f"{on}: {counted(num, f'{result.split} image')}"
     log_table(title, [*figure_rows(result), *class_rows(metrics[f"{result.split}/class_acc"])])
     return predictions
 
@@ -164,7 +165,7 @@ def _announce(settings: EvaluateSettings, data: ImageDataModule, trained: dict[s
     """Say what is evaluated, and on what."""
     num_images = len(data.index[settings.split])
     log.info("model     %s, seed %s, from %s", trained["model"]["name"], trained["seed"], settings.ckpt)
-    log.info("data      %s: %s %s images", with_note(data.name, data.note), f"{num_images:,}", settings.split)
+    log.info("data      %s: %s", with_note(data.name, data.note), counted(num_images, f"{settings.split} image"))
     if not is_its_own:
         log.info("note      these are not the %s images that the run was started with", settings.split)
 

@@ -18,7 +18,7 @@ from cifar_lightning.data.decode_pool import delayed_progress
 from cifar_lightning.data.named_files import named_files
 from cifar_lightning.data.scan import Problems
 from cifar_lightning.device import device_name, keeping_freed_memory
-from cifar_lightning.errors import RunError, UserError, printable, shortened
+from cifar_lightning.errors import RunError, UserError, counted, printable, shortened
 from cifar_lightning.predictor import Prediction, Predictor
 from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.figures import MAX_GRID, image_grid, only_for_show, to_png
@@ -99,7 +99,7 @@ def _predict(settings: PredictSettings, invocation: Invocation) -> dict[str, Any
         record_settings(folder, asked, result="predictions.json")
         own = predictor.settings
         log.info("model     %s, seed %s, from %s", own["model"]["name"], own["seed"], settings.ckpt)
-        log.info("pictures  %s files, read at %dx%d", f"{len(files):,}", side, side)
+        log.info("pictures  %s, read at %dx%d", counted(len(files), "file"), side, side)
         log.info("device    %s, precision %s", about["device"], predictor.precision)
         log.info("note      probabilities are %s", in_words(predictor.temperature))
         options = {"classes": predictor.classes, "topk": topk, "save_probs": settings.save_probs}
@@ -158,7 +158,9 @@ def _report(
     columns: dict[str, Justify] = {"file": "left", "class": "left", "probability": "right"}
     if any(row[3] for row in rows):
         columns["runners-up, or why not" if topk > 1 else "why not"] = "left"
-    title = f"{num_files:,} pictures" if num_files <= NUM_SHOWN else f"The first {NUM_SHOWN} of {num_files:,} pictures"
+    title = counted(num_files, "picture")
+    if num_files > NUM_SHOWN:
+        title = f"The first {NUM_SHOWN} of {title}"
     log_table(title, [row[: len(columns)] for row in rows], columns=columns)
     for name in ("predictions.csv", "predictions.json"):
         log.info("wrote     %s", relative(folder / name))

@@ -13,7 +13,8 @@ from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.schema import SearchSettings
 from cifar_lightning.config.searching import resolve_search
-from cifar_lightning.errors import RunError, UserError, needs_extra
+from cifar_lightning.config.shares import cores
+from cifar_lightning.errors import RunError, UserError, counted, needs_extra
 from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.tables import log_table, relative
 from cifar_lightning.runs.signals import Stopped
@@ -111,13 +112,9 @@ def _work(settings: SearchSettings, study: "Study", seed: int) -> int:
     if left == 0 and done == len(trials):
         return 0
     num = max(1, min(settings.n_workers, left))
-    environments = shares(num, cores=_num_cores(), gpus=_gpus() if num > 1 else [])
+    environments = shares(num, cores=cores(), gpus=_gpus() if num > 1 else [])
     seeds = [seed + i for i in range(settings.seeds)]
     return supervise(WORKER, message(settings, seeds), environments, study.note_death)
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpus() -> list[str]:
@@ -137,14 +134,14 @@ def _report(settings: SearchSettings, study: "Study", space: Space) -> "Results"
     found = results(study, space)
     shown = rows(found, at_most=_MAX_SHOWN)
     if shown.rows:
-        log_table(f"{len(found.trials):,} trials, the best first", shown.rows, columns=shown.columns)
+        log_table(f"{counted(len(found.trials), 'trial')}, the best first", shown.rows, columns=shown.columns)
     if len(found.trials) > _MAX_SHOWN:
-        log.info("%s more trials in trials.csv", f"{len(found.trials) - _MAX_SHOWN:,}")
+        log.info("%s in trials.csv", counted(len(found.trials) - _MAX_SHOWN, "more trial"))
     log.info("result    %s", conclusion(found))
     if found.command:
         log.info("train     %s", found.command)
     write_durably(study.folder / "trials.csv", trials_csv(found))
-    title = f"Search in {study.folder.name}: {len(found.trials):,} trials"
+    title = f"Search in {study.folder.name}: {counted(len(found.trials), 'trial')}"
     write_durably(study.folder / "report.html", page(found, title, _again(settings)).encode())
     log.info("page      %s", relative(study.folder / "report.html"))
     return found

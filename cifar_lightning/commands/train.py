@@ -30,13 +30,14 @@ from cifar_lightning.engine.warmup import warm_up
 from cifar_lightning.errors import RunError, UserError
 from cifar_lightning.patches import quick_hook_names, staying_on_device, unlimited_recompiles, watched_restoring
 from cifar_lightning.report.console import on_screen
-from cifar_lightning.report.tables import announce, final_table, next_steps
+from cifar_lightning.report.tables import announce, final_table
 from cifar_lightning.runs.failure import forget_failure, noted_failure
 from cifar_lightning.runs.folder import CONFIG, LAST, held_by_first, record
 from cifar_lightning.runs.jobkeys import record_key
 from cifar_lightning.runs.loggers import CSV, TensorBoard, hyper_parameters
 from cifar_lightning.runs.metrics_file import finished_metrics, provenance, write_metrics
-from cifar_lightning.runs.resume import checkpoint_to_resume, finished, has_planned_end, take_over
+from cifar_lightning.runs.next_steps import next_steps
+from cifar_lightning.runs.resume import checkpoint_to_resume, finished, take_over
 from cifar_lightning.runs.signals import Stopped
 from cifar_lightning.runs.sweep import folder_of_job, placed
 
@@ -121,8 +122,7 @@ def _train(cfg: DictConfig, config: Settings, invocation: Invocation, began: "Be
         metrics |= provenance(invocation) | _clocks(began, invocation, resumes=before is not None)
         final_table(metrics, write_metrics(folder, metrics))
         if not invocation.is_sweep:
-            may_go_on = not has_planned_end(config) and metrics["epochs"] == config.trainer["max_epochs"]
-            next_steps(folder, max_epochs=2 * metrics["epochs"] if may_go_on else None)
+            next_steps(config, metrics, invocation)
         _draw_test(parts)  # once the numbers are safe; so no clock counts it
         for logger in parts.trainer.loggers:
             if isinstance(logger, TensorBoard):

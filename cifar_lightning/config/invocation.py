@@ -17,6 +17,7 @@ class Invocation:
         is_placed: Whether such a job's folder is chosen already, and ``resume`` says whether it has been there.
         report: Called after each validation of a training with the number of epochs done and the accuracy; what it
             raises ends the run.
+        flags: What was typed to have Hydra look for choices in other folders too, besides the overrides.
         sweeper_optimises: Whether a sweeper chooses the next jobs by what the command returns.
     """
 
@@ -26,6 +27,7 @@ class Invocation:
     job_key: str | None = None
     is_placed: bool = False
     report: Callable[[int, float], None] | None = None
+    flags: tuple[str, ...] = ()
     sweeper_optimises: bool = False
 
     def plain(self) -> dict[str, Any]:

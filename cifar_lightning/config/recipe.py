@@ -18,6 +18,9 @@ NO_PART = ("seed", "output_dir", "resume", "hydra")
 IF_DOUBLED = (*WHERE_AND_HOW, "tta", "name", "data.name", "data.note")
 """Keys likewise that make groups only where a seed would otherwise stand twice."""
 
+_ESCAPED = re.compile(r"\\([\\()\[\]{}:=, \t])")
+"""What Hydra escapes in the text of a sweep's jobs, such as a space."""
+
 _MAX_PARSED = 2_000
 """Most characters of a value that Hydra's parser is asked about, which takes its time; a longer one is text."""
 
@@ -80,8 +83,9 @@ def _normal(key: str, text: str) -> Hashable:
 
 
 def _unquoted(text: str) -> str:
-    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-    return text[1:-1].replace(f"\\{text[0]}", text[0]) if is_quoted else text
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1].replace(f"\\{text[0]}", text[0])
+    return _ESCAPED.sub(r"\1", text)
 
 
 def _primitive(text: str) -> Any:

@@ -1,6 +1,5 @@
 """The schema of the top-level keys, and how a config is composed from conf/."""
 
-import os
 import re
 from dataclasses import dataclass, fields, make_dataclass
 from datetime import datetime
@@ -12,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from cifar_lightning.config import shares  # noqa: F401  # its resolvers
 from cifar_lightning.config.overrides import as_texts, expanded
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -194,12 +194,6 @@ def _first(*values: Any) -> Any:
     return expanded("output_dir", folder) if isinstance(folder, str) else folder
 
 
-def _jobs_at_once(num_threads: int | None) -> int:
-    """How many jobs of so many threads share the cores of this machine; None: of one, as most steps are small."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // (num_threads or 1))
-
-
 # At import, so that whoever composes a config with this package finds them there.
 ConfigStore.instance().store(name="train_schema", node=TrainSchema)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateSchema)
@@ -209,4 +203,3 @@ ConfigStore.instance().store(name="predict_schema", node=_schema_of(PredictSetti
 ConfigStore.instance().store(name="export_schema", node=_schema_of(ExportSettings))
 ConfigStore.instance().store(name="serve_schema", node=_schema_of(ServeSettings))
 OmegaConf.register_new_resolver("first", _first, replace=True)
-OmegaConf.register_new_resolver("jobs_at_once", _jobs_at_once, replace=True)

@@ -20,7 +20,7 @@ from cifar_lightning.data import ImageDataModule
 from cifar_lightning.device import device_name, keeping_freed_memory, restored_backends, threads
 from cifar_lightning.engine.evaluating import check_data, evaluated_data, evaluating_trainer, is_data_of, run_evaluation
 from cifar_lightning.engine.trainer import check_limit
-from cifar_lightning.errors import UserError, listed, printable
+from cifar_lightning.errors import UserError, counted, listed, printable
 from cifar_lightning.report.disagreement import (
     Contender,
     Disagreement,
@@ -120,7 +120,7 @@ def _report(
 ) -> None:
     split, num_images = settings.split, len(found.targets)
     tta = f", with test-time augmentation (tta={settings.tta})" if settings.tta else ""
-    about = f"{num_images:,} {split} images of {with_note(data.name, data.note)}{tta}"
+    about = f"{counted(num_images, f'{split} image')} of {with_note(data.name, data.note)}{tta}"
     for title, rows in (
         (about, checkpoint_rows(found, is_short=True)),
         ("differences", duel_rows(found, is_short=True)),

@@ -1,7 +1,7 @@
 """A comparison in words and rows, for the console, Markdown and the page."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 from cifar_lightning.errors import listed, shortened
@@ -24,14 +24,17 @@ class Rows:
     Attributes:
         columns: Headings, and to which side a column's texts stand.
         rows: The texts.
+        total: How many rows a table has that these are the first of; 0 where they are all.
     """
 
     columns: Mapping[str, Justify]
     rows: Sequence[Sequence[str]]
+    total: int = 0
 
     def for_page(self) -> "Rows":
         """The first ``MAX_ROWS`` of them, with texts of a length that a page can show."""
-        return Rows(self.columns, [[shortened(text, 400) for text in row] for row in self.rows[:MAX_ROWS]])
+        shown = [[shortened(text, 400) for text in row] for row in self.rows[:MAX_ROWS]]
+        return Rows(self.columns, shown, total=len(self.rows))
 
 
 def figure(metric: str, value: float | None, *, sign: bool = False) -> str:
@@ -125,21 +128,27 @@ def pair_rows(comparison: Comparison) -> Rows:
     """A row for each pair of groups."""
     mean = "points" if unit(comparison.metric) else "mean"
     columns: dict[str, Justify] = {"group": "left", "minus": "left", "n": "right", mean: "right"}
-    columns |= {"p": "right", "p (Holm)": "right", "seeds needed": "right"}
-    return Rows(columns, [_pair_row(pair, comparison.metric) for pair in comparison.pairs])
+    corrected = is_corrected(comparison.pairs)
+    columns |= {"p": "right", **({"p (Holm)": "right"} if corrected else {}), "seeds needed": "right"}
+    return Rows(columns, [_pair_row(pair, comparison.metric, is_corrected=corrected) for pair in comparison.pairs])
 
 
-def _pair_row(pair: Pair, metric: str) -> list[str]:
+def is_corrected(pairs: Sized) -> bool:
+    """Whether p-values are corrected by Holm's method: there is more than one test."""
+    return len(pairs) > 1
+
+
+def _pair_row(pair: Pair, metric: str, *, is_corrected: bool) -> list[str]:
     names = [pair.first.group.label, pair.second.group.label]
     if pair.test is None:
-        return [*names, "0", "–", "–", "–", "–"]
+        return [*names, "0", *["–"] * (4 if is_corrected else 3)]
     difference = pair.test.difference
     return [
         *names,
         str(difference.num),
         with_interval(metric, difference, sign=True),
         p_text(pair.test.p),
-        p_text(pair.p),
+        *([p_text(pair.p)] if is_corrected else []),
         _needed(pair),
     ]
 
@@ -168,7 +177,7 @@ def conclusion(comparison: Comparison) -> str:
     if not is_of_val and ranked_by.startswith("test/"):
         text += " Not all have validation images, so it is chosen on the test images and looks better than it is."
     pair = next((pair for pair in comparison.pairs if best in (pair.first, pair.second) and _is_tested(pair)), None)
-    return f"{text} {_difference(best, pair, metric)}"
+    return f"{text} {_difference(best, pair, metric, ' after Holm' if is_corrected(comparison.pairs) else '')}"
 
 
 def _is_tested(pair: Pair) -> bool:
@@ -191,7 +200,7 @@ def _words(metric: str, found: Summary) -> str:
     return f"{mean} (95 % interval {figure(metric, found.low)} to {figure(metric, found.high)}, n = {found.num})"
 
 
-def _difference(best: Row, pair: Pair | None, metric: str) -> str:
+def _difference(best: Row, pair: Pair | None, metric: str, corrected: str) -> str:
     """Whether the best group differs from the next that it shares seeds with."""
     if pair is None or pair.test is None:
         return "No other group shares two seeds with it, so a test needs more seeds for all (seeds=5)."
@@ -206,7 +215,7 @@ def _difference(best: Row, pair: Pair | None, metric: str) -> str:
     p = p_text(pair.p) if pair.p < 0.001 else f"= {p_text(pair.p)}"
     tested = (
         f"In {metric} {best.group.label} is {words} {other.group.label} "
-        f"(95 % interval {figure(metric, low)} to {figure(metric, high)}, p {p} after Holm, n = {found.num} seeds)"
+        f"(95 % interval {figure(metric, low)} to {figure(metric, high)}, p {p}{corrected}, n = {found.num} seeds)"
     )
     if pair.p <= SIGNIFICANT:
         return f"{tested}: a difference is shown{'' if is_better else ', the other way round'}."

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from cifar_lightning.errors import counted
 from cifar_lightning.report.cells import cell, csv_file
-from cifar_lightning.report.comparison_text import SIGNIFICANT, Rows, p_text
+from cifar_lightning.report.comparison_text import SIGNIFICANT, Rows, is_corrected, p_text
 from cifar_lightning.report.stats import PairedAccuracies, accuracy_interval, holm, paired_accuracies
 from cifar_lightning.report.tables import Justify
 
@@ -111,7 +112,7 @@ def duel_rows(found: Disagreement, *, is_short: bool = False) -> Rows:
         found: What is shown.
         is_short: Whether it is for the console, where columns are few.
     """
-    rows = []
+    rows, corrected = [], is_corrected(found.duels)
     for duel in found.duels:
         test = duel.test
         points, ends = f"{100 * test.difference:+.2f}", f"{100 * test.low:.2f} – {100 * test.high:.2f}"
@@ -121,29 +122,30 @@ def duel_rows(found: Disagreement, *, is_short: bool = False) -> Rows:
         if is_short:
             rows.append([*names, f"{points} ({ends})", p_text(duel.p), f"{counts[0]} : {counts[1]}", counts[2]])
         else:
-            rows.append([*names, points, ends, p_text(test.p), p_text(duel.p), *counts])
+            rows.append([*names, points, ends, p_text(test.p), *([p_text(duel.p)] if corrected else []), *counts])
     columns: dict[str, Justify] = {"checkpoint": "left", "minus": "left"}
-    short = ("points (95 %)", "p (Holm)", "only right", "both wrong")
-    long = ("points", "95 % interval", "p", "p (Holm)", "only first right", "only second right", "both wrong")
+    short = ("points (95 %)", "p (Holm)" if corrected else "p", "only right", "both wrong")
+    ps = ("p", "p (Holm)") if corrected else ("p",)
+    long = ("points", "95 % interval", *ps, "only first right", "only second right", "both wrong")
     return Rows(columns | dict.fromkeys(short if is_short else long, "right"), rows)
 
 
 def verdict(found: Disagreement) -> str:
     """What the comparison says, in a sentence or two."""
-    duel, num_images = found.duels[0], len(found.targets)
+    duel, images = found.duels[0], counted(len(found.targets), "image")
     best, other = (found.contenders[number].name for number in (duel.first, duel.second))
     test = duel.test
     p = p_text(duel.p) if duel.p < 0.001 else f"= {p_text(duel.p)}"
     accuracy = f"{100 * found.right(0).double().mean().item():.2f} %"
-    corrected = " after Holm" if len(found.duels) > 1 else ""
+    corrected = " after Holm" if is_corrected(found.duels) else ""
     tested = (
         f"{100 * test.difference:.2f} points (95 % interval {100 * test.low:.2f} to {100 * test.high:.2f}, "
         f"McNemar's exact p {p}{corrected})"
     )
     is_shown = "a difference is shown" if duel.p <= SIGNIFICANT else "no difference is shown"
     if test.difference == 0:
-        return f"Checkpoints {best} and {other} have {accuracy} of {num_images:,} images right each (p {p}{corrected})."
-    right = f"{accuracy} of {num_images:,} images right"
+        return f"Checkpoints {best} and {other} have {accuracy} of {images} right each (p {p}{corrected})."
+    right = f"{accuracy} of {images} right"
     return f"Checkpoint {best} has {right}, checkpoint {other} less by {tested}: {is_shown}."
 
 

@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from torch import Tensor
 
-from cifar_lightning.errors import printable, shortened
+from cifar_lightning.errors import counted, printable, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,6 +136,7 @@ def _environment() -> Environment:
         "value": _value,
         "name": _name,
         "short": shortened,
+        "counted": counted,
         "end": _end,
     }
     return environment

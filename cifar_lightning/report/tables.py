@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -15,10 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cifar_lightning.config.overrides import argument
 from cifar_lightning.config.resolve import Section, Settings
 from cifar_lightning.device import device_name
-from cifar_lightning.errors import printable, shortened
+from cifar_lightning.errors import counted, printable, shortened
 
 if TYPE_CHECKING:
     import lightning as L
@@ -35,8 +33,12 @@ _MAX_CLASS_ROWS = 20
 _MAX_NAME = 60
 """Most characters of a name in a table."""
 
+_UNKNOWN = "–"
+"""Stands for a number that cannot be known, as of too few images."""
+
 
 Justify = Literal["left", "right"]
+
 _NAMES_AND_VALUES: dict[str, Justify] = {"name": "left", "value": "right"}
 
 
@@ -72,7 +74,7 @@ def class_rows(class_acc: Mapping[str, float]) -> list[tuple[str, str]]:
     half = _MAX_CLASS_ROWS // 2
     ranked = sorted((acc, i) for i, acc in enumerate(class_acc.values()) if not math.isnan(acc))
     worst, best = [i for _, i in ranked[:half]], [i for _, i in ranked[half:][-half:]]
-    between = (f"{len(rows) - len(worst) - len(best):,} more classes", "in metrics.json")
+    between = (counted(len(rows) - len(worst) - len(best), "more class", "more classes"), "in metrics.json")
     return [*(rows[i] for i in reversed(best)), between, *(rows[i] for i in reversed(worst))]
 
 
@@ -90,8 +92,8 @@ def log_drops(other_sets: Sequence[Mapping[str, Any]], split: str) -> None:
             row["name"],
             f"{row['num_images']:,}",
             shown("acc", row["acc"]),
-            f"{100 * row['drop']:.2f}",
-            f"{100 * row['drop_low']:.2f} to {100 * row['drop_high']:.2f}",
+            _points(row["drop"]),
+            f"{_points(row['drop_low'])} to {_points(row['drop_high'])}" if _is_known(row["drop_low"]) else _UNKNOWN,
             "" if row["p"] is None else _shown_p(row["p"]),
             shown("loss", row["loss"]),
         )
@@ -112,7 +114,17 @@ def notes_of(other_sets: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return [(name, note) for (_, note), name in notes.items()]
 
 
+def _is_known(value: float) -> bool:
+    return not math.isnan(value)
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.2f}" if _is_known(share) else _UNKNOWN
+
+
 def _shown_p(p: float) -> str:
+    if not _is_known(p):
+        return _UNKNOWN
     return "<0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
@@ -184,24 +196,3 @@ def final_table(metrics: dict[str, Any], path: Path) -> None:
     data = with_note(metrics["data"], metrics["data_note"])
     log_table(f"{metrics['name']} on {data}, seed {metrics['seed']}", rows)
     log.info("numbers   %s", relative(path))
-
-
-def next_steps(folder: Path, *, max_epochs: int | None) -> None:
-    """Print, after training, the commands that one may type next.
-
-    Args:
-        folder: Of the run.
-        max_epochs: A number of epochs to resume with; None where the run cannot be resumed with more.
-    """
-    last = relative(folder / "checkpoints" / "last.ckpt")
-    if last.exists():
-        ckpt = argument("ckpt", last)
-        log.info("evaluate  python evaluate.py %s", ckpt)
-        log.info("predict   python predict.py %s images=PICTURES", ckpt)
-        if max_epochs is not None:
-            log.info(
-                "resume    python train.py %s trainer.max_epochs=%d", argument("resume", relative(folder)), max_epochs
-            )
-    runs = relative(folder.absolute())
-    runs = Path(runs.parts[0]) if not runs.is_absolute() and len(runs.parts) > 1 else runs
-    log.info("watch     tensorboard --logdir %s", shlex.quote(str(runs)))

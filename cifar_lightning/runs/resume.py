@@ -9,7 +9,7 @@ from typing import Any
 from cifar_lightning.checkpoint.format import described, read_state, versions
 from cifar_lightning.config.overrides import WHERE_AND_HOW, argument
 from cifar_lightning.config.resolve import AUTO, Settings, as_plain, flattened, frozen, in_place_of_auto
-from cifar_lightning.errors import UserError, listed
+from cifar_lightning.errors import UserError, counted, listed
 from cifar_lightning.report.tables import relative
 from cifar_lightning.runs.folder import LAST, refuse_used
 from cifar_lightning.runs.metrics_file import finished_metrics
@@ -150,6 +150,8 @@ def finished(config: Settings, checkpoint: Mapping[str, Any]) -> dict[str, Any] 
         raise UserError(
             f"tta={config.tta}: the run is finished; python evaluate.py {ckpt} tta={config.tta} evaluates it so"
         )
-    done = f"{metrics.get('epochs')} epochs, {metrics['steps']} steps"
+    done, epochs = counted(checkpoint["global_step"], "step"), metrics.get("epochs")
+    if isinstance(epochs, int):
+        done = f"{counted(epochs, 'epoch')}, {done}"
     log.info("resume    already finished: %s; a larger trainer.max_epochs trains on", done)
     return metrics

@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -20,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from PIL import Image
 
-from cifar_lightning.cli import remote_job
+from cifar_lightning.cli import launching, remote_job
 from cifar_lightning.cli.launching import LauncherLost, NotedLauncher, NotFinished, runs_here
 from cifar_lightning.cli.remote_job import STOP_FILE, JobExited, JobStopped, in_own_process
 from cifar_lightning.config import schema
@@ -120,22 +121,76 @@ def test_jobs_decode_a_folder_once(folder, caplog):
     assert file.stat().st_ino == inode  # it has not been written again
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_slurm"])
-def test_a_missing_extra_is_named(launcher, command, tmp_path, monkeypatch):
-    package = f"hydra_{launcher.partition('_')[0]}_launcher"
-    for module in (f"{package}.joblib_launcher", f"{package}.submitit_launcher"):
-        monkeypatch.setitem(sys.modules, f"hydra_plugins.{module}", None)
+@pytest.mark.parametrize(
+    ("launcher", "module", "extra"),
+    [("joblib", "joblib", "cluster"), ("submitit_slurm", "submitit", "cluster"), ("ray", "ray", "ray")],
+)
+def test_a_missing_extra_is_named(launcher, module, extra, command, tmp_path, monkeypatch):
+    monkeypatch.setattr(launching, "set_up_ray", lambda: None)  # of this process's environment
+    monkeypatch.setitem(sys.modules, f"hydra_plugins.hydra_{module}_launcher.{module}_launcher", None)
     outcome = command("train.py", "-m", f"hydra/launcher={launcher}", "seed=0,1", f"output_dir={tmp_path / 'sweep'}")
-    assert outcome.refusal == f"{package.replace('_', '-')} is not installed: pip install -e '.[cluster]'"
+    assert outcome.refusal == f"hydra-{module}-launcher is not installed: pip install -e '.[{extra}]'"
     assert not (tmp_path / "sweep").exists()
 
 
-@pytest.mark.parametrize(("num_threads", "jobs"), [("null", 6), (1, 6), (2, 3), (4, 1), (8, 1)])
-def test_jobs_at_once_share_the_cores(num_threads, jobs, monkeypatch):
+@pytest.fixture
+def six_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+
+
+@pytest.mark.parametrize(("num_threads", "jobs"), [(None, 6), (1, 6), (2, 3), (4, 1), (8, 1)])
+def test_jobs_at_once_share_the_cores(num_threads, jobs, six_cores):
     config = OmegaConf.load(schema.CONF / "hydra" / "launcher" / "joblib.yaml")
-    config.num_threads = None if num_threads == "null" else num_threads
+    config.num_threads = num_threads
     assert config.n_jobs == jobs
+
+
+@pytest.mark.parametrize(
+    ("gpus", "overrides", "num_gpus", "num_cpus"),
+    [
+        (0, {}, 0, 1),
+        (0, {"num_threads": 4}, 0, 6),  # one job at once
+        (0, {"trainer": {"accelerator": "gpu", "devices": 1}}, 0, 1),  # which the job refuses
+        (2, {}, 1, 3),
+        (2, {"trainer": {"accelerator": "gpu", "devices": 2}}, 2, 6),
+        (2, {"trainer": {"accelerator": "auto", "devices": "auto"}}, 1, 3),
+        (2, {"trainer": {"accelerator": "cuda", "devices": [0, 1]}}, 2, 6),
+        (2, {"trainer": {"accelerator": "gpu", "devices": "0,1"}}, 2, 6),
+        (2, {"trainer": {"accelerator": "gpu", "devices": -1}}, 1, 3),
+        (2, {"trainer": {"accelerator": "cpu", "devices": 2}, "num_threads": 2}, 0, 2),
+        (8, {"trainer": {"accelerator": "gpu", "devices": 1}}, 1, 1),  # six jobs at once
+        (2, {"num_threads": 4}, 1, 6),
+        (2, {"remote": 0.5}, 0.5, 1),
+    ],
+)
+def test_a_job_of_ray_has_its_share(gpus, overrides, num_gpus, num_cpus, six_cores, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    config = OmegaConf.load(schema.CONF / "hydra" / "launcher" / "ray.yaml")
+    if remote := overrides.get("remote"):
+        config.ray.remote.num_gpus = remote
+    config = OmegaConf.merge(config, {"trainer": {"accelerator": "auto", "devices": 1}}, overrides)
+    assert config.ray.init.num_cpus == 6
+    assert (config.ray.init.num_gpus, config.ray.remote.num_gpus, config.ray.remote.num_cpus) == (
+        gpus,
+        num_gpus,
+        num_cpus,
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("hydra.launcher.ray.remote.num_cpus=1000", "remote: a job wants 1000 CPU, there are 6 for all"),
+        ("trainer.devices=3", "remote: a job wants 3 GPU, there are 2 for all"),
+        ("+hydra.launcher.ray.remote.num_tpus=1", "Invalid option keyword num_tpus for remote functions"),
+    ],
+)
+def test_what_no_job_of_ray_can_have_is_refused(override, words, command, six_cores, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(launching, "set_up_ray", lambda: None)
+    outcome = command("train.py", "-m", "hydra/launcher=ray", "seed=0,1", override, tiny=True)
+    assert words in outcome.refusal
 
 
 class Fake(Launcher):

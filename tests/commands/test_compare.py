@@ -102,8 +102,8 @@ def test_several_places_are_compared_below_logs(command, sweep, tmp_path):
     assert outcome.out.startswith("Comparison of tutorial: 3 runs, 2 groups\n")
     [folder] = (tmp_path / "logs" / "compare").iterdir()
     assert {path.name for path in folder.iterdir()} >= WRITTEN
-    assert "2 runs, 1 groups" in command("compare.py", "runs=sweep/[01]", "output_dir=out").out
-    assert "1 runs, 1 groups" in command("compare.py", "runs=sweep/0", "output_dir=out").out
+    assert "2 runs, 1 group\n" in command("compare.py", "runs=sweep/[01]", "output_dir=out").out
+    assert "1 run, 1 group\n" in command("compare.py", "runs=sweep/0", "output_dir=out").out
 
 
 def test_names_that_shells_and_hydra_have_their_own_ideas_of(command, sweep, tmp_path):

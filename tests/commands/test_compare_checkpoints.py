@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from cifar_lightning.commands.compare import compare
 from cifar_lightning.commands.train import train
 from cifar_lightning.config import schema
-from cifar_lightning.report.disagreement import Contender, disagreement, disagreements_csv, verdict
+from cifar_lightning.report.disagreement import Contender, disagreement, disagreements_csv, duel_rows, verdict
 from cifar_lightning.report.disagreement_page import disagreement_page
 
 __all__ = ["browser"]
@@ -154,11 +154,16 @@ def test_three_checkpoints_by_hand():
         "Checkpoint best has 90.00 % of 10 images right, checkpoint good less by 20.00 points ("
     )
     assert verdict(found).endswith("McNemar's exact p = 0.50 after Holm): no difference is shown.")
+    assert [name for name in duel_rows(found).columns if name.startswith("p ")] == ["p (Holm)"]
 
 
 def test_checkpoints_that_are_level():
     found = disagreement([contender("a", [0] * 10), contender("b", [0] * 10)], TARGETS)
     assert verdict(found) == "Checkpoints a and b have 40.00 % of 10 images right each (p = 1.00)."
+    for is_short in (True, False):  # a single p-value is not corrected
+        shown = duel_rows(found, is_short=is_short)
+        assert [name for name in shown.columns if name.startswith("p") and "point" not in name] == ["p"]
+        assert len(shown.columns) == len(shown.rows[0])
     assert len(disagreements_csv(found, "xy", None).splitlines()) == 1
 
 

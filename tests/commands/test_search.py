@@ -11,16 +11,17 @@ import sys
 import time
 
 import pytest
+import torch
 from conftest import ROOT
 
 pytest.importorskip("optuna")
 
 from browsing import requested, visit
-from trying import SPACE, Failing, Train
+from trying import SPACE, Failing, Train, work_here
 
 from cifar_lightning.commands.search import search
 from cifar_lightning.config.schema import SearchSettings, compose
-from cifar_lightning.errors import UserError
+from cifar_lightning.errors import RunError, UserError
 from cifar_lightning.search import supervise, worker
 
 REAL = (
@@ -38,13 +39,7 @@ def here(monkeypatch):
     """Searches work in the test's own process, with runs that take no time; gives how to choose those."""
     trains = [Train()]
 
-    def work(code, message, environments, note_death):
-        asked = worker.json.loads(message)
-        settings = SearchSettings(**{**asked["settings"], "overrides": tuple(asked["settings"]["overrides"])})
-        worker.work(settings, asked["seeds"], trains[-1])
-        return 0
-
-    monkeypatch.setattr(supervise, "supervise", work)
+    work_here(monkeypatch, lambda cfg, invocation: trains[-1](cfg, invocation))
     return trains
 
 
@@ -165,6 +160,18 @@ def test_shares_of_cores_and_gpus(monkeypatch):
     threads = {"OMP_NUM_THREADS": "2"}
     gpus = [threads | {"CUDA_VISIBLE_DEVICES": name} for name in ("3", "5", "3")]
     assert supervise.shares(3, cores=8, gpus=["3", "5"]) == gpus
+
+
+def test_each_worker_has_its_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    told = f"import os; open(os.path.join({str(tmp_path)!r}, 'gpu ' + os.environ['CUDA_VISIBLE_DEVICES']), 'w').close()"
+    monkeypatch.setattr("cifar_lightning.commands.search.WORKER", told)
+    cfg = compose(f"study={tmp_path / 's'}", "n_trials=4", "n_workers=2", config_name="search")
+    cfg.overrides = list(SPACE)
+    with pytest.raises(RunError, match="no trial is complete"):
+        search(cfg)
+    assert sorted(path.name for path in tmp_path.glob("gpu *")) == ["gpu 3", "gpu 5"]
 
 
 def test_a_worker_that_dies_is_replaced_if_it_had_a_trial(tmp_path):

@@ -23,6 +23,7 @@ def normal(*overrides):
         ("model=resnet18", "model='resnet18'"),
         ("freeze=[[conv1,0.5]]", "freeze=[[conv1, 5e-1]]"),
         ("name=a", "name='a'"),
+        ("name=a b, (c)", r"name=a\ b\,\ \(c\)"),  # as Hydra spells it for the jobs of a sweep
         ("trainer.limit_train_batches=0.5", "trainer.limit_train_batches=.5"),
         ("optimizer.lr=nan", "optimizer.lr=NaN"),
     ],

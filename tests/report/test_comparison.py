@@ -80,9 +80,9 @@ def test_the_paired_difference_by_hand():
     assert pair.test.difference.high - 0.03 == pytest.approx(4.302653 * 0.01)
     assert pair.p == pair.test.p
     [row] = pair_rows(compared([HIGH, LOW], "test/acc")).rows
-    assert row[:6] == ["lr=2", "lr=1", "3", "+3.00 ± 4.30", "0.095", "0.095"]
+    assert row[:5] == ["lr=2", "lr=1", "3", "+3.00 ± 4.30", "0.095"]
     assert conclusion(compared([HIGH, LOW], "test/acc")).endswith(
-        "In test/acc lr=2 is 3.00 points above lr=1 (95 % interval -1.30 to 7.30, p = 0.095 after Holm, n = 3 seeds): "
+        "In test/acc lr=2 is 3.00 points above lr=1 (95 % interval -1.30 to 7.30, p = 0.095, n = 3 seeds): "
         f"no difference is shown; {pair.needed} seeds would show one of this size."
     )
 
@@ -98,19 +98,28 @@ def test_p_values_are_corrected_for_the_pairs_shown():
     assert min(pair.p for pair in two.pairs) == pytest.approx(2 * min(pair.test.p for pair in two.pairs))
 
 
+def test_a_correction_is_said_of_several_pairs_only():
+    one, several = compared([LOW, HIGH], "test/acc"), compared([LOW, MIDDLE, HIGH], "test/acc")
+    assert list(pair_rows(one).columns)[4:] == ["p", "seeds needed"]
+    assert list(pair_rows(several).columns)[4:] == ["p", "p (Holm)", "seeds needed"]
+    assert {len(row) for row in pair_rows(several).rows} == {7}
+    assert "after Holm" not in conclusion(one)
+    assert re.search(r"p = 0\.\d+ after Holm, n = 3 seeds", conclusion(several))
+
+
 def test_only_seeds_that_both_have_are_paired():
     late = group("late", [0.61, 0.63], first_seed=1)
     [pair] = compared([LOW, late], "test/acc").pairs
     assert (pair.test.difference.num, pair.test.difference.mean) == (2, pytest.approx(0.105))
     apart = compared([LOW, group("apart", [0.6], first_seed=7)], "test/acc")
     assert apart.pairs[0].test is None
-    assert pair_rows(apart).rows == [["apart", "lr=1", "0", "–", "–", "–", "–"]]
+    assert pair_rows(apart).rows == [["apart", "lr=1", "0", "–", "–", "–"]]
     assert conclusion(apart).endswith("shares two seeds with it, so a test needs more seeds for all (seeds=5).")
 
 
 def test_a_single_seed_is_no_test():
     comparison = compared([group("a", [0.5]), group("b", [0.6])], "test/acc")
-    assert pair_rows(comparison).rows == [["b", "a", "1", "+10.00", "–", "–", "–"]]
+    assert pair_rows(comparison).rows == [["b", "a", "1", "+10.00", "–", "–"]]
     assert "so a test needs more seeds" in conclusion(comparison)
     assert "60.00 % (n = 1)" in conclusion(comparison)
 
@@ -131,14 +140,12 @@ def test_the_conclusion_about_one_group():
 
 def test_the_conclusion_about_a_difference():
     better = conclusion(compared([LOW, group("b", [0.6, 0.612, 0.618], [0.9, 0.9, 0.9])], "test/acc"))
-    assert re.search(
-        r"b is 10\.00 points above lr=1 \(.*, p < 0\.001 after Holm, n = 3 seeds\): a difference is shown\.$", better
-    )
+    assert re.search(r"b is 10\.00 points above lr=1 \(.*, p < 0\.001, n = 3 seeds\): a difference is shown\.$", better)
     worse = conclusion(compared([LOW, group("b", [0.4, 0.412, 0.418], [0.9, 0.9, 0.9])], "test/acc"))
     assert worse.endswith("n = 3 seeds): a difference is shown, the other way round.")
     same = conclusion(compared([LOW, group("b", [0.5, 0.51, 0.52], [0.4, 0.41, 0.42])], "test/acc"))
     assert same.startswith("lr=1, b are level on the validation images: 41.00 %")
-    assert "lr=1 is the same as b (95 % interval 0.00 to 0.00, p = 1.00 after Holm" in same
+    assert "lr=1 is the same as b (95 % interval 0.00 to 0.00, p = 1.00, n = 3" in same
 
 
 def test_rows_of_groups():
@@ -225,4 +232,12 @@ def test_a_page_of_many_runs_stays_small():
     content = page(compared(many, "test/acc"), CONTEXT)
     assert "The first 1,000 of 4,000 rows; runs.csv has all." in content
     assert "170 more groups are in the table." in content
+    assert "rows; compare.csv has all." not in content
     assert len(content) < 1_000_000
+
+
+def test_what_is_left_out_of_a_table_is_said_below_it():
+    many = compared([group(f"optimizer.lr={i}", [0.5 + i / 1e4, 0.6]) for i in range(1_100)], "test/acc")
+    for content in (page(many, CONTEXT), markdown(many, CONTEXT)):
+        assert "The first 1,000 of 1,100 rows; compare.csv has all." in content
+        assert "The first 1,000 of 1,099 rows; pairs.csv has all." in content

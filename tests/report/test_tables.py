@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from texts import EXAMPLES, NAMES
 
-from cifar_lightning.report.tables import class_rows, duration, log_drops, log_table, next_steps, shown
+from cifar_lightning.report.tables import class_rows, duration, log_drops, log_table, shown
 
 
 def test_a_table_has_a_title_and_a_line_for_each_value(caplog):
@@ -51,30 +51,6 @@ def test_accuracies_are_shown_in_percent(name, value, expected):
 )
 def test_a_duration_has_at_most_two_units(seconds, expected):
     assert duration(seconds) == expected
-
-
-def test_after_training_the_next_commands_can_be_typed(caplog, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "logs" / "a run" / "1"
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "checkpoints" / "last.ckpt").touch()
-    with caplog.at_level(logging.INFO):
-        next_steps(folder, max_epochs=4)
-    ckpt = """'ckpt="logs/a run/1/checkpoints/last.ckpt"'"""
-    assert caplog.messages == [
-        f"evaluate  python evaluate.py {ckpt}",
-        f"predict   python predict.py {ckpt} images=PICTURES",
-        """resume    python train.py 'resume="logs/a run/1"' trainer.max_epochs=4""",
-        "watch     tensorboard --logdir logs",
-    ]
-
-
-def test_a_run_of_a_planned_length_is_not_said_to_resume(caplog, tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt").touch()
-    with caplog.at_level(logging.INFO):
-        next_steps(tmp_path, max_epochs=None)
-    assert [line.split()[0] for line in caplog.messages] == ["evaluate", "predict", "watch"]
 
 
 @pytest.mark.parametrize("name", ["cat [old]", "[bold]x[/bold]", "[/]", ":dog:", "a :cat: b", "\\[x]"])
@@ -120,9 +96,10 @@ def test_of_few_classes_all_are_shown_in_their_order():
 def test_drops_are_points_with_an_interval_and_each_note_once(caplog):
     row = {"source": "C", "num_images": 10_000, "acc": 0.8123, "loss": 0.75, "note": "of 5"}
     row |= {"drop": 0.1201, "drop_low": 0.11, "drop_high": 0.13, "p": 1e-9}
-    alone = row | {"name": "new\x1b", "source": "new\x1b", "p": None, "drop": -0.01, "drop_low": math.nan}
+    alone = row | {"name": "new\x1b", "source": "new\x1b", "p": None, "drop": -0.01}
+    few = row | {"name": "few", "drop": math.nan, "drop_low": math.nan, "drop_high": math.nan, "p": math.nan}
     with caplog.at_level(logging.INFO):
-        log_drops([row | {"name": "C fog"}, row | {"name": "C snow", "p": 0.25}, alone], "val")
+        log_drops([row | {"name": "C fog"}, row | {"name": "C snow", "p": 0.25}, alone, few], "val")
     table, *notes = caplog.messages
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.split("\n") if "│" in line]
     assert table.startswith("Other test sets: the drop is from the accuracy on the val images, in points\n")
@@ -130,6 +107,7 @@ def test_drops_are_points_with_an_interval_and_each_note_once(caplog):
         ["test set", "images", "accuracy", "drop", "95 % interval", "p", "loss"],
         ["C fog", "10,000", "81.23 %", "12.01", "11.00 to 13.00", "<0.0001", "0.7500"],
         ["C snow", "10,000", "81.23 %", "12.01", "11.00 to 13.00", "0.2500", "0.7500"],
-        [r"new\x1b", "10,000", "81.23 %", "-1.00", "nan to 13.00", "", "0.7500"],
+        [r"new\x1b", "10,000", "81.23 %", "-1.00", "11.00 to 13.00", "", "0.7500"],
+        ["few", "10,000", "81.23 %", "–", "–", "–", "0.7500"],
     ]
     assert notes == ["note      C: of 5", r"note      new\x1b: of 5"]
