@@ -41,6 +41,7 @@ NOT_RUN = {
     "srun --nodes=2 --ntasks-per-node=8 python train.py trainer.devices=8 trainer.num_nodes=2": "two machines",
     "python train.py -m hydra/launcher=submitit_slurm hydra.launcher.gpus_per_node=1 hydra.launcher.partition=gpu "
     "seeds=5": "Slurm; tests/cli/test_launchers.py has a stand-in",
+    "for metrics in 'logs/lr/*/metrics.json;' do rm -r '${metrics%/*}/checkpoints;' done": "tests/test_scale.py does",
     "'code=$?'": "a line of the script below",
     "'[' '$code' -eq 143 ']'": "a line of the script below",
     "scontrol requeue '$SLURM_JOB_ID'": "a line of the script below",
@@ -92,14 +93,18 @@ EXTRAS = {
     "format=onnx": "onnxscript",
     "format=safetensors": "safetensors",
     "hydra/launcher=joblib": "joblib",
+    "hydra/launcher=ray": "ray",
 }
 """What commands want that has to be installed besides; where it is not, they are left out."""
+
+IN_PROCESSES = ("hydra/launcher=joblib", "hydra/launcher=ray")
+"""Launchers that run jobs in other processes of this machine."""
 
 ODD = "data.dataset._target_=odd_data.Odd"
 
 
 def starts_processes(call):
-    return "trainer.devices=2" in call or "hydra/launcher=joblib" in call
+    return not {"trainer.devices=2", *IN_PROCESSES}.isdisjoint(call)
 
 
 def shortened(call):
@@ -169,7 +174,7 @@ class Reader:
             assert len(made) == num_jobs(call), f"{typed}\n{outcome.out}"
 
     def run(self, call):
-        if "hydra/launcher=joblib" in call:  # the typechecking of tests makes functions that cannot be pickled
+        if not {*IN_PROCESSES}.isdisjoint(call):  # the typechecking of tests makes functions that cannot be pickled
             path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
             environment = {**os.environ, "PYTHONPATH": path}
             ran = subprocess.run(

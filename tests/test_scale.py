@@ -3,11 +3,13 @@
 import json
 import math
 import re
+import subprocess
 
 import pytest
 import records
 import scale_tables
 import tables
+from documents import ROOT, Page
 from run_folders import files, multiply, restarted
 
 from cifar_lightning.report.stats import Summary
@@ -121,3 +123,14 @@ def test_a_sweep_of_multiplied_runs_is_done(command, tmp_path, has_keys):
     assert outcome.out.count(" is done already") == 4
     assert ("Launching" in outcome.out) != has_keys
     assert "4 runs, 2 groups" in outcome.out
+
+
+def test_of_runs_that_have_ended_the_checkpoints_are_deleted_as_shown(tmp_path):
+    [block] = Page(ROOT / "docs" / "scale.md").blocks("bash")
+    for name in ("ended", "running"):
+        (tmp_path / "logs" / "lr" / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / "logs" / "lr" / name / "checkpoints" / "last.ckpt").touch()
+    (tmp_path / "logs" / "lr" / "ended" / METRICS).touch()
+    subprocess.run(["sh", "-c", block.text], cwd=tmp_path, check=True)
+    left = [str(path.relative_to(tmp_path / "logs" / "lr")) for path in sorted(tmp_path.rglob("*")) if path.is_file()]
+    assert left == ["ended/metrics.json", "running/checkpoints/last.ckpt"]
