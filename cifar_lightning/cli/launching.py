@@ -15,7 +15,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from cifar_lightning.cli.remote_job import STOP_FILE, JobExited, JobStopped
+from cifar_lightning.cli.remote_job import STOP_FILE, JobExited, JobStopped, NotFinished
+from cifar_lightning.cli.slurm_jobs import followed_jobs
 from cifar_lightning.config.schema import CONF
 from cifar_lightning.errors import RunError, UserError, one_line, shortened
 from cifar_lightning.runs.signals import Stopped, blocked_for_children, signals
@@ -29,10 +30,6 @@ Note = Callable[[int, Sequence[str], Any], None]
 
 ResultsOf = Callable[[dict[int, Sequence[str]]], dict[int, float | None]]
 """Takes jobs, by number, and gives the results of those that have ended as far as files tell."""
-
-
-class NotFinished(RunError):
-    """A job has brought no result, as it or its launcher was killed."""
 
 
 class LauncherLost(RunError):
@@ -97,6 +94,7 @@ class NotedLauncher(Launcher):
     ) -> None:
         self._launcher, self._note, self._results_of = launcher, note, results_of
         self._is_local = _package(config) == "hydra_joblib_launcher"  # the others leave their jobs to a scheduler
+        self._is_slurm = str(config.hydra.launcher._target_).endswith(".SlurmLauncher")
         self._stop_file = Path(tempfile.gettempdir(), f"cifar-lightning-{uuid.uuid4().hex}.stop")
 
     def setup(self, **options: Any) -> None:
@@ -110,15 +108,14 @@ class NotedLauncher(Launcher):
             SystemExit: If a job has called ``sys.exit``, or has refused the whole sweep.
             LauncherLost: If the launcher has raised.
         """
-        around: AbstractContextManager[Any] = (
-            _telling_jobs_of_signals(self._stop_file) if self._is_local else nullcontext()
-        )
         try:
-            with around:
+            with self._around():
                 returned = self._launcher.launch(job_overrides, initial_job_idx=initial_job_idx)
         except Exception as error:
             self._note_from_files(dict(enumerate(job_overrides, initial_job_idx)))
             raise LauncherLost(_told(error)) from error
+        for job, overrides in zip(returned, job_overrides, strict=True):
+            job.overrides = overrides  # of a job that is lost, too
         results = [job._return_value for job in returned]
         is_stopped = signals.requested is not None
         for number, (overrides, result) in enumerate(zip(job_overrides, results, strict=True), initial_job_idx):
@@ -133,6 +130,11 @@ class NotedLauncher(Launcher):
             if isinstance(result, JobExited):
                 raise SystemExit(result.code)
         return returned
+
+    def _around(self) -> AbstractContextManager[None]:
+        if self._is_local:
+            return _telling_jobs_of_signals(self._stop_file)
+        return followed_jobs() if self._is_slurm else nullcontext()
 
     def _note_from_files(self, jobs: dict[int, Sequence[str]]) -> None:
         results = self._results_of(jobs)

@@ -30,6 +30,11 @@ class Stopped(BaseException):
         self.advice = ""
 
 
+def leave_now(stopped: Stopped) -> None:
+    """End the process on the spot."""
+    os._exit(stopped.exit_code)
+
+
 class Signals:
     """Context in which a signal of ``SIGNALS`` ends the run by raising ``Stopped``.
 
@@ -40,11 +45,13 @@ class Signals:
     Attributes:
         taken: The signals that are taken.
         told: Called with the number of a signal that is deferred, when it comes; None calls nothing.
+        leave: Called where a signal comes during an import, with the handlers of before in place; ends the process.
     """
 
     def __init__(self) -> None:
         self.taken: Sequence[int] = SIGNALS
         self.told: Callable[[int], None] | None = None
+        self.leave: Callable[[Stopped], None] = leave_now
         self.deferred = False
         self.requested: int | None = None
         self._before: dict[int, Any] = {}
@@ -58,9 +65,12 @@ class Signals:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._put_back()
+        self.deferred, self.requested, self._before = False, None, {}
+
+    def _put_back(self) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
-        self.deferred, self.requested, self._before = False, None, {}
 
     def install(self) -> None:
         """Take the signals (back): Lightning puts a handler of its own before this one for each fit or test."""
@@ -81,7 +91,8 @@ class Signals:
         stopped = Stopped(signum)
         if _is_importing(frame):
             say(str(stopped), "stderr")
-            os._exit(stopped.exit_code)
+            self._put_back()
+            self.leave(stopped)
         raise stopped
 
     def stop_if_requested(self) -> None:
