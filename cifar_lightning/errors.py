@@ -26,6 +26,13 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def in_words(error: BaseException) -> str:
+    """An exception in one line: the project's own errors say what is wrong, others need their type before it."""
+    if isinstance(error, UserError | RunError) or not str(error).strip():
+        return one_line(error)
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
 def printable(text: str, *, keep: str = "") -> str:
     r"""Text that is safe to write anywhere: a character that cannot be printed becomes an escape such as ``\x1b``.
 

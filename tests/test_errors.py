@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifar_lightning.errors import listed, nearest, printable, shortened
+from cifar_lightning.errors import RunError, UserError, in_words, listed, nearest, printable, shortened
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,16 @@ def test_the_nearest_of_many_names():
     assert nearest("cta", ["cat", "dog"]) == ": did you mean cat?"
     assert nearest("zzz", ["cat", "dog"]) == "; allowed: cat, dog"
     assert nearest("zzz", map(str, range(10**4))).endswith(" and 9,970 more")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (UserError("seed=x is\nno number"), "seed=x is no number"),
+        (RunError("the loss is not finite"), "the loss is not finite"),
+        (ValueError("3\n 4"), "ValueError: 3 4"),
+        (KeyError(), "KeyError"),
+    ],
+)
+def test_an_unforeseen_error_is_told_with_its_type(error, expected):
+    assert in_words(error) == expected

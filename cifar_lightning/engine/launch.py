@@ -23,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from cifar_lightning import ranks
 from cifar_lightning.config.resolve import Section, as_plain
 from cifar_lightning.engine.trainer import environment_of_ranks, refusals, refused_devices
-from cifar_lightning.errors import RunError, UserError, one_line
+from cifar_lightning.errors import RunError, UserError, in_words, one_line
 from cifar_lightning.report.console import Lines, LogFile
 from cifar_lightning.runs.signals import OF_TERMINALS, Stopped, blocked_for_children, signals
 
@@ -325,7 +325,6 @@ def _let_others_speak(error: BaseException, rank: int) -> None:
 def _as_rank_error(error: BaseException) -> _RankError:
     is_known = isinstance(error, UserError | RunError)
     kind = next((cls.__name__ for cls in (UserError, RunError, Stopped) if isinstance(error, cls)), "RunError")
-    text = one_line(error) if is_known else f"{type(error).__name__}: {one_line(error)}"
     trace = "" if is_known else "".join(traceback.format_exception(error))
     number = getattr(error, "signum", 0)
-    return _RankError(f"{kind}\n{getattr(error, 'of_all', False)}\n{number}\n{text}\0{trace}")
+    return _RankError(f"{kind}\n{getattr(error, 'of_all', False)}\n{number}\n{in_words(error)}\0{trace}")

@@ -42,9 +42,13 @@ class Context:
 
 def markdown(comparison: Comparison, context: Context) -> str:
     """The comparison as Markdown."""
-    parts = [f"# {_escaped(context.title)}", _escaped(conclusion(comparison)), _table(group_rows(comparison))]
+    parts = [
+        f"# {_escaped(context.title)}",
+        _escaped(conclusion(comparison)),
+        _table(group_rows(comparison), "compare.csv"),
+    ]
     if comparison.pairs:
-        parts += [f"Differences in {_escaped(comparison.metric)}:", _table(pair_rows(comparison))]
+        parts += [f"Differences in {_escaped(comparison.metric)}:", _table(pair_rows(comparison), "pairs.csv")]
     if context.shared:
         parts.append(f"All runs: {_escaped(' '.join(context.shared))}")
     parts += [f"- {_escaped(note)}" for note in context.notes]
@@ -52,10 +56,14 @@ def markdown(comparison: Comparison, context: Context) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _table(rows: Rows) -> str:
+def _table(rows: Rows, file: str) -> str:
     lines = [list(rows.columns), [":---" if side == "left" else "---:" for side in rows.columns.values()]]
-    body = [[_escaped(text) for text in row] for row in rows.rows[:MAX_ROWS]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [*lines, *body])
+    shown = rows.rows[:MAX_ROWS]
+    body = [[_escaped(text) for text in row] for row in shown]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in [*lines, *body])
+    if len(shown) == len(rows.rows):
+        return table
+    return f"{table}\n\nThe first {len(shown):,} of {len(rows.rows):,} rows; {file} has all."
 
 
 def _escaped(text: str) -> str:
@@ -72,7 +80,6 @@ def page(comparison: Comparison, context: Context) -> str:
         with mpl.rc_context(html.STYLE):
             plot = runs_plot(comparison, Colors(html.INK, html.QUIET, html.ACCENT))
         chart = html.svg(plot, f"{comparison.metric} of each run, and means with 95 % intervals, for each group")
-    runs = run_rows(comparison)
     return html.page(
         "comparison.html",
         title=context.title,
@@ -82,9 +89,7 @@ def page(comparison: Comparison, context: Context) -> str:
         metric=comparison.metric,
         groups=group_rows(comparison).for_page(),
         pairs=pair_rows(comparison).for_page(),
-        runs=runs.for_page(),
-        max_rows=MAX_ROWS,
-        num_runs=len(runs.rows),
+        runs=run_rows(comparison).for_page(),
         shared=context.shared,
         notes=context.notes,
         about=ABOUT,

@@ -24,14 +24,17 @@ class Rows:
     Attributes:
         columns: Headings, and to which side a column's texts stand.
         rows: The texts.
+        total: How many rows a table has that these are the first of; 0 where they are all.
     """
 
     columns: Mapping[str, Justify]
     rows: Sequence[Sequence[str]]
+    total: int = 0
 
     def for_page(self) -> "Rows":
         """The first ``MAX_ROWS`` of them, with texts of a length that a page can show."""
-        return Rows(self.columns, [[shortened(text, 400) for text in row] for row in self.rows[:MAX_ROWS]])
+        shown = [[shortened(text, 400) for text in row] for row in self.rows[:MAX_ROWS]]
+        return Rows(self.columns, shown, total=len(self.rows))
 
 
 def figure(metric: str, value: float | None, *, sign: bool = False) -> str:

@@ -35,8 +35,12 @@ _MAX_CLASS_ROWS = 20
 _MAX_NAME = 60
 """Most characters of a name in a table."""
 
+_UNKNOWN = "–"
+"""Stands for a number that cannot be known, as of too few images."""
+
 
 Justify = Literal["left", "right"]
+
 _NAMES_AND_VALUES: dict[str, Justify] = {"name": "left", "value": "right"}
 
 
@@ -90,8 +94,8 @@ def log_drops(other_sets: Sequence[Mapping[str, Any]], split: str) -> None:
             row["name"],
             f"{row['num_images']:,}",
             shown("acc", row["acc"]),
-            f"{100 * row['drop']:.2f}",
-            f"{100 * row['drop_low']:.2f} to {100 * row['drop_high']:.2f}",
+            _points(row["drop"]),
+            f"{_points(row['drop_low'])} to {_points(row['drop_high'])}" if _is_known(row["drop_low"]) else _UNKNOWN,
             "" if row["p"] is None else _shown_p(row["p"]),
             shown("loss", row["loss"]),
         )
@@ -112,7 +116,17 @@ def notes_of(other_sets: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return [(name, note) for (_, note), name in notes.items()]
 
 
+def _is_known(value: float) -> bool:
+    return not math.isnan(value)
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.2f}" if _is_known(share) else _UNKNOWN
+
+
 def _shown_p(p: float) -> str:
+    if not _is_known(p):
+        return _UNKNOWN
     return "<0.0001" if p < 0.0001 else f"{p:.4f}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from cifar_lightning.checkpoint.trust import read_text
 from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.config.invocation import Invocation
-from cifar_lightning.errors import RunError, SweepError, UserError, one_line
+from cifar_lightning.errors import RunError, SweepError, UserError, in_words
 from cifar_lightning.files import own_folder
 from cifar_lightning.runs.folder import CONFIG, claimed
 from cifar_lightning.typehints import fits
@@ -34,8 +34,7 @@ def noted_failure(folder: Path, invocation: Invocation) -> Iterator[None]:
         raise
     except Exception as error:
         if invocation.is_sweep or ((folder / CONFIG).exists() and not isinstance(error, UserError)):
-            reason = one_line(error) if isinstance(error, UserError | RunError) else f"{type(error).__name__}: {error}"
-            _note(folder, {"overrides": list(invocation.overrides), "error": " ".join(reason.split())})
+            _note(folder, {"overrides": list(invocation.overrides), "error": in_words(error)})
         raise
 
 

@@ -4,7 +4,6 @@ import matplotlib as mpl
 from markupsafe import Markup
 
 from cifar_lightning.report import html
-from cifar_lightning.report.comparison_text import MAX_ROWS
 from cifar_lightning.search import charts
 from cifar_lightning.search.results import Results, conclusion, rows
 
@@ -24,7 +23,6 @@ def page(found: Results, title: str, again: str) -> str:
         title: Stands above.
         again: The command that continues the search.
     """
-    shown = rows(found)
     return html.page(
         "search.html",
         title=title,
@@ -33,9 +31,7 @@ def page(found: Results, title: str, again: str) -> str:
         charts=_charts(found),
         fixed=found.space.fixed,
         space=[f"{one.key}={one.spelled}" for one in found.space.parameters],
-        trials=shown.for_page(),
-        num_trials=len(shown.rows),
-        max_rows=MAX_ROWS,
+        trials=rows(found).for_page(),
         about=ABOUT,
         again=again,
     )

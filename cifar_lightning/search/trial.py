@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 
 from cifar_lightning.config.invocation import Invocation
-from cifar_lightning.errors import Pruned, RunError, SweepError, UserError, one_line
+from cifar_lightning.errors import Pruned, RunError, SweepError, UserError, in_words, one_line
 from cifar_lightning.files import own_folder
 from cifar_lightning.report.console import Lines, LogFile
 from cifar_lightning.report.tables import shown
@@ -64,11 +64,8 @@ def run_trial(claim: Claim, study: Study, space: Space, seeds: Sequence[int], tr
         cause = error.__cause__ if isinstance(error, RunError) else error
         if isinstance(cause, OSError) and cause.errno in _NOT_ITS_FAULT:
             raise
-        words = (
-            one_line(error) if isinstance(error, UserError | RunError) else f"{type(error).__name__}: {one_line(error)}"
-        )
-        study.finish(claim.number, TrialState.FAIL, reason=words)
-        return f"failed: {words}"
+        study.finish(claim.number, TrialState.FAIL, reason=in_words(error))
+        return f"failed: {in_words(error)}"
     acc = statistics.fmean(accs)
     study.finish(claim.number, TrialState.COMPLETE, value=acc)
     mean = f", mean of {len(accs)} seeds" if len(accs) > 1 else ""

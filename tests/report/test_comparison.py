@@ -225,4 +225,12 @@ def test_a_page_of_many_runs_stays_small():
     content = page(compared(many, "test/acc"), CONTEXT)
     assert "The first 1,000 of 4,000 rows; runs.csv has all." in content
     assert "170 more groups are in the table." in content
+    assert "rows; compare.csv has all." not in content
     assert len(content) < 1_000_000
+
+
+def test_what_is_left_out_of_a_table_is_said_below_it():
+    many = compared([group(f"optimizer.lr={i}", [0.5 + i / 1e4, 0.6]) for i in range(1_100)], "test/acc")
+    for content in (page(many, CONTEXT), markdown(many, CONTEXT)):
+        assert "The first 1,000 of 1,100 rows; compare.csv has all." in content
+        assert "The first 1,000 of 1,099 rows; pairs.csv has all." in content

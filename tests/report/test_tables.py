@@ -120,9 +120,10 @@ def test_of_few_classes_all_are_shown_in_their_order():
 def test_drops_are_points_with_an_interval_and_each_note_once(caplog):
     row = {"source": "C", "num_images": 10_000, "acc": 0.8123, "loss": 0.75, "note": "of 5"}
     row |= {"drop": 0.1201, "drop_low": 0.11, "drop_high": 0.13, "p": 1e-9}
-    alone = row | {"name": "new\x1b", "source": "new\x1b", "p": None, "drop": -0.01, "drop_low": math.nan}
+    alone = row | {"name": "new\x1b", "source": "new\x1b", "p": None, "drop": -0.01}
+    few = row | {"name": "few", "drop": math.nan, "drop_low": math.nan, "drop_high": math.nan, "p": math.nan}
     with caplog.at_level(logging.INFO):
-        log_drops([row | {"name": "C fog"}, row | {"name": "C snow", "p": 0.25}, alone], "val")
+        log_drops([row | {"name": "C fog"}, row | {"name": "C snow", "p": 0.25}, alone, few], "val")
     table, *notes = caplog.messages
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.split("\n") if "│" in line]
     assert table.startswith("Other test sets: the drop is from the accuracy on the val images, in points\n")
@@ -130,6 +131,7 @@ def test_drops_are_points_with_an_interval_and_each_note_once(caplog):
         ["test set", "images", "accuracy", "drop", "95 % interval", "p", "loss"],
         ["C fog", "10,000", "81.23 %", "12.01", "11.00 to 13.00", "<0.0001", "0.7500"],
         ["C snow", "10,000", "81.23 %", "12.01", "11.00 to 13.00", "0.2500", "0.7500"],
-        [r"new\x1b", "10,000", "81.23 %", "-1.00", "nan to 13.00", "", "0.7500"],
+        [r"new\x1b", "10,000", "81.23 %", "-1.00", "11.00 to 13.00", "", "0.7500"],
+        ["few", "10,000", "81.23 %", "–", "–", "–", "0.7500"],
     ]
     assert notes == ["note      C: of 5", r"note      new\x1b: of 5"]
