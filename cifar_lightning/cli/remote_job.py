@@ -134,7 +134,7 @@ def _watched_file() -> Iterator[None]:
     def watch(path: Path) -> None:
         while not ended.wait(0.5):
             if _signum_in(path) is not None:
-                os.kill(os.getpid(), signal.SIGTERM)  # as those of a terminal are blocked
+                os.kill(os.getpid(), signal.SIGTERM)  # as those of a group are blocked
                 return
 
     threading.Thread(target=watch, args=(Path(path),), daemon=True).start()

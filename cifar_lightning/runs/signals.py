@@ -111,13 +111,13 @@ signals = Signals()
 """Those of this process."""
 
 
-OF_TERMINALS = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
-"""Signals that a terminal sends to all of its processes; this one tells those that it has started."""
+OF_GROUPS = [getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+"""Signals that a terminal, or Slurm, sends to all of its processes; this one tells those that it has started."""
 
 
 @contextmanager
 def blocked_for_children() -> Iterator[None]:
-    """Have processes that are started meanwhile get no signals of the terminal; this one's handlers still run.
+    """Have processes that are started meanwhile get no signals of a group; this one's handlers still run.
 
     What the main thread blocks, its children inherit. Another thread takes the signals, for Python to handle them in
     the main thread.
@@ -128,11 +128,11 @@ def blocked_for_children() -> Iterator[None]:
     before, is_over = signal.getsignal(signal.SIGQUIT), threading.Event()
     taker = threading.Thread(target=is_over.wait, daemon=True)
     taker.start()
-    signal.pthread_sigmask(signal.SIG_BLOCK, OF_TERMINALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, OF_GROUPS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_TERMINALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_GROUPS)
         is_over.set()
         taker.join()
         signal.signal(signal.SIGQUIT, before)
