@@ -115,7 +115,7 @@ def until(is_so: Callable[[], object], what: str, limit_s: float = 60) -> None:
     while not is_so():
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {limit_s} s for {what}")
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
 def _free_ports(num: int) -> list[int]:

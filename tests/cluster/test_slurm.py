@@ -49,7 +49,7 @@ def launch(slurm, tmp_path):
 
 
 def ended(process):
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=200)
     return process.returncode, out.splitlines(), err.splitlines()
 
 
@@ -62,6 +62,12 @@ def job_id(sweep, number):
 
 def metrics(folder):
     return json.loads((folder / "metrics.json").read_text())
+
+
+def resumed_at(folder):
+    """The step at which a run was resumed, the only time."""
+    [step] = re.findall(r"resume    .*, after step (\d+)$", (folder / "train.log").read_text(), re.MULTILINE)
+    return int(step)
 
 
 def done(sweep, number, override):
@@ -77,46 +83,36 @@ def assert_same(here, there):
     assert differences(last(here)["state_dict"], last(there)["state_dict"]) == []
 
 
-def test_jobs_that_are_interrupted_end_as_those_of_a_serial_sweep(slurm, launch, command, tmp_path):
-    epochs = (1, 25, 26, 2)
+def test_jobs_that_are_killed_or_interrupted_end_as_those_of_a_serial_sweep(slurm, launch, command, tmp_path):
+    epochs = (14, 30, 16, 1)
+    overrides = tuple(f"trainer.max_epochs={num}" for num in epochs)
     swept = f"trainer.max_epochs={','.join(map(str, epochs))}"
     sweep, serial = tmp_path / "sweep", tmp_path / "serial"
+
     launcher = launch(swept, f"output_dir={sweep}")
+    slurm.run("scancel", "--signal=KILL", f"{(killed := job_id(sweep, 0))}.0")
     # As before its time is up. To its step, as submitit has done: to the job, scancel would send it once more.
     slurm.run("scancel", "--signal=USR2", f"{(signalled := job_id(sweep, 1))}.0")
     slurm.run("scontrol", "requeue", requeued := job_id(sweep, 2))  # as where its node is wanted; sends SIGTERM
     code, out, err = ended(launcher)
-    assert (code, err) == (0, [])
-    lines = [line for line in out if line.startswith("job ")]
-    assert lines == [done(sweep, number, f"trainer.max_epochs={num}") for number, num in enumerate(epochs)]
-    assert "Comparison of smoke: 4 runs, 4 groups" in out
-    for job in (signalled, requeued):
+    assert code == 1
+    log = sweep / ".submitit" / killed / f"{killed}_0_log.err"
+    assert err[-1] == f"job 0  {overrides[0]}  ended without a result (Slurm: FAILED); {log} has its last words"
+    lines = [done(sweep, number, overrides[number]) for number in (1, 2, 3)]
+    assert [line for line in out if line.startswith("job ")] == lines
+    for number, job in ((1, signalled), (2, requeued)):
         assert " Restarts=1 " in slurm.run("scontrol", "show", "job", job)
-        log = (sweep / job.partition("_")[2] / "train.log").read_text()
-        [step] = re.findall(r"resume    .*, after step (\d+)$", log, re.MULTILINE)
-        assert int(step) < 25 * 100
+        assert 0 < resumed_at(sweep / str(number)) < epochs[number] * 100
+
+    before = metrics(sweep / "1")
+    code, out, err = ended(launch(swept, f"output_dir={sweep}"))
+    assert (code, err) == (0, [])
+    assert [line for line in out if line.endswith("is done already")] == [f"{sweep / n} is done already" for n in "123"]
+    assert [line for line in out if line.startswith("job ")] == [done(sweep, 0, overrides[0]), *lines]
+    assert "Comparison of smoke: 4 runs, 4 groups" in out
+    assert 0 < resumed_at(sweep / "0") < epochs[0] * 100
+    assert metrics(sweep / "1") == before  # with its seconds: it has not been run again
 
     assert command("train.py", "-m", *SWEEP, swept, f"output_dir={serial}").code == 0
     for number in range(len(epochs)):
         assert_same(sweep / str(number), serial / str(number))
-
-
-def test_a_killed_job_is_told_of_and_runs_again(slurm, launch, tmp_path):
-    sweep = tmp_path / "sweep"
-    overrides = ("trainer.max_epochs=25,1", f"output_dir={sweep}")
-    launcher = launch(*overrides)
-    slurm.run("scancel", "--signal=KILL", f"{(killed := job_id(sweep, 0))}.0")
-    code, out, err = ended(launcher)
-    assert code == 1
-    log = sweep / ".submitit" / killed / f"{killed}_0_log.err"
-    words = f"ended without a result (Slurm: FAILED); {log} has its last words"
-    assert err[-1] == f"job 0  trainer.max_epochs=25  {words}"
-    finished = done(sweep, 1, "trainer.max_epochs=1")
-    assert [line for line in out if line.startswith("job ")] == [finished]
-    before = metrics(sweep / "1")
-
-    code, out, err = ended(launch(*overrides))
-    assert (code, err) == (0, [])
-    assert f"{sweep / '1'} is done already" in out
-    assert [line for line in out if line.startswith("job ")] == [done(sweep, 0, "trainer.max_epochs=25"), finished]
-    assert metrics(sweep / "1") == before  # with its seconds: it has not been run again
