@@ -39,7 +39,7 @@ LIBRARIES = {
     "engine": GLUE,
     "search": GLUE | {"optuna", "markupsafe"},
     "commands": GLUE,
-    "cli": GLUE | {"ray"},
+    "cli": GLUE | {"ray", "submitit"},
 }
 """The rooms in their order, and the libraries that each may import."""
 
