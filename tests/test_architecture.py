@@ -17,7 +17,7 @@ LIBRARIES = {
     "locks": {"filelock"},
     "device": PURE,
     "ranks": PURE,
-    "patches": GLUE | {"tensorboard", "hydra_plugins", "ray"},
+    "patches": GLUE | {"tensorboard", "hydra_plugins", "ray", "submitit"},
     "augment": PURE,
     "corruptions": PURE,
     "models": PURE | {"torchvision"},

@@ -5,10 +5,9 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 from hydra.core.utils import JobReturn, JobStatus
 
@@ -86,16 +85,15 @@ def _listed() -> dict[str, str] | None:
 def followed_jobs() -> Iterator[None]:
     """Have submitit ask Slurm's queue, and wait for all jobs of a sweep also where one is lost.
 
-    The result of a lost one is an error. submitit 1.5 would raise it, and Hydra's launcher leave the others alone.
+    The result of a lost one is an error. Raised, it would have Hydra's launcher leave the others alone.
     """
     from submitit.core.utils import FailedJobError, UncompletedJobError  # late, as they belong to an extra
-    from submitit.slurm.slurm import SlurmJob
 
-    wait_for_results = SlurmJob.results
+    from cifar_lightning.patches import slurm_jobs_by  # late, as it imports torch
 
-    def results(job: SlurmJob[JobReturn]) -> list[JobReturn]:
+    def results(job: Any, wait: Callable[[], list[JobReturn]]) -> list[JobReturn]:
         try:
-            return wait_for_results(job)
+            return wait()
         except FailedJobError as error:
             trace = re.split(r"-{10,}", str(error))[1].strip()
             words = f"{shortened(trace.splitlines()[-1], 400)}; {job.paths.stderr} has the whole"
@@ -104,7 +102,7 @@ def followed_jobs() -> Iterator[None]:
             words = f"ended without a result (Slurm: {job.state}); {job.paths.stderr} has its last words"
             return [_failed(NotFinished(words))]
 
-    with patch.object(SlurmJob, "watcher", Queue()), patch.object(SlurmJob, "results", results):
+    with slurm_jobs_by(Queue(), results):
         yield
 
 
