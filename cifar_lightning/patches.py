@@ -1,4 +1,4 @@
-"""Everything private of Lightning, Hydra, torch, TensorBoard and Ray that the project touches, and nothing elsewhere.
+"""Everything private of the libraries (Lightning, Hydra, its launchers, torch, ...) that the project touches.
 
 One function or class for each, with the version it is for and the reason. ``tests/test_patches.py`` has a test for each
 that fails once it is not needed any more. Lightning takes seconds to import, and compare.py does without it.
@@ -292,6 +292,26 @@ def appending_writer(
             write_rows(path, fieldnames, rows)
 
     return AppendingWriter(log_dir=log_dir)
+
+
+@contextmanager
+def slurm_jobs_by(watcher: Any, results: Callable[[Any, Callable[[], list[Any]]], list[Any]]) -> Iterator[None]:
+    """Have submitit follow jobs of Slurm, and wait for their results, in another way.
+
+    submitit 1.5 asks the accounting alone, which not each cluster has, and raises where a job is lost.
+
+    Args:
+        watcher: Takes the place of submitit's, which asks how jobs are.
+        results: Called with a job, and with what waits for its results and raises; gives the results.
+    """
+    from submitit.slurm.slurm import SlurmJob  # late, as it is an extra
+
+    wait = SlurmJob.results
+    with (
+        patch.object(SlurmJob, "watcher", watcher),
+        patch.object(SlurmJob, "results", lambda job: results(job, lambda: wait(job))),
+    ):
+        yield
 
 
 @contextmanager

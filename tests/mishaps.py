@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,16 @@ from lightning.pytorch.callbacks import Callback
 
 from cifar_lightning import ranks
 from cifar_lightning.errors import UserError
+
+
+def _ranks() -> list[int]:
+    """Processes of the ranks, where there is /proc: those that this one's parent has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[1]) == os.getppid():
+                found.append(int(path.parent.name))
+    return found
 
 
 class Mishap(Callback):
@@ -36,6 +47,10 @@ class Mishap(Callback):
         elif self.kind == "stopped":
             os.kill(os.getppid(), signal.SIGTERM)
             time.sleep(1)  # till the parent has told all
+        elif self.kind == "all signalled":
+            for pid in (*_ranks(), os.getppid()):
+                os.kill(pid, signal.SIGUSR2)
+            time.sleep(1)
         elif self.kind == "orphaned":
             os.kill(os.getppid(), signal.SIGKILL)
         elif self.kind == "diverged":

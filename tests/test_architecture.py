@@ -17,7 +17,7 @@ LIBRARIES = {
     "locks": {"filelock"},
     "device": PURE,
     "ranks": PURE,
-    "patches": GLUE | {"tensorboard", "hydra_plugins", "ray"},
+    "patches": GLUE | {"tensorboard", "hydra_plugins", "ray", "submitit"},
     "augment": PURE,
     "corruptions": PURE,
     "models": PURE | {"torchvision"},
@@ -39,7 +39,7 @@ LIBRARIES = {
     "engine": GLUE,
     "search": GLUE | {"optuna", "markupsafe"},
     "commands": GLUE,
-    "cli": GLUE | {"ray"},
+    "cli": GLUE | {"ray", "submitit"},
 }
 """The rooms in their order, and the libraries that each may import."""
 

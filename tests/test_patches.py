@@ -445,3 +445,16 @@ def test_ray_still_takes_sigterm_and_prints_what_it_finds_killed():
         ray._private.utils.set_sigterm_handler(lambda signum, frame: None)
         assert signal.getsignal(signal.SIGTERM) is before
         assert ray._private.worker.listen_error_messages(None, None) is None
+
+
+def test_submitit_still_asks_the_accounting_and_raises_where_a_job_is_lost(tmp_path):
+    slurm = pytest.importorskip("submitit.slurm.slurm")
+    job = slurm.SlurmJob(folder=tmp_path / "%j", job_id="7")
+    own = slurm.SlurmJob.watcher
+    assert own._make_command()[0] == "sacct"
+    assert "raise job_exception" in inspect.getsource(slurm.SlurmJob.results)
+    asked = []
+    with patches.slurm_jobs_by(watcher := object(), lambda job, wait: asked.append(job) or ["lost"]):
+        assert slurm.SlurmJob.watcher is watcher
+        assert (job.results(), asked) == (["lost"], [job])
+    assert slurm.SlurmJob.watcher is own

@@ -16,7 +16,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from cifar_lightning.cli.ray_jobs import set_up_ray
-from cifar_lightning.cli.remote_job import STOP_FILE, JobExited, JobStopped
+from cifar_lightning.cli.remote_job import STOP_FILE, JobExited, JobStopped, NotFinished
+from cifar_lightning.cli.slurm_jobs import followed_jobs
 from cifar_lightning.config.schema import CONF
 from cifar_lightning.errors import RunError, UserError, one_line, shortened
 from cifar_lightning.runs.signals import Stopped, blocked_for_children, signals
@@ -38,10 +39,6 @@ Note = Callable[[int, Sequence[str], Any], None]
 
 ResultsOf = Callable[[dict[int, Sequence[str]]], dict[int, float | None]]
 """Takes jobs, by number, and gives the results of those that have ended as far as files tell."""
-
-
-class NotFinished(RunError):
-    """A job has brought no result, as it or its launcher was killed."""
 
 
 class LauncherLost(RunError):
@@ -118,6 +115,7 @@ class NotedLauncher(Launcher):
     ) -> None:
         self._launcher, self._note, self._results_of = launcher, note, results_of
         self._is_local = _package(config) in _LOCAL
+        self._is_slurm = str(config.hydra.launcher._target_).endswith(".SlurmLauncher")
         self._stop_file = Path(tempfile.gettempdir(), f"cifar-lightning-{uuid.uuid4().hex}.stop")
 
     def setup(self, **options: Any) -> None:
@@ -132,17 +130,16 @@ class NotedLauncher(Launcher):
             LauncherLost: If the launcher has raised.
             UserError: If the launcher refuses how it is configured.
         """
-        around: AbstractContextManager[Any] = (
-            _telling_jobs_of_signals(self._stop_file) if self._is_local else nullcontext()
-        )
         try:
-            with around:
+            with self._around():
                 returned = self._launcher.launch(job_overrides, initial_job_idx=initial_job_idx)
         except UserError:
             raise
         except Exception as error:
             self._note_from_files(dict(enumerate(job_overrides, initial_job_idx)))
             raise LauncherLost(_told(error)) from error
+        for job, overrides in zip(returned, job_overrides, strict=True):
+            job.overrides = overrides  # of a job that is lost, too
         results = [job._return_value for job in returned]
         is_stopped = signals.requested is not None
         for number, (overrides, result) in enumerate(zip(job_overrides, results, strict=True), initial_job_idx):
@@ -157,6 +154,11 @@ class NotedLauncher(Launcher):
             if isinstance(result, JobExited):
                 raise SystemExit(result.code)
         return returned
+
+    def _around(self) -> AbstractContextManager[None]:
+        if self._is_local:
+            return _telling_jobs_of_signals(self._stop_file)
+        return followed_jobs() if self._is_slurm else nullcontext()
 
     def _note_from_files(self, jobs: dict[int, Sequence[str]]) -> None:
         results = self._results_of(jobs)

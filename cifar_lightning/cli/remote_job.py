@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from cifar_lightning.errors import RunError, UserError, one_line
 from cifar_lightning.report.console import Screen, screens
-from cifar_lightning.runs.signals import Stopped, signals
+from cifar_lightning.runs.signals import SIGNALS, Stopped, leave_now, signals
 
 T = TypeVar("T")
 
@@ -26,6 +26,10 @@ _OF_SUBMITIT = "SUBMITIT_EXECUTOR"
 
 class JobStopped(RunError):
     """A signal has stopped a job, which has saved if it could."""
+
+
+class NotFinished(RunError):
+    """A job has brought no result, as it or its launcher was killed."""
 
 
 class JobExited(RunError):
@@ -54,11 +58,13 @@ def in_own_process(job: Callable[[], T], *, shows_traceback: bool) -> T:
         UserError: What the job raises, in words; where it is to be shown, its traceback is a note of it.
         RunError: Likewise; ``JobStopped`` after a signal, ``JobExited`` after ``sys.exit``.
     """
+    is_of_submitit = bool(os.environ.get(_OF_SUBMITIT))
     try:
         with screens(), signals, _watched_file(), _only_in_files():
+            signals.leave = _hand_on_at_once if is_of_submitit else leave_now
             return job()
     except Stopped as stopped:
-        if os.environ.get(_OF_SUBMITIT):
+        if is_of_submitit:
             _hand_on(stopped)
         raise JobStopped(f"{stopped}{stopped.advice}") from None
     except SystemExit as ended:
@@ -77,17 +83,34 @@ def in_own_process(job: Callable[[], T], *, shows_traceback: bool) -> T:
 
 
 def _hand_on(stopped: Stopped) -> None:
-    """Give a signal to submitit, now that the job has saved: at SIGUSR2 it puts the job into the queue again and exits.
+    """Give a signal to submitit, now that the job has saved: at SIGUSR2 it puts the job into the queue again.
 
     After another signal the process ends without a result, as one that is killed would: the scheduler knows whether it
     starts the job again, and a result would end it for good.
+
+    Raises:
+        JobStopped: If submitit refuses, as after the time has been up too often.
     """
     handler = signal.getsignal(stopped.signum)
+    for signum in SIGNALS:  # Slurm may send one twice; submitit 1.5 would trip over what it is about to write
+        signal.signal(signum, signal.SIG_IGN)
     if callable(handler) and handler is not signal.default_int_handler:
-        handler(stopped.signum, None)
+        try:
+            handler(stopped.signum, None)
+        except SystemExit:  # of one that is in the queue
+            pass
+        except Exception as error:
+            raise JobStopped(f"{stopped}; {one_line(error)}") from None
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    os._exit(stopped.exit_code)
+    leave_now(stopped)
+
+
+def _hand_on_at_once(stopped: Stopped) -> None:
+    try:
+        _hand_on(stopped)
+    finally:
+        leave_now(stopped)
 
 
 @contextmanager
@@ -115,7 +138,7 @@ def _watched_file() -> Iterator[None]:
     def watch(path: Path) -> None:
         while not ended.wait(0.5):
             if _signum_in(path) is not None:
-                os.kill(os.getpid(), signal.SIGTERM)  # as those of a terminal are blocked
+                os.kill(os.getpid(), signal.SIGTERM)  # as those of a group are blocked
                 return
 
     threading.Thread(target=watch, args=(Path(path),), daemon=True).start()

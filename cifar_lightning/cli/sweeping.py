@@ -13,8 +13,9 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from cifar_lightning.cli.launching import NotedLauncher, NotFinished, ResultsOf, refuse_missing, runs_here, uses_ray
+from cifar_lightning.cli.launching import NotedLauncher, ResultsOf, refuse_missing, runs_here, uses_ray
 from cifar_lightning.cli.ray_jobs import RayJobs
+from cifar_lightning.cli.remote_job import NotFinished
 from cifar_lightning.errors import RunError, UserError, one_line
 from cifar_lightning.report.console import say
 from cifar_lightning.runs.signals import Stopped, signals

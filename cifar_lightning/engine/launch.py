@@ -25,7 +25,7 @@ from cifar_lightning.config.resolve import Section, as_plain
 from cifar_lightning.engine.trainer import environment_of_ranks, refusals, refused_devices
 from cifar_lightning.errors import RunError, UserError, in_words, one_line
 from cifar_lightning.report.console import Lines, LogFile
-from cifar_lightning.runs.signals import OF_TERMINALS, Stopped, blocked_for_children, signals
+from cifar_lightning.runs.signals import OF_GROUPS, Stopped, blocked_for_children, signals
 
 _SECONDS_TO_BE_ENDED = 20
 """How long a rank that is not the cause waits to be ended by the launcher, before it ends by itself."""
@@ -194,8 +194,12 @@ def launch(function: Callable[..., Any], *arguments: Any, num: int) -> Any:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    stop = get_context("spawn").Event()
-    with tempfile.TemporaryDirectory(prefix="cifar-lightning-") as folder, _around_ranks(stop.set):
+    stop = get_context("spawn").RawValue("b", 0)  # an Event would wait for ranks that have been killed
+
+    def tell() -> None:
+        stop.value = 1
+
+    with tempfile.TemporaryDirectory(prefix="cifar-lightning-") as folder, _around_ranks(tell):
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -244,7 +248,7 @@ _LOGGERS = ("torch.distributed", "torch.multiprocessing", "torchelastic")
 
 
 @contextmanager
-def _around_ranks(tell: Callable[[], Any]) -> Iterator[None]:
+def _around_ranks(tell: Callable[[], None]) -> Iterator[None]:
     """What this process does while its ranks run: tell them of signals, and leave the console to them."""
     log_level, deferred, told = os.environ.get("TORCH_CPP_LOG_LEVEL"), signals.deferred, signals.told
     names = [name for name in logging.root.manager.loggerDict if name.startswith(_LOGGERS)]
@@ -276,10 +280,11 @@ def _run_rank(
 ) -> Any:
     """What a rank does: the function, in the group of all ranks; it fails in a way that the launcher can tell."""
     ended = threading.Event()
-    for signum in OF_TERMINALS:  # which have been blocked
+    for signum in OF_GROUPS:  # which have been blocked
         signal.signal(signum, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_TERMINALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_GROUPS)
+    signal.signal(_STOP, signal.SIG_DFL)  # what is ignored is not taken
     signals.taken = (_STOP, signal.SIGTERM)
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a name of this machine may lead elsewhere
@@ -302,15 +307,14 @@ def _watch(stop: Any, parent: int, ended: threading.Event) -> None:
     """Take the parent's word for a signal to this process; stop without a parent."""
     is_told = False
     while True:
-        asked = stop.wait(0.5)
+        time.sleep(0.1)
+        asked = bool(stop.value)
         is_alone = os.getppid() != parent
         if (asked or is_alone) and not is_told:
             is_told = True
             os.kill(os.getpid(), _STOP)
         if is_alone and (asked or ended.is_set()):
             os._exit(1)
-        if asked:
-            time.sleep(0.5)
 
 
 def _let_others_speak(error: BaseException, rank: int) -> None:

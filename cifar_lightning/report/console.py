@@ -211,6 +211,8 @@ def on_screen() -> Iterator[None]:
                 )
                 # Of ranks: what is logged is of the images of all of them.
                 warnings.filterwarnings("ignore", message="It is recommended to use `self.log.*sync_dist=True")
+                # On a machine that has Slurm: the project starts its processes itself, and needs no srun.
+                warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not")
                 yield
         finally:
             project.setLevel(levels[0])

@@ -30,6 +30,11 @@ class Stopped(BaseException):
         self.advice = ""
 
 
+def leave_now(stopped: Stopped) -> None:
+    """End the process on the spot."""
+    os._exit(stopped.exit_code)
+
+
 class Signals:
     """Context in which a signal of ``SIGNALS`` ends the run by raising ``Stopped``.
 
@@ -40,11 +45,13 @@ class Signals:
     Attributes:
         taken: The signals that are taken.
         told: Called with the number of a signal that is deferred, when it comes; None calls nothing.
+        leave: Called where a signal comes during an import, with the handlers of before in place; ends the process.
     """
 
     def __init__(self) -> None:
         self.taken: Sequence[int] = SIGNALS
         self.told: Callable[[int], None] | None = None
+        self.leave: Callable[[Stopped], None] = leave_now
         self.deferred = False
         self.requested: int | None = None
         self._before: dict[int, Any] = {}
@@ -58,9 +65,12 @@ class Signals:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._put_back()
+        self.deferred, self.requested, self._before = False, None, {}
+
+    def _put_back(self) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
-        self.deferred, self.requested, self._before = False, None, {}
 
     def install(self) -> None:
         """Take the signals (back): Lightning puts a handler of its own before this one for each fit or test."""
@@ -81,7 +91,8 @@ class Signals:
         stopped = Stopped(signum)
         if _is_importing(frame):
             say(str(stopped), "stderr")
-            os._exit(stopped.exit_code)
+            self._put_back()
+            self.leave(stopped)
         raise stopped
 
     def stop_if_requested(self) -> None:
@@ -100,13 +111,13 @@ signals = Signals()
 """Those of this process."""
 
 
-OF_TERMINALS = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
-"""Signals that a terminal sends to all of its processes; this one tells those that it has started."""
+OF_GROUPS = [getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+"""Signals that a terminal, or Slurm, sends to all of its processes; this one tells those that it has started."""
 
 
 @contextmanager
 def blocked_for_children() -> Iterator[None]:
-    """Have processes that are started meanwhile get no signals of the terminal; this one's handlers still run.
+    """Have processes that are started meanwhile get no signals of a group; this one's handlers still run.
 
     What the main thread blocks, its children inherit. Another thread takes the signals, for Python to handle them in
     the main thread.
@@ -117,11 +128,11 @@ def blocked_for_children() -> Iterator[None]:
     before, is_over = signal.getsignal(signal.SIGQUIT), threading.Event()
     taker = threading.Thread(target=is_over.wait, daemon=True)
     taker.start()
-    signal.pthread_sigmask(signal.SIG_BLOCK, OF_TERMINALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, OF_GROUPS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_TERMINALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_GROUPS)
         is_over.set()
         taker.join()
         signal.signal(signal.SIGQUIT, before)

@@ -1,5 +1,6 @@
 """Sweeps whose jobs run in other processes: results, what is left after a failure or a signal, running them again."""
 
+import importlib
 import json
 import os
 import pickle
@@ -334,8 +335,10 @@ class Ended(BaseException):
     pass
 
 
-@pytest.mark.parametrize("name", ["SIGUSR2", "SIGTERM"])
-def test_a_signal_goes_on_to_submitit_once_the_job_has_saved(name, monkeypatch, heard):
+@pytest.fixture
+def handed(monkeypatch, heard):
+    """What happens in a job of submitit's; takes the place of its handler of a signal, which ``action`` belongs to."""
+
     def leave(code):
         happened.append("left")
         raise Ended(code)
@@ -343,8 +346,27 @@ def test_a_signal_goes_on_to_submitit_once_the_job_has_saved(name, monkeypatch, 
     happened = []
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     monkeypatch.setattr(remote_job.os, "_exit", leave)
-    signum = getattr(signal, name)
-    signal.signal(signum, lambda signum, frame: happened.append("handed"))
+
+    def handle(signum, action=lambda: None):
+        def handler(signum, frame):
+            happened.append("handed")
+            action()
+
+        signal.signal(signum, handler)
+        return happened
+
+    return handle
+
+
+def interrupted(signum):
+    signals.deferred = True
+    os.kill(os.getpid(), signum)
+    signals.stop_if_requested()
+
+
+@pytest.mark.parametrize("name", ["SIGUSR2", "SIGTERM"])
+def test_a_signal_goes_on_to_submitit_once_the_job_has_saved(name, handed):
+    happened = handed(signum := getattr(signal, name))
 
     def job():
         signals.deferred = True
@@ -355,6 +377,38 @@ def test_a_signal_goes_on_to_submitit_once_the_job_has_saved(name, monkeypatch, 
     with pytest.raises(Ended, match="143"):
         in_own_process(job, shows_traceback=False)
     assert happened == ["saved", "handed", "left"]
+
+
+def test_submitit_gets_a_signal_that_comes_twice_once(handed):
+    def requeue():
+        os.kill(os.getpid(), signal.SIGUSR2)
+        os.kill(os.getpid(), signal.SIGTERM)  # as Slurm ends what it puts into the queue again
+        sys.exit(-1)
+
+    happened = handed(signal.SIGUSR2, requeue)
+    with pytest.raises(Ended, match="143"):
+        in_own_process(lambda: interrupted(signal.SIGUSR2), shows_traceback=False)
+    assert happened == ["handed", "left"]
+
+
+def test_a_job_that_submitit_does_not_start_again_says_why(handed):
+    def refuse():
+        raise RuntimeError("Job not requeued because: timed-out too many times.")
+
+    happened = handed(signal.SIGUSR2, refuse)
+    with pytest.raises(JobStopped) as info:
+        in_own_process(lambda: interrupted(signal.SIGUSR2), shows_traceback=False)
+    assert str(info.value) == "stopped by SIGUSR2; Job not requeued because: timed-out too many times."
+    assert happened == ["handed"]
+
+
+def test_submitit_gets_a_signal_that_comes_during_an_import(handed, monkeypatch, tmp_path):
+    (tmp_path / "interrupted_import.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGUSR2)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    happened = handed(signal.SIGUSR2)
+    with pytest.raises(Ended, match="143"):
+        in_own_process(lambda: importlib.import_module("interrupted_import"), shows_traceback=False)
+    assert happened[:2] == ["handed", "left"]
 
 
 def test_where_a_job_runs():

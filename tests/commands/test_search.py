@@ -20,9 +20,9 @@ from browsing import requested, visit
 from trying import SPACE, Failing, Train, work_here
 
 from cifar_lightning.commands.search import search
-from cifar_lightning.config.schema import SearchSettings, compose
+from cifar_lightning.config.schema import compose
 from cifar_lightning.errors import RunError, UserError
-from cifar_lightning.search import supervise, worker
+from cifar_lightning.search import supervise
 
 REAL = (
     *("experiment=smoke", "optimizer.lr=tag(log,interval(1e-3,1e-1))", "data.batch_size=choice(4,16)"),

@@ -88,8 +88,8 @@ def test_a_killed_rank_ends_the_run_which_is_resumed_on_other_devices(tmp_path, 
 
 
 def test_a_signal_stops_all_ranks_at_one_step(tmp_path, capfd):
-    mishap = with_mishap("stopped", tmp_path, step=2)
-    with signals, pytest.raises(Stopped, match="stopped by SIGTERM") as stopped:
+    mishap = with_mishap("'all signalled'", tmp_path, step=2)  # as Slurm does it
+    with signals, pytest.raises(Stopped, match="stopped by SIGUSR2") as stopped:
         train(composed(tmp_path / "run", *mishap, "trainer.max_epochs=200", num_devices=2))
     assert stopped.value.advice == f"; resume with: python train.py resume={tmp_path / 'run'}"
     assert capfd.readouterr().err == ""

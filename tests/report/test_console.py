@@ -7,12 +7,14 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from rich.console import Console
 
 from cifar_lightning.report.console import Lines, LogFile, on_screen, say, screens
@@ -201,3 +203,13 @@ def test_no_file_takes_the_place_of_a_closed_stream(tmp_path):
     line = ["sh", "-c", '"$0" -c "$1" "$2" <&- >&- 2>&-', sys.executable, code, str(tmp_path / "number")]
     subprocess.run(line, cwd=ROOT, check=True)
     assert int((tmp_path / "number").read_text()) > 2
+
+
+def test_where_there_is_slurm_nobody_is_told_to_use_it(tmp_path, monkeypatch):
+    (tmp_path / "srun").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    warnings.simplefilter("error")
+    with pytest.raises(UserWarning, match="The `srun` command is available on your system but is not used"):
+        SLURMEnvironment.detect()
+    with on_screen():
+        assert not SLURMEnvironment.detect()
