@@ -193,6 +193,7 @@ TEXTS: dict[str, Callable[[], str]] = {
     "speed": speed,
     "cost of 10,000 runs": lambda: table(*scale_tables.costs(DAGGER)),
     "many runs": lambda: table(*scale_tables.many_runs()),
+    "minutes to compose": scale_tables.minutes_to_compose,
     "disk": lambda: table(*scale_tables.disk()),
     "tutorial": lambda: f"{100 * best_known('tutorial')[0].acc.mean:.1f} %",
     "tutorial with n": lambda: (

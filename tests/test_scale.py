@@ -58,6 +58,12 @@ def test_seconds_with_nothing_else_running_count_before_those_of_more_seeds(monk
     assert rows["resnet18"][3] == r"50\*"
 
 
+def test_minutes_to_compose_are_those_beyond_the_command_itself(monkeypatch):
+    rounds = {"composed 100": [{"seconds": 22.0}], "restart 100": [{"seconds": s} for s in (3.0, 9.0, 4.0)]}
+    monkeypatch.setattr(scale_tables, "recorded", lambda: rounds)
+    assert scale_tables.minutes_to_compose() == "30"  # 0.18 s a job
+
+
 @pytest.mark.parametrize(
     ("num_bytes", "shown"),
     [(0, "0.0 kB"), (9_200, "9.2 kB"), (15_815_803, "15.8 MB"), (119_112_059, "119 MB"), (1.195e12, "1.2 TB")],
