@@ -32,7 +32,10 @@ NOT_RUN = {
     ". .venv/bin/activate": "the tests have an environment already",
     "pip install -e .": "a download",
     **{f"pip install -e '.[{extra}]'": "a download" for extra in ("dev", "cluster", "search", "export")},
-    **{f"python -m pytest {which}": "the tests themselves" for which in ("-n auto", "-m slow", "-m gpu", "-m cluster")},
+    **{
+        f"python -m pytest {which}": "the tests themselves"
+        for which in ("-n auto", "-m slow", "-m gpu", "-m processes")
+    },
     "pre-commit install": "it changes the checkout",
     "python benchmarks/mutants.py --num 100": "all tests, a hundred times",
     "tensorboard --logdir logs": "a server of others; tests/test_tensorboard_page.py looks at its pages",

@@ -66,6 +66,7 @@ def folder(tmp_path):
     return tmp_path / "pictures"
 
 
+@pytest.mark.processes
 def test_jobs_of_joblib_are_those_of_a_serial_sweep(command, tmp_path, folder):
     pytest.importorskip(JOBLIB)
     sweep = ("train.py", "-m", *SWEEP, f"data.root={folder}", f"output_dir={tmp_path / 'serial'}")

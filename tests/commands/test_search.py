@@ -209,7 +209,11 @@ def wait_for(path, process):
 
 
 @pytest.mark.parametrize(
-    "moment", [0.0, *(pytest.param(m, marks=pytest.mark.slow) for m in (0.5, 1, 2, 4, 6, 8, 10, 12))]
+    "moment",
+    [
+        pytest.param(0.0, marks=pytest.mark.processes),
+        *(pytest.param(m, marks=pytest.mark.slow) for m in (0.5, 1, 2, 4, 6, 8, 10, 12)),
+    ],
 )
 def test_real_runs_killed_and_started_again(tmp_path, moment):
     process = start(tmp_path, "n_trials=2")

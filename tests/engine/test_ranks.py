@@ -49,7 +49,7 @@ def alone(tmp_path_factory):
     return folder, train(composed(folder, "class_weights=balanced", num_devices=1))
 
 
-@pytest.mark.parametrize("num_devices", [2, 3])
+@pytest.mark.parametrize("num_devices", [pytest.param(2, marks=pytest.mark.processes), 3])
 def test_a_run_is_that_of_one_device_and_so_is_its_evaluation(num_devices, alone, tmp_path):
     folder, metrics = alone
     together = train(composed(tmp_path / "run", "class_weights=balanced", num_devices=num_devices))
@@ -73,6 +73,7 @@ def test_a_run_is_that_of_one_device_and_so_is_its_evaluation(num_devices, alone
     assert texts[0].count(b"\n") == 1 + 23
 
 
+@pytest.mark.processes
 def test_a_killed_rank_ends_the_run_which_is_resumed_on_other_devices(tmp_path, capfd):
     mishap = with_mishap("killed", tmp_path, step=9)
     with pytest.raises(
@@ -87,6 +88,7 @@ def test_a_killed_rank_ends_the_run_which_is_resumed_on_other_devices(tmp_path, 
     assert_same_weights(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.processes
 def test_a_signal_stops_all_ranks_at_one_step(tmp_path, capfd):
     mishap = with_mishap("'all signalled'", tmp_path, step=2)  # as Slurm does it
     with signals, pytest.raises(Stopped, match="stopped by SIGUSR2") as stopped:
@@ -107,7 +109,7 @@ def test_a_signal_stops_all_ranks_at_one_step(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("kind", "error", "message"),
     [
-        ("refused", UserError, r"^rank 1: data\.batch_size: no such thing$"),
+        pytest.param("refused", UserError, r"^rank 1: data\.batch_size: no such thing$", marks=pytest.mark.processes),
         pytest.param("broken", RunError, "^rank 1: ValueError: no such thing at all\n", marks=pytest.mark.slow),
         pytest.param("diverged", RunError, r"^rank [01]: the loss of step 3 .* is not finite", marks=pytest.mark.slow),
     ],
@@ -167,6 +169,7 @@ def test_gpus_average_gradients_by_nccl(network, tmp_path):
         torch.testing.assert_close(value, other["state_dict"][name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+@pytest.mark.processes
 def test_what_ranks_tell_each_other():
     told = launch(talk, False, num=2)
     assert told == {

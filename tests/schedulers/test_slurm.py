@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, differences, last
 from slurm import Unavailable, running, until
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.processes
 
 SWEEP = (
     *("experiment=smoke", "callbacks=none", "trainer.accelerator=cpu", "trainer.limit_train_batches=100"),

@@ -17,7 +17,7 @@ from PIL import Image
 from witness import seen
 
 pytestmark = [
-    pytest.mark.cluster,
+    pytest.mark.processes,
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install -e '.[ray]'"),
 ]
 
