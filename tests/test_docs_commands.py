@@ -34,7 +34,7 @@ NOT_RUN = {
     **{f"pip install -e '.[{extra}]'": "a download" for extra in ("dev", "cluster", "search", "export")},
     **{
         f"python -m pytest {which}": "the tests themselves"
-        for which in ("-n auto", "-m slow", "-m gpu", "-m processes")
+        for which in ("-n auto", "-m slow", "-m gpu", "-m processes -n auto")
     },
     "pre-commit install": "it changes the checkout",
     "python benchmarks/mutants.py --num 100": "all tests, a hundred times",
