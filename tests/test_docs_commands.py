@@ -243,21 +243,23 @@ class Reader:
         """serve.py on a free port, until it has answered and gets Ctrl-C."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        answers = []
+        answers, has_ended = [], threading.Event()
 
         def ask():
             deadline = time.monotonic() + 60
-            while not answers and time.monotonic() < deadline:
+            while not (answers or has_ended.is_set()) and time.monotonic() < deadline:
                 try:
-                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
                         answers.append(answer.status)
                 except OSError:
                     time.sleep(0.05)
-            os.kill(os.getpid(), signal.SIGINT)
+            if not has_ended.is_set():
+                os.kill(os.getpid(), signal.SIGINT)
 
         asking = threading.Thread(target=ask)
         asking.start()
         outcome = self.command(*[word for word in call if not word.startswith("port=")], f"port={port}")
+        has_ended.set()
         asking.join()
         assert answers == [200]
         return outcome

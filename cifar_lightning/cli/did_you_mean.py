@@ -39,8 +39,8 @@ def explained(error: Exception, overrides: list[str], config_name: str, config_d
         return UserError(fault)
     if isinstance(error, OverrideParseException):
         return UserError(
-            f"cannot read {error.override!r}: a value with any of = , ( ) [ ] {{ }} or quotes wants quotes around it, "
-            f"such as 'key=\"value\"' ({error.message.splitlines()[0]})"
+            f"cannot read {error.override!r}: a value with any of = , ( ) [ ] {{ }} or quotes, or with letters "
+            f"beyond A to Z, wants quotes around it, such as 'key=\"value\"' ({error.message.splitlines()[0]})"
         )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = error.missing_cfg_file.rpartition("/")

@@ -30,8 +30,8 @@ _PACKAGES = {
 }
 """Packages of launchers, what they import late, and the extra that brings both."""
 
-_LOCAL = ("hydra_joblib_launcher", _RAY)
-"""Those whose jobs run on this machine; the others leave them to a scheduler."""
+_LOCAL = (".JoblibLauncher", ".RayLauncher")
+"""Ends of the names of those whose jobs run on this machine; the others leave them to a scheduler."""
 
 Note = Callable[[int, Sequence[str], Any], None]
 """Called with number, overrides and result of a job, or with the exception that it has ended by."""
@@ -89,7 +89,7 @@ def uses_ray(config: DictConfig) -> bool:
     Args:
         config: That of the sweep.
     """
-    return _package(config) == _RAY
+    return str(config.hydra.launcher._target_).endswith(".RayLauncher")  # the package has one for AWS, too
 
 
 def _package(config: DictConfig) -> str:
@@ -114,7 +114,7 @@ class NotedLauncher(Launcher):
         results_of: ResultsOf,
     ) -> None:
         self._launcher, self._note, self._results_of = launcher, note, results_of
-        self._is_local = _package(config) in _LOCAL
+        self._is_local = str(config.hydra.launcher._target_).endswith(_LOCAL)
         self._is_slurm = str(config.hydra.launcher._target_).endswith(".SlurmLauncher")
         self._stop_file = Path(tempfile.gettempdir(), f"cifar-lightning-{uuid.uuid4().hex}.stop")
 

@@ -95,7 +95,8 @@ class RayJobs(Launcher):
                 ray.remote(**wanted)(_nothing)  # which refuses what is no option of it
             self._folder = tempfile.mkdtemp(prefix="ray-", dir=_short_folder())  # which nobody else can enter
             with ray_keeps_to_itself():
-                ray.init(**{"_temp_dir": self._folder, **options})
+                # A folder within it, as Ray lets everybody write into the one that it is given.
+                ray.init(**{"_temp_dir": str(Path(self._folder, "r")), **options})
         except (AssertionError, ConnectionError, OSError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"hydra.launcher.ray: {shortened(one_line(error), 400)}") from error
         finally:
@@ -174,7 +175,7 @@ def _take_signals_back() -> None:
 
 def _returned(job: Any, overrides: Sequence[str]) -> JobReturn:
     import ray
-    from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
+    from ray.exceptions import LocalRayletDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
     again = "the same command, with the same output_dir, resumes it"
     try:
@@ -189,6 +190,10 @@ def _returned(job: Any, overrides: Sequence[str]) -> JobReturn:
     except RayTaskError as error:  # of what is around the job
         cause = error.cause or error
         return _failed(overrides, RunError(f"{type(cause).__name__}: {shortened(one_line(cause), 400)}"))
+    except LocalRayletDiedError:  # which ends all jobs
+        raise
+    except RayError as error:  # of a result that cannot be had
+        return _failed(overrides, RunError(f"{type(error).__name__}: {shortened(one_line(error), 400)}; {again}"))
 
 
 def _failed(overrides: Sequence[str], error: Exception) -> JobReturn:
@@ -216,7 +221,11 @@ def _jobs_that_fit(options: dict[str, Any], wanted: dict[str, Any]) -> int:
             continue
         fitting.append(math.floor(has / amount + 1e-9))
         if fitting[-1] == 0:
-            raise UserError(f"hydra.launcher.ray.remote: a job wants {amount:g} {name}, there are {has:g} for all")
+            kind = f"num_{name.lower()}s" if name in ("CPU", "GPU") else f"resources.{name}"
+            raise UserError(
+                f"hydra.launcher.ray.remote.{kind} must be at most {has:g}, which is all there is, got {amount:g}: "
+                "lower it, or what it follows from, such as trainer.devices and num_threads"
+            )
     return min(fitting)
 
 

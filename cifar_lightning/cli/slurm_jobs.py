@@ -70,7 +70,7 @@ class Queue:
 
 def _listed() -> dict[str, str] | None:
     """This user's jobs and their states; None where Slurm does not answer, which it may do later."""
-    command = ["squeue", f"--user={os.geteuid()}", "--states=all", "--array", "--noheader", "--format=%i|%T"]
+    command = ["squeue", f"--user={os.geteuid()}", "--states=all", "--all", "--array", "--noheader", "--format=%i|%T"]
     # Such variables narrow what is listed.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
     try:

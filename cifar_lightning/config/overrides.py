@@ -99,7 +99,7 @@ def _as_text(override: str) -> str:
     # One, whatever is in it; a list otherwise. A baseline is overrides, with all their signs.
     is_pattern = key in ("images", "runs", "baseline") and not value.startswith(("[", "'", '"'))
     plain = r"[\w./~-]*" if is_there else r"[\w./~,-]*"
-    if (is_there or is_pattern) and not re.fullmatch(plain, value):
+    if (is_there or is_pattern) and not re.fullmatch(plain, value, re.ASCII):
         # Such as IMG (1).jpg, of which Hydra would take the brackets for a call.
         return f"{key}={quoted(expanded(key, value))}"
     # A comma separates the jobs of a sweep; a value with brackets is one that Hydra computes.
@@ -125,7 +125,9 @@ def _item_as_text(key: str, text: str) -> str:
         raise UserError(f"{key}= is empty: write {key}={'FOLDER' if key in PATHS else 'NAME'}, or leave it out")
     if is_from_home(key, inner):
         return quoted(expanded(key, inner))
-    return quoted(text) if not is_quoted and _is_number_or_flag(f"{key}={text}") else text
+    # Hydra's grammar has letters of English alone; what it computes has brackets.
+    is_foreign = not text.isascii() and not re.search(r"[\[\](){}\\]", text)
+    return quoted(text) if not is_quoted and (is_foreign or _is_number_or_flag(f"{key}={text}")) else text
 
 
 def is_from_home(key: str, text: str) -> bool:

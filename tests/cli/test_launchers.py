@@ -182,8 +182,11 @@ def test_a_job_of_ray_has_its_share(gpus, overrides, num_gpus, num_cpus, six_cor
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("hydra.launcher.ray.remote.num_cpus=1000", "remote: a job wants 1000 CPU, there are 6 for all"),
-        ("trainer.devices=3", "remote: a job wants 3 GPU, there are 2 for all"),
+        (
+            "hydra.launcher.ray.remote.num_cpus=1000",
+            "remote.num_cpus must be at most 6, which is all there is",
+        ),
+        ("trainer.devices=3", "remote.num_gpus must be at most 2, which is all there is, got 3"),
         ("+hydra.launcher.ray.remote.num_tpus=1", "Invalid option keyword num_tpus for remote functions"),
     ],
 )

@@ -57,7 +57,7 @@ def test_all_jobs_of_the_user_are_asked_for(squeue, tmp_path, monkeypatch):
     queue.register_job("7")
     assert not queue.is_done("7")
     asked = (tmp_path / "asked").read_text()
-    assert asked == "--user=1234 --states=all --array --noheader --format=%i|%T\n"
+    assert asked == "--user=1234 --states=all --all --array --noheader --format=%i|%T\n"
 
 
 def test_without_slurm_nothing_is_known(tmp_path, monkeypatch):

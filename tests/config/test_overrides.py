@@ -28,6 +28,17 @@ def test_text_that_looks_like_a_number_stays_text(compose, text):
     assert (cfg.name, cfg.output_dir, cfg.data.root) == (text, text, text)
 
 
+@pytest.mark.parametrize("text", ["宠物", "图片/假期 1", "Überraschung", "кошки/2.ckpt"])
+def test_text_in_any_language_needs_no_quotes(compose, text, tmp_path, monkeypatch):
+    for is_there in (False, True):
+        cfg = compose(f"name={text}", f"output_dir={text}", f"data.root={text}")
+        assert (cfg.name, cfg.output_dir, cfg.data.root) == (text, text, text), is_there
+        monkeypatch.chdir(tmp_path)
+        Path(text).mkdir(parents=True, exist_ok=True)
+    assert as_texts([f"name={text},b"]) == [f"name='{text}',b"]
+    assert as_texts(["data.root=${oc.env:猫}", "images=[猫.png]"]) == ["data.root=${oc.env:猫}", "images=[猫.png]"]
+
+
 def test_null_and_words_stay_what_they_are(compose):
     assert as_texts(["output_dir=null", "name=abc", "resume=auto", "seed=1e3", "trainer.max_time=~"]) == [
         "output_dir=null",

@@ -78,7 +78,7 @@ def start():
 
 
 def ended(process):
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=400)
     end = time.monotonic() + 10  # Ray's processes end by themselves
     while (left := of_session(process)) and time.monotonic() < end:
         time.sleep(0.1)

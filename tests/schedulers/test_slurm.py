@@ -49,7 +49,7 @@ def launch(slurm, tmp_path):
 
 
 def ended(process):
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=400)
     return process.returncode, out.splitlines(), err.splitlines()
 
 
