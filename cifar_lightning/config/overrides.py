@@ -125,9 +125,13 @@ def _item_as_text(key: str, text: str) -> str:
         raise UserError(f"{key}= is empty: write {key}={'FOLDER' if key in PATHS else 'NAME'}, or leave it out")
     if is_from_home(key, inner):
         return quoted(expanded(key, inner))
-    # Hydra's grammar has letters of English alone; what it computes has brackets.
+    # Hydra's grammar has English letters alone. What it computes has brackets.
     is_foreign = not text.isascii() and not re.search(r"[\[\](){}\\]", text)
-    return quoted(text) if not is_quoted and (is_foreign or _is_number_or_flag(f"{key}={text}")) else text
+    if is_quoted:
+        return text
+    if is_foreign:
+        return _in_quotes('"', text)
+    return quoted(text) if _is_number_or_flag(f"{key}={text}") else text
 
 
 def is_from_home(key: str, text: str) -> bool:

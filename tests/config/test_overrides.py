@@ -35,7 +35,7 @@ def test_text_in_any_language_needs_no_quotes(compose, text, tmp_path, monkeypat
         assert (cfg.name, cfg.output_dir, cfg.data.root) == (text, text, text), is_there
         monkeypatch.chdir(tmp_path)
         Path(text).mkdir(parents=True, exist_ok=True)
-    assert as_texts([f"name={text},b"]) == [f"name='{text}',b"]
+    assert as_texts([f"name={text},b"]) == [f'name="{text}",b']
     assert as_texts(["data.root=${oc.env:猫}", "images=[猫.png]"]) == ["data.root=${oc.env:猫}", "images=[猫.png]"]
 
 
