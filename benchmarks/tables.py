@@ -100,7 +100,7 @@ def in_short(names: Sequence[str], accuracy: str) -> str:
 
 def in_short_in_chinese(names: Sequence[str]) -> str:
     """The same table for README.zh-CN.md."""
-    note = f"{DAGGER}：此后没有重新跑过。\n\n"
+    note = f"{DAGGER}：代码后来有改动，这个数字还没有用新代码重新验证过。\n\n"
     return _in_short(names, "配方 | 内容 | 准确率 | n | 训练用时", "zh", _place_in_chinese, note)
 
 
@@ -115,8 +115,9 @@ def _in_short(names: Sequence[str], header: str, what: str, where: Callable[[Gro
 
 
 def _place_in_chinese(group: Group) -> str:
-    remarks = [*["单线程"] * group.is_one_thread, *["同时有其他任务"] * group.is_shared]
-    words = NAMES["hardware"][group.folder]["zh"] + (f"（{'，'.join(remarks)}）" if remarks else "")
+    hardware = NAMES["hardware"][group.folder]["zh"]
+    words = f"在{hardware}的机器上只用一个线程" if group.is_one_thread else hardware
+    words += "（同时有其他任务）" * group.is_shared
     return f"{words}，" + ("未测" if group.seconds is None else f"{duration(group).replace('to', '至')} 秒")
 
 
