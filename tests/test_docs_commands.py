@@ -294,7 +294,7 @@ def test_what_a_page_says_can_be_typed(source, reader):
     by_call = {typed.call: typed for typed in source.typed if str(typed) not in NOT_RUN | dict.fromkeys(ELSEWHERE)}
     for call, typed in by_call.items():
         is_installed = all(find_spec(EXTRAS[word]) for word in call if word in EXTRAS)
-        if is_installed and (not starts_processes(call) or source is WITH_PROCESSES[typed]):
+        if is_installed and (not starts_processes(call) or source is WITH_PROCESSES.get(typed, source)):
             reader.types(typed)
 
 
