@@ -14,6 +14,7 @@ LIBRARIES = {
     "errors": set(),
     "typehints": set(),
     "files": set(),
+    "cores": set(),
     "locks": {"filelock"},
     "device": PURE,
     "ranks": PURE,

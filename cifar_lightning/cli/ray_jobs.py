@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from cifar_lightning.cli.remote_job import JobStopped
-from cifar_lightning.errors import RunError, UserError, one_line, shortened
+from cifar_lightning.cli.remote_job import JobStopped, failed
+from cifar_lightning.errors import RunError, UserError, in_words, one_line, shortened
 from cifar_lightning.runs.signals import signals
 
 Tell = Callable[[int, Sequence[str], Any], None]
@@ -152,7 +152,7 @@ class _Batch:
         """What all jobs have returned, those that have not begun among them."""
         not_begun = JobStopped("stopped before it began")
         return [
-            self._ended.get(place) or _failed(overrides, not_begun) for place, overrides in enumerate(self._overrides)
+            self._ended.get(place) or failed(overrides, not_begun) for place, overrides in enumerate(self._overrides)
         ]
 
     def _wait(self) -> None:
@@ -181,25 +181,19 @@ def _returned(job: Any, overrides: Sequence[str]) -> JobReturn:
     try:
         return ray.get(job)
     except OutOfMemoryError:
-        return _failed(overrides, RunError(f"Ray has ended its process, as memory ran out: run fewer at once; {again}"))
+        return failed(overrides, RunError(f"Ray has ended its process, as memory ran out: run fewer at once; {again}"))
     except WorkerCrashedError:
         if signals.requested is not None:  # which ends a process that still imports
-            return _failed(overrides, JobStopped("stopped as it began"))
+            return failed(overrides, JobStopped("stopped as it began"))
         killed = "its process was killed, as the system does where memory runs out, or has crashed"
-        return _failed(overrides, RunError(f"{killed}; {again}"))
+        return failed(overrides, RunError(f"{killed}; {again}"))
     except RayTaskError as error:  # of what is around the job
         cause = error.cause or error
-        return _failed(overrides, RunError(f"{type(cause).__name__}: {shortened(one_line(cause), 400)}"))
+        return failed(overrides, RunError(shortened(in_words(cause), 400)))
     except LocalRayletDiedError:  # which ends all jobs
         raise
     except RayError as error:  # of a result that cannot be had
-        return _failed(overrides, RunError(f"{type(error).__name__}: {shortened(one_line(error), 400)}; {again}"))
-
-
-def _failed(overrides: Sequence[str], error: Exception) -> JobReturn:
-    job = JobReturn(overrides=overrides, status=JobStatus.FAILED)
-    job.return_value = error
-    return job
+        return failed(overrides, RunError(f"{shortened(in_words(error), 400)}; {again}"))
 
 
 def _jobs_that_fit(options: dict[str, Any], wanted: dict[str, Any]) -> int:

@@ -6,12 +6,14 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TypeVar
 
-from cifar_lightning.errors import RunError, UserError, one_line
+from hydra.core.utils import JobReturn, JobStatus
+
+from cifar_lightning.errors import RunError, UserError, in_words, one_line
 from cifar_lightning.report.console import Screen, screens
 from cifar_lightning.runs.signals import SIGNALS, Stopped, leave_now, signals
 
@@ -48,6 +50,13 @@ class JobExited(RunError):
         return str(self.args[0])
 
 
+def failed(overrides: Sequence[str], error: Exception) -> JobReturn:
+    """What stands for the return of a job that has brought none; its value raises the error."""
+    job = JobReturn(overrides=overrides, status=JobStatus.FAILED)
+    job.return_value = error
+    return job
+
+
 def in_own_process(job: Callable[[], T], *, shows_traceback: bool) -> T:
     """Run a job of a sweep in this process, which a launcher has started for it.
 
@@ -74,7 +83,7 @@ def in_own_process(job: Callable[[], T], *, shows_traceback: bool) -> T:
         told = (
             type(error)(one_line(error))
             if isinstance(error, UserError | RunError)
-            else RunError(f"{type(error).__name__}: {one_line(error)} (HYDRA_FULL_ERROR=1 shows where)")
+            else RunError(f"{in_words(error)} (HYDRA_FULL_ERROR=1 shows where)")
         )
         if shows_traceback:
             traceback.print_exception(error)

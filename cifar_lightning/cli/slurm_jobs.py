@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 
-from cifar_lightning.cli.remote_job import NotFinished
+from cifar_lightning.cli.remote_job import NotFinished, failed
 from cifar_lightning.errors import RunError, shortened
 
 log = logging.getLogger(__name__)
@@ -97,16 +97,10 @@ def followed_jobs() -> Iterator[None]:
         except FailedJobError as error:
             trace = re.split(r"-{10,}", str(error))[1].strip()
             words = f"{shortened(trace.splitlines()[-1], 400)}; {job.paths.stderr} has the whole"
-            return [_failed(RunError(words))]
+            return [failed((), RunError(words))]
         except UncompletedJobError:
             words = f"ended without a result (Slurm: {job.state}); {job.paths.stderr} has its last words"
-            return [_failed(NotFinished(words))]
+            return [failed((), NotFinished(words))]
 
     with slurm_jobs_by(Queue(), results):
         yield
-
-
-def _failed(error: Exception) -> JobReturn:
-    returned: Any = JobReturn(status=JobStatus.FAILED)
-    returned.return_value = error
-    return returned

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cifar_lightning.cli.launching import NotedLauncher, ResultsOf, refuse_missing, runs_here, uses_ray
 from cifar_lightning.cli.ray_jobs import RayJobs
 from cifar_lightning.cli.remote_job import NotFinished
-from cifar_lightning.errors import RunError, UserError, one_line
+from cifar_lightning.errors import RunError, UserError, in_words
 from cifar_lightning.report.console import say
 from cifar_lightning.runs.signals import Stopped, signals
 
@@ -163,4 +163,4 @@ def error_line(error: BaseException) -> str:
     """An error in one line, with how to see more of one that was not foreseen."""
     if isinstance(error, UserError | RunError):
         return str(error).replace("\n", " ")  # a library's own words may have line breaks
-    return f"{type(error).__name__}: {one_line(error)} (HYDRA_FULL_ERROR=1 shows where)"
+    return f"{in_words(error)} (HYDRA_FULL_ERROR=1 shows where)"

@@ -13,7 +13,7 @@ from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.schema import SearchSettings
 from cifar_lightning.config.searching import resolve_search
-from cifar_lightning.config.shares import cores
+from cifar_lightning.cores import num_cores
 from cifar_lightning.errors import RunError, UserError, counted, needs_extra
 from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.tables import log_table, relative
@@ -112,7 +112,7 @@ def _work(settings: SearchSettings, study: "Study", seed: int) -> int:
     if left == 0 and done == len(trials):
         return 0
     num = max(1, min(settings.n_workers, left))
-    environments = shares(num, cores=cores(), gpus=_gpus() if num > 1 else [])
+    environments = shares(num, cores=num_cores(), gpus=_gpus() if num > 1 else [])
     seeds = [seed + i for i in range(settings.seeds)]
     return supervise(WORKER, message(settings, seeds), environments, study.note_death)
 

@@ -1,18 +1,14 @@
 """What the jobs of a sweep get of this machine; ``conf/hydra/launcher/*.yaml`` ask for it."""
 
 import math
-import os
 from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 
+from cifar_lightning.cores import num_cores
+
 _OF_GPUS = ("auto", "gpu", "cuda")
 """Values of ``trainer.accelerator`` by which a job takes GPUs where there are any."""
-
-
-def cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus() -> int:
@@ -24,7 +20,7 @@ def gpus() -> int:
 
 def jobs_at_once(num_threads: int | None) -> int:
     """How many jobs of so many threads share the cores of this machine; None: of one, as most steps are small."""
-    return max(1, cores() // (num_threads or 1))
+    return max(1, num_cores() // (num_threads or 1))
 
 
 def gpus_per_job(num_gpus: int, accelerator: str, devices: int | str | Sequence[int] | None) -> int:
@@ -53,8 +49,8 @@ def cores_per_job(num_threads: int | None, num_gpus: int, gpus_per_job: float) -
     jobs = jobs_at_once(num_threads)
     if gpus_per_job:
         jobs = max(1, min(jobs, math.floor(num_gpus / gpus_per_job + 1e-9)))
-    return cores() // jobs
+    return num_cores() // jobs
 
 
-for _resolver in (cores, gpus, jobs_at_once, gpus_per_job, cores_per_job):
+for _resolver in (num_cores, gpus, jobs_at_once, gpus_per_job, cores_per_job):
     OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)

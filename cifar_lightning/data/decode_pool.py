@@ -14,6 +14,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cifar_lightning.cores import num_cores
 from cifar_lightning.data import decode
 
 MIN_FILES_FOR_WORKERS = 2_000
@@ -117,11 +118,6 @@ def _num_bytes(path: str) -> int:
     with suppress(OSError):
         return os.path.getsize(path)
     return 0
-
-
-def num_cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _decode_here(

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from cifar_lightning.analysis.confusion import most_confused
-from cifar_lightning.errors import one_line, printable, shortened
+from cifar_lightning.errors import in_words, printable, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -211,7 +211,7 @@ def only_for_show(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # MemoryError among them
-        log.warning("picture   %s cannot be drawn: %s: %s", name, type(error).__name__, one_line(error))
+        log.warning("picture   %s cannot be drawn: %s", name, in_words(error))
 
 
 def to_png(figure: Figure) -> bytes:

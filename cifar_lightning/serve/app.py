@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cifar_lightning.errors import one_line
+from cifar_lightning.errors import in_words
 from cifar_lightning.predictor import Prediction
 from cifar_lightning.serve.batching import Answer
 from cifar_lightning.serve.desk import Desk, Unreadable
@@ -128,7 +128,7 @@ class _Handlers:
         except ClientDisconnect:
             return Response(status_code=499)  # which nobody reads
         except Exception as error:
-            log.error("a request failed: %s: %s", type(error).__name__, one_line(error))
+            log.error("a request failed: %s", in_words(error))
             return _error(500, "the server cannot answer: its log says why")
 
     async def _read(self, request: Request, part: Part) -> tuple[list[Upload], int]:

@@ -13,8 +13,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from cifar_lightning.cores import num_cores
 from cifar_lightning.data.decode import UNKNOWN_FORMAT, decode_content, formats_of, limited_to
-from cifar_lightning.data.decode_pool import num_cores
 from cifar_lightning.data.formats import START_BYTES, why_not_by_start
 from cifar_lightning.predictor import Predictor
 from cifar_lightning.serve.batching import Answer, Batcher

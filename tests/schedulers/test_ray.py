@@ -10,10 +10,9 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import ROOT, differences, last
-from PIL import Image
+from picture_folder import write_pictures
 from witness import seen
 
 pytestmark = [
@@ -34,13 +33,7 @@ TWO_CORES = ("hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=2", "hydra.
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """An empty folder but for one of pictures, which is the working directory."""
-    rng = np.random.default_rng(0)
-    for split, num in (("train", 20), ("test", 8)):
-        for name in "ab":
-            (tmp_path / "pictures" / split / name).mkdir(parents=True)
-            for i in range(num):
-                pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
-                Image.fromarray(pixels).save(tmp_path / "pictures" / split / name / f"{i}.png")
+    write_pictures(tmp_path / "pictures", train=20, test=8)
     (tmp_path / "conf" / "callbacks").mkdir(parents=True)
     (tmp_path / "conf" / "callbacks" / "witness.yaml").write_text(WITNESS)
     (tmp_path / "seen").mkdir()
