@@ -8,8 +8,9 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from cifar_lightning.cli.command_line import read_command_line, refuse_surroundings
+from cifar_lightning.cli.command_line import CommandLine, read_command_line, refuse_surroundings
 from cifar_lightning.cli.did_you_mean import explained
 from cifar_lightning.cli.help import help_page
 from cifar_lightning.cli.launching import LauncherLost, runs_here, take_own_launchers
@@ -86,89 +87,90 @@ def run(
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(help_page(str(sys.modules[task.__module__].__doc__), config_name, sweeps=sweeps))
             sys.exit(0)
-        _run(
-            task,
-            config_name=config_name,
-            prelude=prelude,
-            sweep=Sweep(check_job, returned, after_sweep) if sweeps else None,
-            ranks_of=ranks_of,
-        )
+        command = _Command(config_name, prelude, Sweep(check_job, returned, after_sweep) if sweeps else None, ranks_of)
+        sys.exit(command.run(task))
 
 
-def _run(task: Task, *, config_name: str, prelude: Prelude, sweep: Sweep | None, ranks_of: str | None) -> NoReturn:
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on, instead of printing them over several lines
-    jobs: list[Job] = []
-    overrides: list[str] = []
-    config_dirs: list[Path] = []
-    placing: list[str] = []
-    argv: list[str] = []  # as other processes need it
-    made = False  # whether Hydra makes the run's folder
-    has_run = False  # whether nobody has stopped it
+class _Command:
+    """A command line: what is typed, and what has become of its jobs."""
 
-    def job(cfg: DictConfig) -> float | None:
-        def own_prelude(of_job: list[str]) -> list[str]:
-            return prelude(of_job, config_dirs)
+    def __init__(self, config_name: str, prelude: Prelude, sweep: Sweep | None, ranks_of: str | None) -> None:
+        self._config_name, self._prelude, self._sweep, self._ranks_of = config_name, prelude, sweep, ranks_of
+        self._overrides: list[str] = []
+        self._config_dirs: list[Path] = []
+        self._jobs: list[Job] = []
 
-        def run_it() -> float | None:
-            return _run_job(cfg, task=task, prelude=own_prelude, jobs=jobs, wants_traceback=wants_traceback, typed=argv)
-
+    def run(self, task: Task) -> int:
+        """Run the task as the command line says; gives the exit code."""
+        wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on, instead of printing them over several lines
+        has_run = False  # whether nobody has stopped it
         try:
-            if runs_here(HydraConfig.get()):
-                return run_it()
-            result = in_own_process(run_it, shows_traceback=wants_traceback)
-            current_job(argv, result).tell_end()
-            return result
-        except SystemExit:
-            folder = HydraConfig.get().runtime.output_dir
-            if made and folder != os.getcwd():  # which it is for serve.py, which writes nothing
-                with suppress(OSError):  # of a folder that holds something
-                    os.rmdir(folder)
-            raise
+            with signals, ExitStack() as group:
+                self._launch(task, group, wants_traceback=wants_traceback)
+            status, has_run = 0, True
+        except SystemExit as ended:  # report() has said why
+            status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        except Stopped as stopped:
+            if _speaks():
+                say(f"{stopped}{stopped.advice}", "stderr")
+            status = stopped.exit_code
+        except Exception as error:
+            if wants_traceback:
+                raise
+            has_run = True  # the jobs of some launchers are in other processes
+            status = 1
+            if isinstance(error, LauncherLost) or not any(entry.failed for entry in self._jobs):
+                status = report(explained(error, self._overrides, self._config_name, self._config_dirs))
+        for entry in sorted(self._jobs, key=lambda job: job.number):
+            say(f"job {entry.number}  {entry.overrides}  {entry.outcome}", "stderr" if entry.failed else "stdout")
+        if self._sweep is not None and has_run:
+            end_sweep(self._sweep)
+        return status
 
-    try:
-        with signals, ExitStack() as group:
-            is_rank = refuse_surroundings(may_be_rank=ranks_of is not None)
-            typed = read_command_line(sys.argv[1:])
-            overrides, config_dirs = typed.overrides, typed.config_dirs
-            if "seed" in keys_of(config_name):
-                overrides = with_seeds(overrides, is_sweep=typed.is_sweep)
-            if typed.is_sweep and sweep is None:
-                raise UserError(f"-m: {config_name}.py does one thing at a time; leave out -m, or start several")
-            if is_rank and ranks_of is not None:
-                if typed.is_sweep:
-                    raise UserError(
-                        "-m: torchrun and srun start the processes of one run; start the sweep without them, as "
-                        "trainer.devices=N starts the processes of each job"
-                    )
-                overrides, placing = group.enter_context(_as_rank(overrides, config_dirs, prelude, ranks_of))
-            elif typed.runs and not typed.is_sweep:
-                overrides = prelude(overrides, config_dirs)
-            made = not typed.is_sweep and _is_new_folder(overrides)
-            sys.argv[1:] = [*overrides, *placing, *typed.flags]  # --info would take an override after it for its value
-            argv[:] = sys.argv
-            take_own_launchers()
-            with checked_jobs(sweep, jobs) if typed.is_sweep and sweep is not None else nullcontext():
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
-        status, has_run = 0, True
-    except SystemExit as ended:  # report() has said why
-        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except Stopped as stopped:
-        if _speaks():
-            say(f"{stopped}{stopped.advice}", "stderr")
-        status = stopped.exit_code
-    except Exception as error:
-        if wants_traceback:
-            raise
-        has_run = True  # the jobs of some launchers are in other processes
-        status = 1
-        if isinstance(error, LauncherLost) or not any(entry.failed for entry in jobs):
-            status = report(explained(error, overrides, config_name, config_dirs))
-    for entry in sorted(jobs, key=lambda job: job.number):
-        say(f"job {entry.number}  {entry.overrides}  {entry.outcome}", "stderr" if entry.failed else "stdout")
-    if sweep is not None and has_run:
-        end_sweep(sweep)
-    sys.exit(status)
+    def _launch(self, task: Task, group: ExitStack, *, wants_traceback: bool) -> None:
+        """Have Hydra run the task, once or for each job; ``group`` is left when the processes of a run part."""
+        is_rank = refuse_surroundings(may_be_rank=self._ranks_of is not None)
+        typed = read_command_line(sys.argv[1:])
+        self._config_dirs[:] = typed.config_dirs
+        placing = self._read(typed, group, is_rank=is_rank)
+        sys.argv[1:] = [
+            *self._overrides,
+            *placing,
+            *typed.flags,
+        ]  # --info would take an override after it for its value
+        job = _Job(
+            task=task,
+            prelude=self._prelude,
+            config_dirs=self._config_dirs,
+            jobs=self._jobs,
+            wants_traceback=wants_traceback,
+            typed=list(sys.argv),
+            makes_folder=not typed.is_sweep and _is_new_folder(self._overrides),
+        )
+        take_own_launchers()
+        with nullcontext() if self._sweep is None or not typed.is_sweep else checked_jobs(self._sweep, self._jobs):
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=self._config_name)(job.run)()
+
+    def _read(self, typed: CommandLine, group: ExitStack, *, is_rank: bool) -> list[str]:
+        """Make the overrides out of what is typed; gives flags by which the processes of one run share its folder."""
+        self._overrides = typed.overrides
+        if "seed" in keys_of(self._config_name):
+            self._overrides = with_seeds(self._overrides, is_sweep=typed.is_sweep)
+        if typed.is_sweep and self._sweep is None:
+            raise UserError(f"-m: {self._config_name}.py does one thing at a time; leave out -m, or start several")
+        if is_rank and self._ranks_of is not None:
+            if typed.is_sweep:
+                raise UserError(
+                    "-m: torchrun and srun start the processes of one run; start the sweep without them, as "
+                    "trainer.devices=N starts the processes of each job"
+                )
+            shared = _as_rank(self._overrides, self._config_dirs, self._prelude, self._ranks_of)
+            self._overrides, placing = group.enter_context(shared)
+            return placing
+        if typed.runs and not typed.is_sweep:
+            self._overrides = self._prelude(self._overrides, self._config_dirs)
+        return []
 
 
 @contextmanager
@@ -210,54 +212,78 @@ def _is_new_folder(overrides: list[str]) -> bool:
     return "hydra.run.dir" not in given and not os.path.lexists(str(given.get("output_dir", given.get("study", ""))))
 
 
-def _run_job(
-    cfg: DictConfig,
-    *,
-    task: Task,
-    prelude: Callable[[list[str]], list[str]],
-    jobs: list[Job],
-    wants_traceback: bool,
-    typed: Sequence[str],
-) -> float | None:
-    """Run the task in the folder that Hydra chose; in a sweep, note how it went."""
-    invocation = _invocation()
-    try:
-        result = task(_placed(cfg, prelude if invocation.is_sweep else None), invocation)
-    except Exception as error:
-        if wants_traceback:
-            raise
-        if not isinstance(error, UserError):
-            _log_traceback(error)
-        if isinstance(error, SweepError) or not invocation.is_sweep:
-            # Not handed to Hydra, which would write a line of its own first.
-            raise SystemExit(report(error)) from error
-        jobs.append(job := current_job(typed, error))
-        job.tell_end()
-        raise  # to the sweeper, which runs the other jobs all the same
-    if invocation.is_sweep:
-        jobs.append(current_job(typed, result))
-    return result
+@dataclass(kw_only=True)
+class _Job:
+    """The task as Hydra calls it, here or in a process that a launcher has started, into which this is pickled.
 
-
-def _placed(cfg: DictConfig, prelude: Callable[[list[str]], list[str]] | None) -> DictConfig:
-    """The config of a job with its folder: Hydra's, unless the prelude chooses one.
-
-    Args:
-        cfg: As Hydra composed it.
-        prelude: What is yet to be put before the job's overrides; None where that has been done.
+    Attributes:
+        task: See ``run``.
+        prelude: See ``run``.
+        config_dirs: Folders of ``--config-dir``.
+        jobs: Those of a sweep that have ended in this process.
+        wants_traceback: Whether errors are raised as they are.
+        typed: The command line, as other processes need it.
+        makes_folder: Whether Hydra makes the run's folder.
     """
-    config = HydraConfig.get()
-    folder = config.runtime.output_dir
-    if prelude is not None and (overrides := prelude(list(config.overrides.task))) != list(config.overrides.task):
-        own = {override.partition("=")[0] for override in overrides if override not in config.overrides.task}
+
+    task: Task
+    prelude: Prelude
+    config_dirs: list[Path]
+    jobs: list[Job]
+    wants_traceback: bool
+    typed: list[str]
+    makes_folder: bool
+
+    def run(self, cfg: DictConfig) -> float | None:
+        """Run the task in the folder that Hydra chose."""
         try:
-            cfg = hydra.compose(config.job.config_name, overrides)
+            if runs_here(HydraConfig.get()):
+                return self._run(cfg)
+            result = in_own_process(lambda: self._run(cfg), shows_traceback=self.wants_traceback)
+            current_job(self.typed, result).tell_end()
+            return result
+        except SystemExit:
+            folder = HydraConfig.get().runtime.output_dir
+            if self.makes_folder and folder != os.getcwd():  # which it is for serve.py, which writes nothing
+                with suppress(OSError):  # of a folder that holds something
+                    os.rmdir(folder)
+            raise
+
+    def _run(self, cfg: DictConfig) -> float | None:
+        """Run the task; in a sweep, note how it went."""
+        invocation = _invocation()
+        try:
+            result = self.task(self._placed(cfg, invocation), invocation)
         except Exception as error:
-            raise explained(error, overrides, str(config.job.config_name)) from error
-        folder = cfg.output_dir if "output_dir" in own else folder
-    if "output_dir" in cfg:  # serve.py has no folder
-        cfg.output_dir = folder  # in the copy for this job alone
-    return cfg
+            if self.wants_traceback:
+                raise
+            if not isinstance(error, UserError):
+                _log_traceback(error)
+            if isinstance(error, SweepError) or not invocation.is_sweep:
+                # Not handed to Hydra, which would write a line of its own first.
+                raise SystemExit(report(error)) from error
+            self.jobs.append(job := current_job(self.typed, error))
+            job.tell_end()
+            raise  # to the sweeper, which runs the other jobs all the same
+        if invocation.is_sweep:
+            self.jobs.append(current_job(self.typed, result))
+        return result
+
+    def _placed(self, cfg: DictConfig, invocation: Invocation) -> DictConfig:
+        """The config of a job with its folder: Hydra's, unless the prelude, which a sweep puts off, chooses one."""
+        config = HydraConfig.get()
+        folder = config.runtime.output_dir
+        typed = list(invocation.overrides)
+        if invocation.is_sweep and (overrides := self.prelude(typed, self.config_dirs)) != typed:
+            own = {override.partition("=")[0] for override in overrides if override not in typed}
+            try:
+                cfg = hydra.compose(config.job.config_name, overrides)
+            except Exception as error:
+                raise explained(error, overrides, str(config.job.config_name)) from error
+            folder = cfg.output_dir if "output_dir" in own else folder
+        if "output_dir" in cfg:  # serve.py has no folder
+            cfg.output_dir = folder  # in the copy for this job alone
+        return cfg
 
 
 def _invocation() -> Invocation:
