@@ -78,49 +78,59 @@ def checked_jobs(sweep: Sweep, jobs: list[Job]) -> Iterator[None]:
 
     Those that an earlier command has finished are left out, and noted among ``jobs``.
     """
-    from cifar_lightning.cli.finished_jobs import FinishedJobs  # late, as they import torch
-    from cifar_lightning.patches import before_sweeps, watched_jobs
-    from cifar_lightning.runs.folder import refuse_foreign_sweep
+    from cifar_lightning.patches import before_sweeps, watched_jobs  # late, as it imports torch
 
-    noted: set[int] = set()
+    with ExitStack() as stack:
+        checked = _CheckedJobs(sweep, jobs, stack)
+        with before_sweeps(refuse_missing, checked.prepare), watched_jobs(checked.check, checked.find):
+            yield
 
-    def note(number: int, overrides: Sequence[str], result: Any) -> None:
-        if number not in noted:
-            noted.add(number)
-            jobs.append(Job.of(number, overrides, sys.argv, result))
 
-    def tell(number: int, overrides: Sequence[str], result: Any) -> None:
-        for text in getattr(result, "__notes__", ()):  # a traceback, where it is asked for
-            sys.stderr.write(text)
-        Job.of(number, overrides, sys.argv, result).tell_end()
+class _CheckedJobs:
+    """What is done with the jobs of one sweep between Hydra's sweeper and its launcher.
 
-    finished = None if sweep.returned is None else FinishedJobs(sweep.returned, note)
+    Args:
+        sweep: See ``Sweep``; its folder is noted once jobs are launched.
+        jobs: Takes those that have ended in other processes, or before.
+        stack: Left when the sweep is over.
+    """
 
-    def prepare(sweeper: Sweeper) -> None:
+    def __init__(self, sweep: Sweep, jobs: list[Job], stack: ExitStack) -> None:
+        from cifar_lightning.cli.finished_jobs import FinishedJobs  # late, as it imports torch
+
+        self._sweep, self._jobs, self._stack = sweep, jobs, stack
+        self._noted: set[int] = set()
+        self._finished = None if sweep.returned is None else FinishedJobs(sweep.returned, self._note)
+
+    def prepare(self, sweeper: Sweeper) -> None:
+        """Refuse a foreign folder, and have the sweeper's launcher note its jobs and leave out the finished ones."""
+        from cifar_lightning.runs.folder import refuse_foreign_sweep  # late, as it imports torch
+
         assert sweeper.config is not None
+        assert sweeper.launcher is not None
         folder = Path(os.path.abspath(sweeper.config.hydra.sweep.dir))
         refuse_foreign_sweep(Path(sweeper.config.hydra.sweep.dir))
-        assert sweeper.launcher is not None
         if uses_ray(sweeper.config):
-            sweeper.launcher = RayJobs(sweeper.launcher, sweeper.config, tell)
-            stack.callback(sweeper.launcher.close)
+            sweeper.launcher = RayJobs(sweeper.launcher, sweeper.config, _tell)
+            self._stack.callback(sweeper.launcher.close)
         results_of: ResultsOf = _no_results
-        if finished is not None and not optimises(sweeper.config.hydra):
-            finished.prepare(sweeper)
-            results_of = finished.results_of
+        if self._finished is not None and not optimises(sweeper.config.hydra):
+            self._finished.prepare(sweeper)
+            results_of = self._finished.results_of
         if not runs_here(sweeper.config.hydra):
-            sweeper.launcher = NotedLauncher(sweeper.launcher, sweeper.config, note, results_of)
+            sweeper.launcher = NotedLauncher(sweeper.launcher, sweeper.config, self._note, results_of)
         launcher: Any = sweeper.launcher
         launch = launcher.launch
 
         def launch_noted(*arguments: Any, **options: Any) -> Any:
-            sweep.folder = folder
+            self._sweep.folder = folder
             return launch(*arguments, **options)
 
         launcher.launch = launch_noted
 
-    def watch(config: DictConfig, number: int) -> None:
-        if sweep.check is None or optimises(config.hydra):
+    def check(self, config: DictConfig, number: int) -> None:
+        """Have ``sweep.check`` see a job's config and the folder that is for it."""
+        if self._sweep.check is None or optimises(config.hydra):
             return
         config.hydra.job.num = number
         try:
@@ -129,14 +139,22 @@ def checked_jobs(sweep: Sweep, jobs: list[Job]) -> Iterator[None]:
             return
         with open_dict(config):
             del config["hydra"]  # Hydra drops this config afterwards, and the node is the larger part to go through
-        sweep.check(config, folder)
+        self._sweep.check(config, folder)
 
-    with (
-        ExitStack() as stack,
-        before_sweeps(refuse_missing, prepare),
-        watched_jobs(watch, finished.find if finished is not None else lambda overrides, number: False),
-    ):
-        yield
+    def find(self, overrides: Sequence[str], number: int) -> bool:
+        """Whether a job is known to be finished."""
+        return self._finished is not None and self._finished.find(overrides, number)
+
+    def _note(self, number: int, overrides: Sequence[str], result: Any) -> None:
+        if number not in self._noted:
+            self._noted.add(number)
+            self._jobs.append(Job.of(number, overrides, sys.argv, result))
+
+
+def _tell(number: int, overrides: Sequence[str], result: Any) -> None:
+    for text in getattr(result, "__notes__", ()):  # a traceback, where it is asked for
+        sys.stderr.write(text)
+    Job.of(number, overrides, sys.argv, result).tell_end()
 
 
 def _no_results(jobs: dict[int, Sequence[str]]) -> dict[int, float | None]:
