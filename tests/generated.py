@@ -14,7 +14,8 @@ def finished(
     """A run that has ended, with its accuracies."""
     started(folder, *overrides, f"seed={seed}")
     accuracies = {"test/acc": test, **({} if val is None else {"val/acc": val})}
-    record = {"name": "tutorial", "seed": seed, "steps": 2, "train_seconds": 10.0 + seed, **accuracies, **more}
+    record = {"name": "tutorial", "seed": seed, "steps": 2, "train_seconds": 10.0 + seed, **accuracies}
+    record |= {"commit": None, **more}
     (folder / METRICS).write_text(json.dumps({"overrides": [*overrides, f"seed={seed}"], **record}))
     return folder
 

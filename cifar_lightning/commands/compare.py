@@ -1,6 +1,7 @@
 """``compare(cfg)``: the function behind compare.py. Runs are compared by their files alone, checkpoints on images."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -10,7 +11,7 @@ from cifar_lightning.config.comparing import CompareSettings, resolve_checkpoint
 from cifar_lightning.config.invocation import FROM_PYTHON, Invocation
 from cifar_lightning.config.overrides import argument
 from cifar_lightning.config.schema import run_folder
-from cifar_lightning.errors import UserError, counted, listed, nearest, one_line, printable
+from cifar_lightning.errors import UserError, counted, listed, nearest, one_line, printable, shortened
 from cifar_lightning.report.comparison import Comparison, compared
 from cifar_lightning.report.comparison_files import Context, groups_csv, markdown, page, pairs_csv, runs_csv
 from cifar_lightning.report.comparison_text import conclusion, group_rows, pair_rows
@@ -19,7 +20,7 @@ from cifar_lightning.report.disagreement import Disagreement
 from cifar_lightning.report.tables import log_table, relative
 from cifar_lightning.runs.folder import claimed, refuse_used
 from cifar_lightning.runs.found import Found, comparison_folder, find_runs
-from cifar_lightning.runs.grouping import Grouping, group_runs
+from cifar_lightning.runs.grouping import FOLDER, Grouping, group_runs
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +56,16 @@ def compare(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> Comparison
             raise UserError(f"runs={listed(settings.runs)}: no run is there{_left_out(found)}")
         grouping = group_runs(found.runs, settings.by)
         _check_metric(found, settings.metric)
+        _check_by(found, settings.by)
         baseline = None if settings.baseline is None else grouping.find(settings.baseline)
+        if baseline is not None and not baseline.values(settings.metric):
+            raise UserError(
+                f"baseline={shortened(baseline.label, 80)}: it has no {settings.metric}; name another group or metric"
+            )
         comparison = compared(grouping.groups, settings.metric, baseline)
         folder = Path(settings.output_dir or comparison_folder(settings.runs))
-        refuse_used(folder)
-        _report(folder, comparison, _context(_command(settings), found, grouping))
+        refuse_used(folder, is_for_run=False)
+        _report(folder, comparison, _context(_command(settings), found, grouping, comparison))
     return comparison
 
 
@@ -68,7 +74,7 @@ def _compare_checkpoints(cfg: DictConfig, invocation: Invocation) -> Disagreemen
 
     settings = resolve_checkpoints(cfg)
     folder = Path(settings[0].output_dir or run_folder("compare"))
-    refuse_used(folder)
+    refuse_used(folder, is_for_run=False)
     with on_screen(), claimed(folder):
         return compare_checkpoints(settings, folder, invocation)
 
@@ -84,8 +90,9 @@ def compare_sweep(folder: Path) -> None:
         return
     grouping = group_runs(found.runs)
     with on_screen():
-        context = _context(f"python compare.py {argument('runs', folder)}", found, grouping)
-        _report(Path(comparison_folder([str(folder)])), compared(grouping.groups, _METRIC), context)
+        comparison = compared(grouping.groups, _METRIC)
+        context = _context(f"python compare.py {argument('runs', folder)}", found, grouping, comparison)
+        _report(Path(comparison_folder([str(folder)])), comparison, context)
 
 
 def _left_out(found: Found) -> str:
@@ -102,6 +109,13 @@ def _check_metric(found: Found, metric: str) -> None:
         raise UserError(f"metric={printable(metric)}: no run has a number of that name{nearest(metric, names)}")
 
 
+def _check_by(found: Found, by: Sequence[str]) -> None:
+    names = {FOLDER, *(name for run in found.runs for name in run.record)}
+    for key in by:
+        if key not in names and any(run.status == "finished" for run in found.runs):
+            raise UserError(f"by={printable(key)}: no run has a key of that name{nearest(key, names)}")
+
+
 def _command(settings: CompareSettings) -> str:
     """What is typed into a POSIX shell to compare the same again."""
     typed = [argument("runs", settings.runs[0] if len(settings.runs) == 1 else settings.runs)]
@@ -114,18 +128,31 @@ def _command(settings: CompareSettings) -> str:
     return " ".join(["python compare.py", *typed])
 
 
-def _context(command: str, found: Found, grouping: Grouping) -> Context:
-    notes = [*grouping.notes, *(f"left out: {path}: {why}" for path, why in found.left_out)]
+def _context(command: str, found: Found, grouping: Grouping, comparison: Comparison) -> Context:
+    notes = [*grouping.notes, *_lacking(comparison), *(f"left out: {path}: {why}" for path, why in found.left_out)]
     if found.num_evaluations:
         evaluations = counted(found.num_evaluations, "evaluation of a checkpoint", "evaluations of checkpoints")
         notes.append(f"left out: {evaluations}")
     finished = [run for run in found.runs if run.status == "finished"]
-    if any(len({run.record.get(key) for run in finished} - {None}) > 1 for key in ("data", "fingerprint.test")):
-        notes.append("The groups were tested on different images: a difference may be one of the images.")
+    for split, words in (("test", "tested"), ("val", "validated")):
+        keys = ("data", f"fingerprint.{split}", f"num_{split}_images")
+        is_used = split == "test" or "val" in {name.partition("/")[0] for name in comparison.metrics}
+        if is_used and any(len({run.record.get(key) for run in finished} - {None}) > 1 for key in keys):
+            notes.append(f"The runs were {words} on different images: a difference may be one of the images.")
     names = list(dict.fromkeys(str(run.record["name"]) for run in finished if "name" in run.record))
     what = f"Comparison of {listed(names, at_most=3)}" if names else "Comparison"
     title = f"{what}: {counted(len(found.runs), 'run')}, {counted(len(grouping.groups), 'group')}"
     return Context(title, grouping.shared, notes, command)
+
+
+def _lacking(comparison: Comparison) -> list[str]:
+    """Of which groups some finished runs have no figure of the compared metric, so that they are not in its mean."""
+    metric, notes = comparison.metric, []
+    for group in (row.group for row in comparison.rows):
+        if lacking := len(group.counted) - len(group.values(metric)):
+            runs = counted(len(group.counted), "finished run")
+            notes.append(f"{group.label}: {lacking} of {runs} {'has' if lacking == 1 else 'have'} no {metric}")
+    return notes
 
 
 def _report(folder: Path, comparison: Comparison, context: Context) -> None:

@@ -83,7 +83,7 @@ def _evaluate(settings: EvaluateSettings, invocation: Invocation) -> dict[str, A
         settings.output_dir
         or ranks.from_first(lambda: evaluation_folder(settings.ckpt, split, changed(flattened(plain), trained)))
     )
-    refuse_used(folder)
+    refuse_used(folder, is_for_run=False)
     trainer = evaluating_trainer(settings, folder, classifier)
     data = evaluated_data(settings)
     fingerprint = check_data(settings, data, classifier, trained)

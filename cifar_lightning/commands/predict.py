@@ -74,7 +74,7 @@ def _predict(settings: PredictSettings, invocation: Invocation) -> dict[str, Any
     except ValueError as error:
         raise UserError(str(error)) from error
     folder = Path(settings.output_dir or results_folder(settings.ckpt, "predict"))
-    refuse_used(folder)
+    refuse_used(folder, is_for_run=False)
     tta = predictor.tta if settings.tta is None else settings.tta
     asked = {
         "ckpt": str(Path(settings.ckpt).absolute()),

@@ -121,6 +121,8 @@ def _report(
     split, num_images = settings.split, len(found.targets)
     tta = f", with test-time augmentation (tta={settings.tta})" if settings.tta else ""
     about = f"{counted(num_images, f'{split} image')} of {with_note(data.name, data.note)}{tta}"
+    if split == "val":
+        about += "; a checkpoint may have been chosen by these images, which flatters it: the test images decide"
     for title, rows in (
         (about, checkpoint_rows(found, is_short=True)),
         ("differences", duel_rows(found, is_short=True)),

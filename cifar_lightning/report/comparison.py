@@ -95,7 +95,8 @@ class Pair:
         second: Row of the group that is subtracted.
         test: Of first minus second; None without a common seed.
         p: The p-value, corrected for the number of pairs by Holm's method; nan where there is no test.
-        needed: How many seeds would show a difference like this; None where that is not known, or above 10,000.
+        needed: How many seeds would show a difference like this among as many pairs; None where that is not known, or
+            above 10,000.
     """
 
     first: Row
@@ -134,12 +135,18 @@ class Comparison:
 
 SECONDS = "train_seconds"
 
-_LESS_IS_BETTER = ("loss", "ece", "brier", "seconds")
+_LESS_IS_BETTER = ("loss", "ece", "brier", "seconds", "flops_per_image")
+_MORE_IS_BETTER = ("acc", "images_per_second")
 
 
 def less_is_better(metric: str) -> bool:
     """Whether a lower value of a metric is the better one."""
-    return metric.removesuffix("_tta").endswith(_LESS_IS_BETTER)
+    return metric.startswith("seconds_to_") or metric.removesuffix("_tta").endswith(_LESS_IS_BETTER)
+
+
+def tells_the_better(metric: str) -> bool:
+    """Whether one of two values of a metric is the better one, as of accuracies and not of temperatures."""
+    return less_is_better(metric) or metric.removesuffix("_tta").endswith(_MORE_IS_BETTER)
 
 
 def _with_tta(metric: str) -> str:
@@ -202,7 +209,12 @@ def _pairs(chosen: Sequence[tuple[Row, Row]], metric: str) -> list[Pair]:
         seeds = [seed for seed in ours if seed in theirs]
         tests.append(paired_test([theirs[seed] for seed in seeds], [ours[seed] for seed in seeds]) if seeds else None)
     corrected = holm([math.nan if test is None else test.p for test in tests])
+    num = sum(not math.isnan(p) for p in corrected)
+
+    def needed(test: PairedTest | None) -> int | None:
+        return None if test is None else seeds_needed(test.difference.mean, test.difference.sd, tests=max(1, num))
+
     return [
-        Pair(first, second, test, p, None if test is None else seeds_needed(test.difference.mean, test.difference.sd))
+        Pair(first, second, test, p, needed(test))
         for (first, second), test, p in zip(chosen, tests, corrected, strict=True)
     ]

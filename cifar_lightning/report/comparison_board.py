@@ -12,6 +12,9 @@ import numpy as np
 from cifar_lightning.report.comparison import Comparison
 from cifar_lightning.report.comparison_plot import Colors, runs_plot
 
+_SUFFIX = ".compare"
+"""How the names of its own event files end, by which they are told from those of others."""
+
 _STYLE: Any = {"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 150}
 
 
@@ -31,9 +34,9 @@ def write_board(folder: Path, comparison: Comparison, text: str) -> None:
 
     from cifar_lightning.patches import silent_event_writer
 
-    for path in folder.glob("events.out.tfevents.*"):
+    for path in folder.glob(f"events.out.tfevents.*{_SUFFIX}"):
         path.unlink()
-    with silent_event_writer(), SummaryWriter(str(folder)) as writer:
+    with silent_event_writer(), SummaryWriter(str(folder), filename_suffix=_SUFFIX) as writer:
         writer.add_text("comparison", text)
         if any(comparison.metric in row.summaries for row in comparison.rows):
             with mpl.rc_context(_STYLE):

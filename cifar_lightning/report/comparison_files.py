@@ -18,7 +18,8 @@ ABOUT = (
     "± and intervals are 95 % intervals of the mean over seeds (Student's t); sd is the sample standard deviation.",
     "Differences are over the seeds that both groups have; p is of a paired t-test, corrected by Holm's method where "
     "several pairs are shown.",
-    "Seeds needed: how many would show a difference of this size at p < 0.05 with probability 0.8.",
+    "Seeds needed: how many would show a difference of this size at p < 0.05, corrected for as many pairs, with "
+    "probability 0.8.",
 )
 """How the figures are made."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cifar_lightning.errors import printable, shortened
 from cifar_lightning.report.comparison import Comparison, Row
-from cifar_lightning.report.comparison_text import heading, unit
+from cifar_lightning.report.comparison_text import heading, interval, unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +64,13 @@ def _draw(axis: Axes, row: Row, metric: str, *, place: int, scale: float, colors
     found = row.summaries[metric]
     axis.scatter(values, [place] * len(values), s=20, color=colors.dots, linewidths=0, alpha=0.6, zorder=3)
     if not math.isnan(found.low):
-        axis.plot([scale * found.low, scale * found.high], [place, place], color=colors.mean, linewidth=1.6, zorder=2)
+        axis.plot(
+            [scale * end for end in interval(metric, found)],
+            [place, place],
+            color=colors.mean,
+            linewidth=1.6,
+            zorder=2,
+        )
     axis.plot(
         [scale * found.mean], [place], marker="|", markersize=13, markeredgewidth=2.4, color=colors.mean, zorder=4
     )

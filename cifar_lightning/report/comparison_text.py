@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 from cifar_lightning.errors import listed, shortened
-from cifar_lightning.report.comparison import SECONDS, Comparison, Pair, Row, less_is_better
+from cifar_lightning.report.comparison import SECONDS, Comparison, Pair, Row, less_is_better, tells_the_better
 from cifar_lightning.report.stats import LEVEL, Summary
 from cifar_lightning.report.tables import Justify
 
@@ -67,6 +67,11 @@ def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
+def interval(metric: str, found: Summary) -> tuple[float, float]:
+    """The ends of an interval of a mean, as far as the metric goes: an accuracy is in [0, 1]."""
+    return (max(0.0, found.low), min(1.0, found.high)) if unit(metric) else (found.low, found.high)
+
+
 def with_interval(metric: str, found: Summary | None, *, sign: bool = False) -> str:
     """A mean with half of its 95 % interval."""
     if found is None:
@@ -98,16 +103,16 @@ def group_rows(comparison: Comparison, *, is_short: bool = False) -> Rows:
 
 def _group_row(row: Row, comparison: Comparison, columns: Mapping[str, Justify]) -> list[str]:
     metric, found = comparison.metric, row.summaries.get(comparison.metric)
-    interval = "–"
+    ends = "–"
     if found is not None and not math.isnan(found.low):
-        interval = f"{figure(metric, found.low)} – {figure(metric, found.high)}"
+        ends = " – ".join(figure(metric, end) for end in interval(metric, found))
     counts = {status: row.group.count(status) for status in ("failed", "unfinished", "running")}
     is_short = "worst – best" in columns
     cells = {
         "group": row.group.label,
         "n": str(found.num if found else len(row.group.counted)),
         "sd": figure(metric, None if found is None else found.sd),
-        "95 % interval": interval,
+        "95 % interval": ends,
         "best": figure(metric, row.best),
         "worst": figure(metric, row.worst),
         "worst – best": "–" if row.best is None else f"{figure(metric, row.worst)} – {figure(metric, row.best)}",
@@ -172,7 +177,8 @@ def conclusion(comparison: Comparison) -> str:
     is_of_val = ranked_by.startswith("val/")
     how = "on the validation images" if is_of_val else f"by {ranked_by}"
     level = [row.group.label for row in rows if row.summaries[ranked_by].mean == best.summaries[ranked_by].mean]
-    names = f"{listed(level, at_most=3)} are level" if len(level) > 1 else f"{best.group.label} is best"
+    superlative = "best" if tells_the_better(ranked_by) else "highest"
+    names = f"{listed(level, at_most=3)} are level" if len(level) > 1 else f"{_named(best)} is {superlative}"
     text = f"{names} {how}: {_words(ranked_by, best.summaries[ranked_by])}."
     if not is_of_val and ranked_by.startswith("test/"):
         text += " Not all have validation images, so it is chosen on the test images and looks better than it is."
@@ -197,27 +203,37 @@ def _words(metric: str, found: Summary) -> str:
     mean = f"{figure(metric, found.mean)} {unit(metric)}".strip()
     if math.isnan(found.low):
         return f"{mean} (n = 1)"
-    return f"{mean} (95 % interval {figure(metric, found.low)} to {figure(metric, found.high)}, n = {found.num})"
+    low, high = interval(metric, found)
+    return f"{mean} (95 % interval {figure(metric, low)} to {figure(metric, high)}, n = {found.num})"
+
+
+def _named(row: Row) -> str:
+    return shortened(row.group.label, 200)
 
 
 def _difference(best: Row, pair: Pair | None, metric: str, corrected: str) -> str:
     """Whether the best group differs from the next that it shares seeds with."""
+    if metric not in best.summaries:
+        return f"It has no {metric}, so nothing is tested."
     if pair is None or pair.test is None:
         return "No other group shares two seeds with it, so a test needs more seeds for all (seeds=5)."
     other = pair.second if pair.first is best else pair.first
     sign = 1 if pair.first is best else -1
     found = pair.test.difference
     low, high = sorted((sign * found.low, sign * found.high))
+    if unit(metric):
+        low, high = max(-1.0, low), min(1.0, high)
     mean = sign * found.mean
     is_better = (mean < 0) == less_is_better(metric)
     amount = f"{figure(metric, abs(mean))} {'points' if unit(metric) else ''}".strip()
     words = f"{amount} {'above' if mean > 0 else 'below'}" if mean else "the same as"
     p = p_text(pair.p) if pair.p < 0.001 else f"= {p_text(pair.p)}"
     tested = (
-        f"In {metric} {best.group.label} is {words} {other.group.label} "
+        f"In {metric} {_named(best)} is {words} {_named(other)} "
         f"(95 % interval {figure(metric, low)} to {figure(metric, high)}, p {p}{corrected}, n = {found.num} seeds)"
     )
     if pair.p <= SIGNIFICANT:
         return f"{tested}: a difference is shown{'' if is_better else ', the other way round'}."
-    needed = "" if pair.needed is None else f"; {pair.needed:,} seeds would show one of this size"
+    is_of_use = pair.needed is not None and pair.needed > found.num
+    needed = f"; {pair.needed:,} seeds would show one of this size" if is_of_use else ""
     return f"{tested}: no difference is shown{needed}."

@@ -93,8 +93,10 @@ def _verdict(result: Evaluated) -> dict[str, Any]:
     recall = figures.recall.nan_to_num(math.inf)
     worst = int(recall.argmin())
     taken, num = taken_for(result.plain.confusion).get(worst, (worst, 0))
-    confidence, num_images = shown.confidence.double().mean().item(), result.plain.num_images
-    standard_error = max(math.sqrt(result.plain.acc * (1 - result.plain.acc) / num_images), 1e-9)
+    probability, num_images = shown.confidence.double(), result.plain.num_images
+    confidence = probability.mean().item()
+    # Of the accuracy, were the confidences right.
+    standard_error = max((probability * (1 - probability)).sum().sqrt().item() / num_images, 1e-9)
     return {
         "worst": result.classes[worst],
         "worst_acc": recall[worst].item(),

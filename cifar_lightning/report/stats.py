@@ -150,12 +150,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def seeds_needed(difference: float, sd: float, *, power: float = 0.8, most: int = 10_000) -> int | None:
-    """How many pairs of runs a paired t-test needs to see a difference, at p < 0.05.
+def seeds_needed(difference: float, sd: float, *, tests: int = 1, power: float = 0.8, most: int = 10_000) -> int | None:
+    """How many pairs of runs ``paired_test`` needs to see a difference, at p < 0.05.
 
     Args:
         difference: The mean difference that is to be seen.
         sd: Standard deviation of the differences.
+        tests: How many tests are made; p is corrected as for the smallest of them.
         power: Probability with which it is to be seen.
         most: Number above which None is returned.
 
@@ -166,17 +167,18 @@ def seeds_needed(difference: float, sd: float, *, power: float = 0.8, most: int 
 
     if math.isnan(sd) or abs(difference) < _NO_SPREAD:
         return None
+    alpha = (1 - LEVEL) / tests
     if sd < _NO_SPREAD:
-        return 2
+        return math.ceil(1 - math.log2(alpha))
     effect = abs(difference) / sd
 
     def is_seen(num: int) -> bool:
-        limit = stdtrit(num - 1, (1 + LEVEL) / 2)
+        limit = stdtrit(num - 1, 1 - alpha / 2)
         return bool(1 - nctdtr(num - 1, effect * math.sqrt(num), limit) >= power)  # the other side is next to nothing
 
     normal = statistics.NormalDist()
     # That of a test that knows the spread: a few too low.
-    num = max(2, math.floor(((normal.inv_cdf((1 + LEVEL) / 2) + normal.inv_cdf(power)) / effect) ** 2))
+    num = max(2, math.floor(((normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)) / effect) ** 2))
     while num <= most and not is_seen(num):
         num += 1
     return num if num <= most else None
@@ -208,7 +210,8 @@ def paired_accuracies(first: Sequence[bool], second: Sequence[bool]) -> PairedAc
     total, discordant = num + 2, only_first + only_second + 1
     centre = (only_second - only_first) / total
     half = float(norm.ppf((1 + LEVEL) / 2)) * math.sqrt(discordant / total - centre**2) / math.sqrt(total)
-    return PairedAccuracies(num, only_first, only_second, difference, centre - half, centre + half, p)
+    low, high = max(-1.0, centre - half), min(1.0, centre + half)
+    return PairedAccuracies(num, only_first, only_second, difference, low, high, p)
 
 
 def mean_difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:

@@ -139,7 +139,9 @@ def with_note(data: str | None, note: str) -> str:
 
 
 def shown(name: str, value: float) -> str:
-    """A metric as people read it: accuracies in percent."""
+    """A metric as people read it: accuracies in percent, a dash for one that is not known."""
+    if math.isnan(value):
+        return _UNKNOWN
     if name.removesuffix("_tta").endswith("acc"):
         return f"{100 * value:.2f} %"
     return f"{value:,.0f}" if name == "images_per_second" else f"{value:.4f}"

@@ -178,8 +178,13 @@ def _refuse_links(folder: Path) -> None:
         regular(folder / name)
 
 
-def refuse_used(folder: Path) -> None:
-    """Raise UserError if a folder holds a run already that could be lost, or links out of it."""
+def refuse_used(folder: Path, *, is_for_run: bool = True) -> None:
+    """Raise UserError if a folder holds a run already that could be lost, or links out of it.
+
+    Args:
+        folder: The folder.
+        is_for_run: Whether a run is to be there, which may take the place of one that has saved nothing.
+    """
     try:
         _refuse_links(folder)
     except OSError as error:
@@ -189,6 +194,8 @@ def refuse_used(folder: Path) -> None:
             f"output_dir={folder} holds a run already: resume it with {argument('resume', folder)}, or name another "
             "folder, so that neither is lost"
         )
+    if not is_for_run and (folder / CONFIG).exists():
+        raise UserError(f"output_dir={folder} holds a run that has begun: name another folder")
 
 
 def record(folder: Path, cfg: DictConfig, invocation: Invocation) -> None:

@@ -15,7 +15,7 @@ DEFAULTS = "defaults"
 ONLY = "all runs"
 """Label of a group that is the only one."""
 
-_FOLDER, _IMAGES = "folder", "test images"
+FOLDER, _IMAGES = "folder", "test images"
 """Keys of a group that are no overrides: where its runs are, and which images they were tested on."""
 
 _Keys = dict[str, Value]
@@ -84,7 +84,7 @@ def group_runs(runs: Sequence[Run], by: Sequence[str] = ()) -> Grouping:
 
 
 def _further(run: Run, key: str) -> Value:
-    value: Any = run.place.rpartition("/")[0] if key == _FOLDER else run.record.get(key)
+    value: Any = run.place.rpartition("/")[0] if key == FOLDER else run.record.get(key)
     return Value(repr(value), "?" if value is None else str(value))
 
 
@@ -160,6 +160,8 @@ def _group(label: str, runs: Sequence[Run], notes: list[str]) -> Group:
                 counted[run.seed] = run
     for seed, same in doubles.items():
         notes.append(f"{label}: seed {seed} stands {len(same)} times, and the first counts: {_places(same)}")
+    if len({run.record.get("fingerprint.train") for run in counted.values()} - {None}) > 1:
+        notes.append(f"{label}: its runs were trained on different images; by=fingerprint.train parts them")
     return Group(label, tuple(runs), counted)
 
 

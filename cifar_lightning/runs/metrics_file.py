@@ -85,5 +85,11 @@ def read_metrics(path: Path) -> dict[str, Any]:
 
 
 def _is_metric(name: str, value: Any) -> bool:
-    """Whether a value may stand in metrics.json: what is called ``<split>/<metric>`` is a number or null."""
-    return "/" not in name or value is None or (fits(value, float) and abs(value) <= sys.float_info.max)
+    """Whether a value may stand in metrics.json: what is called ``<split>/<metric>`` is a number or null, or has them.
+
+    An evaluation has the accuracy of each class by its name.
+    """
+    numbers = value.values() if isinstance(value, dict) else [value]
+    return "/" not in name or all(
+        number is None or (fits(number, float) and abs(number) <= sys.float_info.max) for number in numbers
+    )

@@ -146,6 +146,8 @@ def test_the_page_says_how_to_compare_the_same_again(command, sweep, tmp_path, a
         (["runs=sweep", "metric="], "metric must not be empty"),
         (["runs=sweep", "output_dir=sweep/0"], "output_dir={}/sweep/0 holds a run already"),
         (["runs=sweep", "output_dir=foreign"], "output_dir={}/foreign holds compare.csv, which would be written over"),
+        (["runs=sweep", "output_dir=sweep/7"], "output_dir={}/sweep/7 holds a run that has begun: name another folder"),
+        (["runs=sweep", "by=comit"], "by=comit: no run has a key of that name: did you mean commit?"),
         (["runs=sweep", "metrics=test/acc"], "metrics=test/acc: there is no key metrics: did you mean metric?"),
     ],
 )
@@ -156,6 +158,46 @@ def test_what_is_refused(command, sweep, tmp_path, arguments, message):
     (tmp_path / "foreign" / "compare.csv").write_text("mine")
     assert command("compare.py", *arguments).refusal.startswith(message.replace("{}", str(tmp_path)))
     assert (tmp_path / "foreign" / "compare.csv").read_text() == "mine"
+
+
+def test_event_files_of_others_are_left_alone(command, sweep, tmp_path):
+    place = tmp_path / "out" / "events.out.tfevents.123.host"
+    place.parent.mkdir()
+    place.write_text("mine")
+    for _ in range(2):
+        assert command("compare.py", "runs=sweep", "output_dir=out").code == 0
+        assert place.read_text() == "mine"
+        assert len(list(place.parent.glob("events.out.tfevents.*"))) == 2
+
+
+def test_runs_without_the_metric_are_named(command, tmp_path):
+    for lr, reached in (("0.1", [0]), ("0.2", [0, 1, 2])):
+        for seed in range(3):
+            more = {"seconds_to_val_acc": {"0.94": 10.0 + seed}} if seed in reached else {}
+            finished(tmp_path / "sweep" / f"{lr}-{seed}", f"optimizer.lr={lr}", seed=seed, **more)
+    outcome = command("compare.py", "runs=sweep", "metric=seconds_to_val_acc.0.94")
+    assert "note      optimizer.lr=0.1: 2 of 3 finished runs have no seconds_to_val_acc.0.94\n" in outcome.out
+    assert "optimizer.lr=0.1 is best by seconds_to_val_acc.0.94" in outcome.out
+    finished(tmp_path / "sweep" / "3", "optimizer.lr=0.3", seed=0)
+    refusal = command("compare.py", "runs=sweep", "metric=seconds_to_val_acc.0.94", "baseline=optimizer.lr=0.3").refusal
+    assert refusal.startswith("baseline=optimizer.lr=0.3: it has no seconds_to_val_acc.0.94; name another group or ")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"num_test_images": 5}, "tested"),
+        ({"fingerprint": {"test": "2"}}, "tested"),
+        ({"fingerprint": {"val": "2"}}, "validated"),
+        ({"num_val_images": 5}, "validated"),
+    ],
+)
+def test_figures_of_different_images_are_not_alike(command, tmp_path, more, words):
+    usual = {"num_test_images": 10, "num_val_images": 10, "fingerprint": {"test": "1", "val": "1"}}
+    finished(tmp_path / "sweep" / "0", "optimizer.lr=0.1", val=0.5, **usual)
+    finished(tmp_path / "sweep" / "1", "optimizer.lr=0.2", val=0.6, **usual | more)
+    notes = [line for line in command("compare.py", "runs=sweep").out.splitlines() if " different images" in line]
+    assert notes == [f"note      The runs were {words} on different images: a difference may be one of the images."]
 
 
 def test_a_broken_file_is_left_out_and_named(command, sweep):

@@ -70,6 +70,47 @@ def test_a_metric_where_less_is_better():
     assert "b is 2.7500 below a" in conclusion(comparison)
 
 
+@pytest.mark.parametrize(("metric", "best"), [("seconds_to_val_acc.0.94", "b"), ("flops_per_image", "b")])
+def test_less_time_and_work_is_better(metric, best):
+    groups = [
+        group(label, [0.5, 0.5], **{metric: values}) for label, values in (("a", [31.0, 32.0]), ("b", [11.0, 12.0]))
+    ]
+    comparison = compared(groups, metric)
+    assert comparison.rows[0].best == 11.0
+    assert f"{best} is best by {metric}: 11.5" in conclusion(comparison)
+
+
+def test_of_a_metric_that_is_neither_good_nor_bad_nothing_is_best():
+    groups = [group(label, [0.5, 0.5], temperature=values) for label, values in (("a", [1.0, 1.1]), ("b", [2.0, 2.1]))]
+    assert "b is highest by temperature: 2.0500" in conclusion(compared(groups, "temperature"))
+
+
+def test_intervals_of_accuracies_end_at_0_and_1():
+    comparison = compared([group("a", [0.95, 1.0]), group("b", [0.0, 0.05])], "test/acc")
+    assert [row[4] for row in group_rows(comparison).rows] == ["65.73 – 100.00", "0.00 – 34.27"]
+    assert "97.50 % (95 % interval 65.73 to 100.00, n = 2)" in conclusion(comparison)
+
+
+def test_seeds_that_are_there_already_are_not_asked_for():
+    groups = [group(f"lr={lr}", [0.5 + 0.01 * lr + 0.004 * seed * lr for seed in range(5)]) for lr in range(8)]
+    comparison = compared(groups, "test/acc")
+    [pair] = [
+        pair for pair in comparison.pairs if pair.first is comparison.rows[0] and pair.second is comparison.rows[1]
+    ]
+    assert pair.needed > pair.test.difference.num or pair.p <= 0.05
+    alike = compared([group("a", [0.50, 0.51, 0.52]), group("b", [0.51, 0.52, 0.53])], "test/acc")
+    assert conclusion(alike).endswith(
+        "p = 0.25, n = 3 seeds): no difference is shown; 6 seeds would show one of this size."
+    )
+
+
+def test_a_best_group_without_the_metric_is_not_tested():
+    groups = [group("a", [0.5, 0.5], [0.9, 0.9]), group("b", [0.5, 0.5], [0.8, 0.8], **{"test/acc_tta": [0.6, 0.6]})]
+    text = conclusion(compared(groups, "test/acc_tta"))
+    assert text.startswith("a is best on the validation images: 90.00 % ")
+    assert text.endswith(" It has no test/acc_tta, so nothing is tested.")
+
+
 def test_the_paired_difference_by_hand():
     [pair] = compared([HIGH, LOW], "test/acc").pairs
     # Differences 0.04, 0.01, 0.04: mean 0.03, sd 0.01 sqrt(3), so t = sqrt(3) * sqrt(3) = 3 with 2 degrees of freedom,

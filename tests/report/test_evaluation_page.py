@@ -63,6 +63,24 @@ def test_the_page_begins_with_the_verdict():
     assert "Top-5" not in text
 
 
+@pytest.mark.parametrize(
+    ("num_right", "num_wrong", "confidence", "said"),
+    [
+        (1, 0, 0.55, "as sure as it should be, as far as one image tells."),
+        (20, 0, 0.96, "as sure as it should be, as far as 20 images tell."),
+        (200, 0, 0.9, "it is not sure enough."),
+        (0, 20, 0.9, "it is too sure of itself."),
+        (50, 50, 0.9, "it is too sure of itself."),
+    ],
+)
+def test_confidences_are_judged_by_as_many_images_as_there_are(num_right, num_wrong, confidence, said):
+    logit = torch.tensor(confidence).logit()
+    logits = torch.stack([logit, torch.tensor(0.0)]).repeat(num_right + num_wrong, 1)
+    targets = torch.tensor([0] * num_right + [1] * num_wrong)
+    result = evaluated(logits, targets, ["cat", "dog"])
+    assert said in text_of(make_page(result, make_metrics(result)))
+
+
 def test_the_page_says_whether_confidences_are_calibrated():
     plain, calibrated = (make_result(["cat", "dog"], temperature=temperature) for temperature in (None, 0.5))
     text = text_of(make_page(plain))

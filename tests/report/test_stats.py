@@ -4,7 +4,7 @@ import math
 import statistics
 
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import nct, t, ttest_rel
 
 from cifar_lightning.report.stats import (
     accuracy_difference,
@@ -122,9 +122,28 @@ def test_the_number_of_seeds_is_that_of_tables_of_power(effect, expected):
 def test_where_no_number_of_seeds_is_known():
     assert seeds_needed(0.0, 0.01) is None
     assert seeds_needed(0.01, math.nan) is None
-    assert seeds_needed(0.01, 0.0) == 2
     assert seeds_needed(0.0001, 0.01) is None  # 78,000
     assert seeds_needed(0.0002, 0.01, most=100_000) == pytest.approx(19_625, abs=2)
+
+
+@pytest.mark.parametrize(("tests", "expected"), [(1, 6), (2, 7), (10, 9)])
+def test_as_many_seeds_as_the_test_by_signs_needs_where_there_is_no_spread(tests, expected):
+    assert seeds_needed(0.01, 0.0, tests=tests) == expected
+    for num in (expected - 1, expected):
+        p = paired_test([0.5] * num, [0.6] * num).p * tests
+        assert (p <= 0.05) == (num == expected)
+
+
+def test_more_tests_need_more_seeds():
+    assert seeds_needed(0.01, 0.01) == 10  # as tables of the power of t-tests have it
+    num = seeds_needed(0.01, 0.01, tests=6)
+    power = [float(nct.sf(t.isf(0.05 / 6 / 2, n - 1), n - 1, math.sqrt(n))) for n in (num - 1, num)]
+    assert power[0] < 0.8 <= power[1]
+
+
+def test_a_difference_of_accuracies_is_at_most_one():
+    assert paired_accuracies([False] * 10, [True] * 10).high == 1
+    assert paired_accuracies([True] * 10, [False] * 10).low == -1
 
 
 def bits(both: int, only_first: int, only_second: int, neither: int) -> tuple[list[bool], list[bool]]:

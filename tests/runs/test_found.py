@@ -65,6 +65,7 @@ def test_what_is_not_there_is_said(place, message):
 
 def test_evaluations_are_no_runs(sweep):
     record = {"ckpt": "last.ckpt", "test/acc": 0.5, "seed": 0, "overrides": []}
+    record |= {"test/class_acc": {"cat": 0.5, "dog": None}}
     for folder in (sweep / "3" / "evaluate" / "last", sweep.parent / "evaluate" / "1"):
         folder.mkdir(parents=True)
         (folder / "metrics.json").write_text(json.dumps(record))

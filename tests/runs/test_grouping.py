@@ -89,6 +89,16 @@ def test_other_test_images_are_another_group():
     assert labels(*changed) == {"test images=11111111": [0], "test images=22222222": [1]}
 
 
+def test_other_training_images_within_a_group_are_named():
+    runs = [run(seed=number, **{"fingerprint.train": f"{number % 2}"}) for number in range(3)]
+    [group] = group_runs(runs).groups
+    assert group_runs(runs).notes == [
+        "all runs: its runs were trained on different images; by=fingerprint.train parts them"
+    ]
+    assert (len(group.counted), group_runs(runs[::2]).notes) == (3, [])
+    assert labels(*runs, by=["fingerprint.train"]) == {"fingerprint.train=0": [0, 2], "fingerprint.train=1": [1]}
+
+
 def test_what_else_makes_groups():
     runs = [
         run(seed=0, place="logs/a/0", commit="1", **{"versions.torch": "2.10"}),
