@@ -43,7 +43,7 @@ def test_commands_compose(call, tmp_path):
     entry, *arguments = call
     if entry == "search.py":
         settings = resolve_search(compose(*search_prelude(arguments), config_name="search"))
-        assert check_space(read_space(settings.space, settings.overrides), tmp_path) == 0
+        assert check_space(read_space(settings.space, settings.overrides), tmp_path).seed == 0
         return
     arguments = with_seeds(arguments, is_sweep="-m" in arguments)
     take_own_launchers()  # as the command line does

@@ -27,7 +27,7 @@ def begun(folder, *overrides, own=(), seeds=1, n_trials=6, **options):
     cfg.overrides = listed
     settings = resolve_search(cfg)
     space = read_space(settings.space, settings.overrides)
-    begin(settings, space, seed=0)
+    begin(settings, space, OmegaConf.create({"seed": 0}))
     return settings
 
 

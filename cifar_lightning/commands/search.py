@@ -64,8 +64,9 @@ def search(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> "Results":
     space = read_space(settings.space, settings.overrides)
     settings = dataclasses.replace(settings, n_trials=_num_trials(settings, space))
     with on_screen():
-        seed = check_space(space, folder)
-        begin(settings, space, seed)
+        cfg = check_space(space, folder)
+        seed = int(cfg.seed)
+        begin(settings, space, cfg)
         study: Study = open_study(settings)
         try:
             code = _work(settings, study, seed)

@@ -44,7 +44,7 @@ def composed(overrides: Sequence[str], folder: Path, *, resume: str | None = Non
     return cfg
 
 
-def check_space(space: Space, folder: Path) -> int:
+def check_space(space: Space, folder: Path) -> DictConfig:
     """Refuse a search in which a key or a value is wrong whatever the others are.
 
     Args:
@@ -52,7 +52,7 @@ def check_space(space: Space, folder: Path) -> int:
         folder: Of the study; nothing is written into it.
 
     Returns:
-        The seed of a trial's first run.
+        The config of the first combination.
 
     Raises:
         UserError: If that is so, or there are no validation images to compare trials on.
@@ -62,7 +62,7 @@ def check_space(space: Space, folder: Path) -> int:
     for parameter in space.parameters:
         for text in parameter.tried[1:]:
             _check_some(space, {parameter.key: text}, folder)
-    return int(cfg.seed)
+    return cfg
 
 
 def _check_some(space: Space, chosen: Mapping[str, str], folder: Path) -> DictConfig:

@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from cifar_lightning.checkpoint.trust import read_text
 from cifar_lightning.checkpoint.write import write_durably
 from cifar_lightning.config.overrides import WHERE_AND_HOW
 from cifar_lightning.config.recipe import is_below, recipe
+from cifar_lightning.config.resolve import flattened
 from cifar_lightning.config.schema import SearchSettings
 from cifar_lightning.errors import UserError, listed, one_line, printable, shortened
 from cifar_lightning.files import own_folder
@@ -19,24 +22,25 @@ from cifar_lightning.search.space import Space, read_space
 
 RECORD = "study.json"
 _LOCK = ".cifar-lightning.begin.lock"
+_OF_A_COMMAND = (*WHERE_AND_HOW, "output_dir", "resume")
 _FREE = ("search.log", _LOCK)
 """What a folder may hold in which a study is begun."""
 
 
-def begin(settings: SearchSettings, space: Space, seed: int) -> None:
+def begin(settings: SearchSettings, space: Space, cfg: DictConfig) -> None:
     """Begin a study in its folder, or see that the one there is the same; both by one process at a time.
 
     Args:
         settings: Of the search.
         space: What is searched.
-        seed: Of each trial's first run.
+        cfg: Of train.py for the first combination, as files of conf/ have it now.
 
     Raises:
         UserError: If the folder holds something else, or cannot be written.
     """
     assert settings.study is not None
     folder = Path(settings.study)
-    record = _record(settings, space, seed)
+    record = _record(settings, space, cfg)
     try:
         own_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,14 +61,16 @@ def has_begun(folder: Path) -> bool:
     return (folder / RECORD).is_file()
 
 
-def _record(settings: SearchSettings, space: Space, seed: int) -> dict[str, Any]:
+def _record(settings: SearchSettings, space: Space, cfg: DictConfig) -> dict[str, Any]:
+    config = flattened(OmegaConf.to_container(cfg))
     return {
         "format": 1,
         "space": {parameter.key: parameter.spelled for parameter in space.parameters},
         "overrides": list(space.fixed),
-        "seed": seed,
+        "seed": int(cfg.seed),
         "seeds": settings.seeds,
         "is_grid": settings.sampler == "grid",
+        "config": {key: value for key, value in config.items() if not is_below(key, _OF_A_COMMAND)},
     }
 
 
@@ -101,7 +107,15 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     found += [_change(key, old, new) for key in ("seed", "seeds") if old[key] != new[key]]
     if old["is_grid"] != new["is_grid"]:
         found.append(f"sampler={'grid' if old['is_grid'] else 'tpe or random'}")
-    return found
+    return found or [f"{change}, in a file of conf/" for change in _changed_files(old, new)]
+
+
+def _changed_files(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs although the same is asked for: a file that is named by it has been edited."""
+    configs = [record.get("config", new["config"]) for record in (old, new)]  # a study may be older than this entry
+    keys = sorted({*configs[0], *configs[1]})
+    missing = object()
+    return [_change(key, *configs) for key in keys if configs[0].get(key, missing) != configs[1].get(key, missing)]
 
 
 def _normal(values: Mapping[str, Any], key: str) -> Any:

@@ -31,7 +31,10 @@ _REFUSED = {
 _FIXED = {
     "seed": "a seed is not searched: seeds=3 runs each trial with three, whose mean counts",
     **dict.fromkeys(
-        ("data.val_size", "data.split_seed", "data.root", "data.dataset", "data.name", "trainer.limit_val_batches"),
+        (
+            *("data.val_size", "data.split_seed", "data.root", "data.dataset", "data.name"),
+            *("data.eval_batch_size", "trainer.limit_val_batches"),
+        ),
         "all trials of a study must be validated on the same images: give it one value",
     ),
 }
@@ -152,7 +155,7 @@ def read_space(named: Mapping[str, str], overrides: Iterable[str], *, may_be_emp
     found: dict[str, Parameter | str] = {}
     for text in [*(f"{key}={value}" for key, value in named.items()), *overrides]:
         override = _parsed(text)
-        key = override.get_key_element()
+        key = override.key_or_group  # without + and ++, which add nothing to a key that is there
         _refuse_key(key, text, is_space=override.is_sweep_override())
         found.pop(key, None)
         found[key] = _parameter(key, text, override) if override.is_sweep_override() else text
@@ -167,6 +170,8 @@ def _parsed(text: str) -> Override:
         return OverridesParser.create().parse_override(text)
     except (HydraException, RecursionError, ValueError) as error:
         why = one_line(error.__cause__ or error).partition("See https")[0].strip()
+        if "choice(" in text and "NoneType" in why:
+            why = "a choice has no null; write the values without it, as in key=null,0.1"
         raise UserError(f"cannot read {shortened(printable(text), 100)}: {why}; a space is {WORDS}") from error
 
 
@@ -187,6 +192,8 @@ def _parameter(key: str, text: str, override: Override) -> Parameter:
         raise UserError(f"{shown}: a space is {WORDS}")
     if unknown := sorted(sweep.tags - {"log", "int"}):
         raise UserError(f"{shown}: a tag is log or int, got {printable(unknown[0])}")
+    if getattr(sweep, "shuffle", False):  # each process would draw an order of its own
+        raise UserError(f"{shown}: the order of values does not count in a search: leave shuffle out")
     spelled = text.partition("=")[2]
     if isinstance(sweep, IntervalSweep):
         return _interval(key, shown, sweep, spelled)
@@ -208,7 +215,7 @@ def _interval(key: str, shown: str, sweep: IntervalSweep, spelled: str) -> Param
     low, high, is_log = sweep.start, sweep.end, "log" in sweep.tags
     assert low is not None
     assert high is not None
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+    if not (low < high and math.isfinite(high - low)):
         raise UserError(f"{shown}: an interval has two finite ends, the lower one first")
     if is_log and low <= 0:
         raise UserError(f"{shown}: with log both ends must be above 0")
@@ -221,7 +228,9 @@ def _interval(key: str, shown: str, sweep: IntervalSweep, spelled: str) -> Param
 def _range(key: str, shown: str, texts: tuple[str, ...], *, is_log: bool, spelled: str) -> Parameter:
     is_int = all(text.lstrip("-").isdecimal() for text in texts)
     if not is_int:  # Hydra says 0.30000000000000004
-        texts = tuple(repr(float(f"{float(text):.12g}")) for text in texts)
+        texts = tuple(dict.fromkeys(repr(float(f"{float(text):.12g}")) for text in texts))
+        if len(texts) == 1:
+            raise UserError(f"{shown}: its values are the same to 12 digits; make the step larger")
     numbers = sorted(map(Decimal, texts))
     step = numbers[1] - numbers[0]
     if is_log and (not is_int or step != 1 or numbers[0] <= 0):

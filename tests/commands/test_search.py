@@ -92,6 +92,21 @@ def test_a_named_space_and_choices_of_ones_own(command, here, tmp_path):
     assert command(*shlex.split(html.unescape(again))[1:]).code == 0
 
 
+def test_a_file_that_was_edited_since_makes_another_search(command, here, tmp_path):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    file = tmp_path / "mine" / "experiment" / "my_own.yaml"
+    text = "# @package _global_\ndefaults:\n  - override /data: synthetic\ndata: {val_size: 9}\nseed: 0\n"
+    typed = ("search.py", "--config-dir=mine", "study=s", SPACE[1], "experiment=my_own")
+    file.write_text(text + "num_threads: 1\n")
+    assert command(*typed, "n_trials=1").code == 0
+    file.write_text(text + "num_threads: 2\n")  # how a run runs, not what it computes
+    assert command(*typed, "n_trials=2").code == 0
+    file.write_text(text + "label_smoothing: 0.1\n")
+    refusal = command(*typed, "n_trials=3").refusal
+    assert "holds another search, with label_smoothing=0.0 (now 0.1), in a file of conf/: its trials" in refusal
+    assert len(here[0].calls) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

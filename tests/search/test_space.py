@@ -67,6 +67,9 @@ def test_the_last_one_of_a_key_counts_and_what_is_typed_beats_a_file():
     space = read_space(named, ["optimizer.lr=0.1", "label_smoothing=0", "label_smoothing=interval(0,0.2)"])
     assert [one.key for one in space.parameters] == ["data.batch_size", "label_smoothing"]
     assert space.fixed == ("optimizer.lr=0.1",)
+    space = read_space({}, ["optimizer.lr=interval(1,2)", "++optimizer.lr=0.5", "label_smoothing=null,0.1"])
+    assert [(one.key, one.texts) for one in space.parameters] == [("label_smoothing", ("null", "0.1"))]
+    assert space.fixed == ("++optimizer.lr=0.5",)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +77,11 @@ def test_the_last_one_of_a_key_counts_and_what_is_typed_beats_a_file():
     [
         ("lr=interval(1,1)", "two finite ends, the lower one first"),
         ("lr=interval(2,1)", "the lower one first"),
+        ("lr=interval(-1e308,1e308)", "two finite ends"),
+        ("lr=range(1,1.0000000000001,1e-14)", "the same to 12 digits; make the step larger"),
+        ("lr=shuffle(choice(1,2,3))", "the order of values does not count in a search: leave shuffle out"),
+        ("lr=shuffle(range(1,4))", "leave shuffle out"),
+        ("num_threads=choice(null,1)", "a choice has no null; write the values without it, as in key=null,0.1; a space"),
         ("lr=tag(log,interval(0,1))", "above 0"),
         ("lr=tag(int,interval(0.5,2))", "whole numbers"),
         ("lr=tag(exp,interval(1,2))", "a tag is log or int, got exp"),
@@ -86,6 +94,10 @@ def test_the_last_one_of_a_key_counts_and_what_is_typed_beats_a_file():
         ("seed=choice(0,1)", "seeds=3 runs each trial"),
         ("data=choice(cifar10,cifar100)", "validated on the same images"),
         ("data.val_size=choice(10,20)", "validated on the same images"),
+        ("++data.val_size=choice(10,20)", "validated on the same images"),
+        ("++seed=choice(0,1)", "seeds=3 runs each trial"),
+        ("++output_dir=logs/x", "each trial has its folder"),
+        ("data.eval_batch_size=choice(10,20)", "validated on the same images"),
         ("trainer.limit_val_batches=interval(0,1)", "validated on the same images"),
         ("output_dir=logs/x", "each trial has its folder"),
         ("resume=auto", "the same command continues"),
