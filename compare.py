@@ -2,9 +2,9 @@
 
 Examples:
     python compare.py runs=logs/lr
-    python compare.py runs=[logs/a,logs/b] metric=test/acc_tta
+    python compare.py 'runs=[logs/a,logs/b]' metric=test/acc_tta
     python compare.py runs=logs/lr baseline=optimizer.lr=0.001
-    python compare.py ckpt=[a.ckpt,b.ckpt]                  # which one is right where
+    python compare.py 'ckpt=[a.ckpt,b.ckpt]'                # which one is right where
 """
 
 from pathlib import Path

@@ -2,8 +2,8 @@
 
 Examples:
     python predict.py ckpt=logs/tutorial/<time>/checkpoints/last.ckpt images=cat.jpg
-    python predict.py ckpt=logs/tutorial/<time>/checkpoints/last.ckpt images=holiday/*.jpg topk=3 show=true
-    python predict.py ckpt=logs/tutorial/<time>/export/last.onnx images=[a.jpg,b.jpg] save_probs=true
+    python predict.py ckpt=logs/tutorial/<time>/checkpoints/last.ckpt 'images=holiday/*.jpg' topk=3 show=true
+    python predict.py ckpt=logs/tutorial/<time>/export/last.onnx 'images=[a.jpg,b.jpg]' save_probs=true
 """
 
 from pathlib import Path

@@ -97,7 +97,7 @@ class TrunkFreezing(Callback):
         assert isinstance(pl_module, ImageClassifier)
         if self._frozen and not self._is_early(trainer):
             self._thaw(pl_module)
-            log.info("thawed    the whole network is trained from step %s on", f"{trainer.global_step:,}")
+            log.info("thawed    the whole network is trained from step %s on", f"{trainer.global_step + 1:,}")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)

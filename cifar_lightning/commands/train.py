@@ -122,7 +122,7 @@ def _train(cfg: DictConfig, config: Settings, invocation: Invocation, began: "Be
         metrics |= provenance(invocation) | _clocks(began, invocation, resumes=before is not None)
         final_table(metrics, write_metrics(folder, metrics))
         if not invocation.is_sweep:
-            next_steps(config, metrics, invocation)
+            next_steps(config, metrics, invocation, num_classes=len(parts.data.classes))
         _draw_test(parts)  # once the numbers are safe; so no clock counts it
         for logger in parts.trainer.loggers:
             if isinstance(logger, TensorBoard):

@@ -235,5 +235,5 @@ def _difference(best: Row, pair: Pair | None, metric: str, corrected: str) -> st
     if pair.p <= SIGNIFICANT:
         return f"{tested}: a difference is shown{'' if is_better else ', the other way round'}."
     is_of_use = pair.needed is not None and pair.needed > found.num
-    needed = f"; {pair.needed:,} seeds would show one of this size" if is_of_use else ""
+    needed = f"; {pair.needed:,} seeds would probably show one of this size" if is_of_use else ""
     return f"{tested}: no difference is shown{needed}."

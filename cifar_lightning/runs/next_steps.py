@@ -11,6 +11,7 @@ from cifar_lightning.config.overrides import argument
 from cifar_lightning.config.recipe import NO_PART, is_below
 from cifar_lightning.config.resolve import Settings
 from cifar_lightning.config.schema import run_folder
+from cifar_lightning.errors import counted
 from cifar_lightning.report.tables import relative
 from cifar_lightning.runs.folder import LAST, METRICS
 from cifar_lightning.runs.resume import has_planned_end
@@ -18,14 +19,24 @@ from cifar_lightning.runs.resume import has_planned_end
 log = logging.getLogger(__name__)
 
 
-def next_steps(settings: Settings, metrics: Mapping[str, Any], invocation: Invocation) -> None:
-    """Print, after training, the commands that one may type next.
+_CHANCE = 0.1
+"""Share of the way from chance to all right below which a network is said to have hardly learnt."""
+
+_BY_HEART = 0.2
+"""How much more accurate on training than on test images a network is that is said to know the former by heart."""
+
+
+def next_steps(settings: Settings, metrics: Mapping[str, Any], invocation: Invocation, *, num_classes: int) -> None:
+    """Print, after training, what its accuracy calls for, and the commands that one may type next.
 
     Args:
         settings: Of the run.
         metrics: What its metrics.json holds.
         invocation: How it was started.
+        num_classes: Of the data.
     """
+    if (advice := _advice(settings, metrics, num_classes)) is not None:
+        log.info("note      %s", advice)
     folder = Path(settings.output_dir)
     flags = "".join(f" {shlex.quote(flag)}" for flag in invocation.flags)
     last = relative(folder / LAST)
@@ -41,6 +52,35 @@ def next_steps(settings: Settings, metrics: Mapping[str, Any], invocation: Invoc
     runs = relative(folder.absolute())
     runs = Path(runs.parts[0]) if not runs.is_absolute() and len(runs.parts) > 1 else runs
     log.info("watch     tensorboard --logdir %s", shlex.quote(str(runs)))
+
+
+def _advice(settings: Settings, metrics: Mapping[str, Any], num_classes: int) -> str | None:
+    """What helps a network that has not learnt, or nothing but its training images; None where all is well.
+
+    Of a run over some of its batches, which is a trial, nothing is said.
+    """
+    train, test = metrics.get("train/acc"), metrics.get("test/acc")
+    if train is None or test is None or settings.trainer["limit_train_batches"] not in (None, 1.0):
+        return None
+    chance = 1 / num_classes
+    knows_more = settings.init is not None or settings.model.get("pretrained")
+    other = "" if knows_more else ", or a network that knows ImageNet (experiment=finetune data.root=FOLDER)"
+    if train - chance < _CHANCE * (1 - chance):
+        return (
+            f"{_percent(train)} of training images are right, and chance is {_percent(chance)}: the network has hardly "
+            f"learnt in {counted(metrics['steps'], 'step')}. More epochs help "
+            f"(trainer.max_epochs={10 * max(1, metrics['epochs'])}), another optimizer.lr{other}"
+        )
+    if train - test > _BY_HEART:
+        return (
+            f"{_percent(train)} of training images are right and {_percent(test)} of test images: it knows the former "
+            f"by heart. More images help, varied ones (augment=photo){other}"
+        )
+    return None
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _comparing(settings: Settings, metrics: Mapping[str, Any], invocation: Invocation) -> str | None:

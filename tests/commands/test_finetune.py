@@ -31,4 +31,4 @@ def test_the_head_is_trained_first_then_the_whole_network(compose, pets, caplog)
     said = [record.getMessage() for record in caplog.records]
     assert "note      freeze_trunk: the trunk is new; model.pretrained=true or init=CKPT gives it weights" in said
     assert "frozen    all but the head, for the first 3 of 9 steps" in said
-    assert "thawed    the whole network is trained from step 3 on" in said
+    assert "thawed    the whole network is trained from step 4 on" in said

@@ -100,7 +100,7 @@ def test_seeds_that_are_there_already_are_not_asked_for():
     assert pair.needed > pair.test.difference.num or pair.p <= 0.05
     alike = compared([group("a", [0.50, 0.51, 0.52]), group("b", [0.51, 0.52, 0.53])], "test/acc")
     assert conclusion(alike).endswith(
-        "p = 0.25, n = 3 seeds): no difference is shown; 6 seeds would show one of this size."
+        "p = 0.25, n = 3 seeds): no difference is shown; 6 seeds would probably show one of this size."
     )
 
 
@@ -124,7 +124,7 @@ def test_the_paired_difference_by_hand():
     assert row[:5] == ["lr=2", "lr=1", "3", "+3.00 ± 4.30", "0.095"]
     assert conclusion(compared([HIGH, LOW], "test/acc")).endswith(
         "In test/acc lr=2 is 3.00 points above lr=1 (95 % interval -1.30 to 7.30, p = 0.095, n = 3 seeds): "
-        f"no difference is shown; {pair.needed} seeds would show one of this size."
+        f"no difference is shown; {pair.needed} seeds would probably show one of this size."
     )
 
 

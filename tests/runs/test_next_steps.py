@@ -24,12 +24,13 @@ def said(compose, caplog, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = resolve(compose("name=a run"))
 
-    def lines(folder="logs/a run/1", invocation=TYPED, metrics=METRICS, **parts):
+    def lines(folder="logs/a run/1", invocation=TYPED, metrics=METRICS, num_classes=10, **parts):
         (tmp_path / folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         (tmp_path / folder / "checkpoints" / "last.ckpt").touch()
         caplog.clear()
         with caplog.at_level(logging.INFO):
-            next_steps(replace(settings, output_dir=str(tmp_path / folder), **parts), metrics, invocation)
+            parts["output_dir"] = str(tmp_path / folder)
+            next_steps(replace(settings, **parts), metrics, invocation, num_classes=num_classes)
         return dict(re.split("  +", message, maxsplit=1) for message in caplog.messages)
 
     return lines
@@ -44,6 +45,35 @@ def test_the_next_commands_are_printed(said):
         "compare": "python train.py -m seeds=5",
         "watch": "tensorboard --logdir logs",
     }
+
+
+def test_a_network_that_has_hardly_learnt_is_told_what_helps(said):
+    metrics = {**METRICS, "steps": 210, "train/acc": 0.54}
+    assert said(metrics=metrics, num_classes=2)["note"] == (
+        "54.0 % of training images are right, and chance is 50.0 %: the network has hardly learnt in 210 steps. More "
+        "epochs help (trainer.max_epochs=20), another optimizer.lr, or a network that knows ImageNet "
+        "(experiment=finetune data.root=FOLDER)"
+    )
+    assert "note" not in said(metrics={**metrics, "train/acc": 0.56}, num_classes=2)
+    assert "note" not in said(metrics=metrics)
+    assert "note" not in said(metrics=METRICS, num_classes=2)
+
+
+def test_a_network_that_knows_its_training_images_by_heart_is_told_what_helps(said):
+    metrics = {**METRICS, "steps": 210, "train/acc": 0.967, "test/acc": 0.55}
+    assert said(metrics=metrics)["note"] == (
+        "96.7 % of training images are right and 55.0 % of test images: it knows the former by heart. More images "
+        "help, varied ones (augment=photo), or a network that knows ImageNet (experiment=finetune data.root=FOLDER)"
+    )
+    assert said(metrics=metrics, init="a.ckpt")["note"].endswith("More images help, varied ones (augment=photo)")
+    assert "note" not in said(metrics={**metrics, "test/acc": 0.8})
+
+
+def test_a_trial_of_some_batches_is_told_nothing(said):
+    metrics = {**METRICS, "steps": 2, "train/acc": 0.1}
+    assert "note" in said(metrics=metrics)
+    trainer = {"max_epochs": 2, "num_nodes": 1, "limit_train_batches": 10}
+    assert "note" not in said(metrics=metrics, trainer=trainer)
 
 
 def test_a_run_of_a_planned_length_or_a_stopped_one_is_not_said_to_resume(said):

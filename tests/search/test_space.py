@@ -81,7 +81,10 @@ def test_the_last_one_of_a_key_counts_and_what_is_typed_beats_a_file():
         ("lr=range(1,1.0000000000001,1e-14)", "the same to 12 digits; make the step larger"),
         ("lr=shuffle(choice(1,2,3))", "the order of values does not count in a search: leave shuffle out"),
         ("lr=shuffle(range(1,4))", "leave shuffle out"),
-        ("num_threads=choice(null,1)", "a choice has no null; write the values without it, as in key=null,0.1; a space"),
+        (
+            "num_threads=choice(null,1)",
+            "a choice has no null; write the values without it, as in key=null,0.1; a space",
+        ),
         ("lr=tag(log,interval(0,1))", "above 0"),
         ("lr=tag(int,interval(0.5,2))", "whole numbers"),
         ("lr=tag(exp,interval(1,2))", "a tag is log or int, got exp"),
