@@ -63,8 +63,10 @@ def _advice(settings: Settings, metrics: Mapping[str, Any], num_classes: int) ->
     if train is None or test is None or settings.trainer["limit_train_batches"] not in (None, 1.0):
         return None
     chance = 1 / num_classes
-    knows_more = settings.init is not None or settings.model.get("pretrained")
-    other = "" if knows_more else ", or a network that knows ImageNet (experiment=finetune data.root=FOLDER)"
+    other = ""
+    if settings.data["name"] == "folder" and settings.init is None and not settings.model.get("pretrained"):
+        root = argument("data.root", str(settings.data["root"]))
+        other = f", or a network that knows ImageNet (experiment=finetune {root})"
     if train - chance < _CHANCE * (1 - chance):
         return (
             f"{_percent(train)} of training images are right, and chance is {_percent(chance)}: the network has hardly "

@@ -51,8 +51,7 @@ def test_a_network_that_has_hardly_learnt_is_told_what_helps(said):
     metrics = {**METRICS, "steps": 210, "train/acc": 0.54}
     assert said(metrics=metrics, num_classes=2)["note"] == (
         "54.0 % of training images are right, and chance is 50.0 %: the network has hardly learnt in 210 steps. More "
-        "epochs help (trainer.max_epochs=20), another optimizer.lr, or a network that knows ImageNet "
-        "(experiment=finetune data.root=FOLDER)"
+        "epochs help (trainer.max_epochs=20), another optimizer.lr"
     )
     assert "note" not in said(metrics={**metrics, "train/acc": 0.56}, num_classes=2)
     assert "note" not in said(metrics=metrics)
@@ -61,12 +60,15 @@ def test_a_network_that_has_hardly_learnt_is_told_what_helps(said):
 
 def test_a_network_that_knows_its_training_images_by_heart_is_told_what_helps(said):
     metrics = {**METRICS, "steps": 210, "train/acc": 0.967, "test/acc": 0.55}
-    assert said(metrics=metrics)["note"] == (
-        "96.7 % of training images are right and 55.0 % of test images: it knows the former by heart. More images "
-        "help, varied ones (augment=photo), or a network that knows ImageNet (experiment=finetune data.root=FOLDER)"
+    known = (
+        "96.7 % of training images are right and 55.0 % of test images: it knows the former by heart. More images help"
     )
-    assert said(metrics=metrics, init="a.ckpt")["note"].endswith("More images help, varied ones (augment=photo)")
+    assert said(metrics=metrics)["note"] == f"{known}, varied ones (augment=photo)"
     assert "note" not in said(metrics={**metrics, "test/acc": 0.8})
+    folder = {"name": "folder", "root": "my pets"}
+    ending = """, or a network that knows ImageNet (experiment=finetune 'data.root="my pets"')"""
+    assert said(metrics=metrics, data=folder)["note"] == f"{known}, varied ones (augment=photo){ending}"
+    assert said(metrics=metrics, data=folder, init="a.ckpt")["note"] == f"{known}, varied ones (augment=photo)"
 
 
 def test_a_trial_of_some_batches_is_told_nothing(said):
