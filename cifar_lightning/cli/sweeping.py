@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -124,7 +125,7 @@ class _CheckedJobs:
 
         def launch_noted(*arguments: Any, **options: Any) -> Any:
             self._sweep.folder = folder
-            return launch(*arguments, **options)
+            return [_Told(**vars(job)) for job in launch(*arguments, **options)]
 
         launcher.launch = launch_noted
 
@@ -149,6 +150,21 @@ class _CheckedJobs:
         if number not in self._noted:
             self._noted.add(number)
             self._jobs.append(Job.of(number, overrides, sys.argv, result))
+
+
+class _Told(JobReturn):
+    """The return of a job whose end has been told: Hydra's own writes another line where it raises an error."""
+
+    @property  # type: ignore[misc]  # set by Hydra, on its own
+    def return_value(self) -> Any:
+        """What the job has returned.
+
+        Raises:
+            Exception: That which it has ended by.
+        """
+        if self.status == JobStatus.FAILED:
+            raise self._return_value
+        return super().return_value
 
 
 def _tell(number: int, overrides: Sequence[str], result: Any) -> None:

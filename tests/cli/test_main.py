@@ -270,7 +270,8 @@ def test_a_sweep_continues_past_a_failing_job_and_names_it(command, tmp_path):
     sweep = (*FAST, "-m", "optimizer.lr=0.001,-1,0.01", "data.val_size=20", f"output_dir={tmp_path / 'sweep'}")
     outcome = command("train.py", *sweep, tiny=True)
     assert outcome.code == 1
-    lines = [line for line in outcome.err.splitlines() if line.startswith(("error", "job"))]
+    lines = outcome.err.splitlines()
+    assert len(lines) == 2
     message = "optimizer.lr must be a finite number of at least 0, got -1"
     assert lines[0].startswith("error: job 1 (") and lines[0].endswith(message)  # noqa: PT018
     assert lines[-1].startswith("job 1 ") and lines[-1].endswith(f"failed: {message}")  # noqa: PT018
