@@ -62,6 +62,15 @@ def explained(error: Exception, overrides: list[str], config_name: str, config_d
     return error
 
 
+_OTHER_NAMES = {
+    "epochs": "max_epochs",
+    "num_epochs": "max_epochs",
+    "device": "accelerator",
+    "gpu": "accelerator",
+    "gpus": "devices",
+}
+"""Names that other programs have for a key, and the one that it has here."""
+
 _FOLDER_KEYS = ("hydra.job_logging.handlers.file.filename", "hydra.sweep.subdir", "hydra.sweep.dir", "hydra.run.dir")
 """Keys of Hydra that decide where a run writes, besides ``output_dir``."""
 
@@ -96,13 +105,14 @@ def _nearest_key(key: str, config: DictConfig, groups: list[str]) -> str:
     parent, _, name = key.rpartition(".")
     section = OmegaConf.select(config, parent) if parent else config
     siblings = [str(k) for k in section if k != "_target_"] if isinstance(section, DictConfig) else []
-    elsewhere = [path for path in _paths(OmegaConf.to_container(config)) if path.rpartition(".")[2] == name]
+    here = _OTHER_NAMES.get(name, name)
+    elsewhere = [path for path in _paths(OmegaConf.to_container(config)) if path.rpartition(".")[2] == here]
     if parent and not isinstance(section, DictConfig):
         hint = _nearest_key(parent, config, groups)
         return f": did you mean {elsewhere[0]}?" if elsewhere and "did you mean" not in hint else hint
     if elsewhere and name not in siblings:
         return f": did you mean {elsewhere[0]}?"
-    hint = nearest(name, siblings if parent else [*siblings, *groups])
+    hint = nearest(name, siblings if parent else {*siblings, *groups})
     return hint.replace("did you mean ", f"did you mean {parent}.") if parent else hint
 
 
