@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
+from cifar_lightning.cli.mistyped import refuse_mistyped
 from cifar_lightning.config.overrides import as_texts
 from cifar_lightning.errors import UserError
 
@@ -30,14 +31,18 @@ class CommandLine:
     runs: bool
 
 
-def read_command_line(arguments: Sequence[str]) -> CommandLine:
+def read_command_line(arguments: Sequence[str], config_name: str) -> CommandLine:
     """Read a command line.
 
     Flags and overrides are taken apart, since argparse takes a flag between two overrides for the end of them.
 
+    Args:
+        arguments: What is typed after the script's name.
+        config_name: Name of the entry's config.
+
     Raises:
         UserError: If a flag is not Hydra's, by which argparse would write its usage over several lines; or an override
-            would slip past the checks of a run.
+            would slip past the checks of a run, or is none.
     """
     from cifar_lightning.patches import hydra_flags  # late, as it imports torch, and --help should answer at once
 
@@ -49,6 +54,7 @@ def read_command_line(arguments: Sequence[str]) -> CommandLine:
     parser.error = refuse  # type: ignore[method-assign]
     parsed = parser.parse_intermixed_args(arguments)
     flags = [argument for argument in arguments if argument not in parsed.overrides]
+    refuse_mistyped(parsed.overrides, config_name)
     _refuse_overrides(parsed.overrides)
     return CommandLine(
         flags=flags,

@@ -16,12 +16,20 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cifar_lightning.cli.mistyped import unreadable, unswept
 from cifar_lightning.cli.yaml_faults import content_fault, encoding_fault, syntax_fault
 from cifar_lightning.config.schema import CONF, REFUSED_TRAINER_ARGUMENTS, compose, groups_of
 from cifar_lightning.errors import UserError, nearest, one_line
 
 
-def explained(error: Exception, overrides: list[str], config_name: str, config_dirs: Sequence[Path] = ()) -> Exception:
+def explained(
+    error: Exception,
+    overrides: list[str],
+    config_name: str,
+    config_dirs: Sequence[Path] = (),
+    *,
+    sweeps: bool = True,
+) -> Exception:
     """Hydra's errors of composition as a UserError that names the nearest valid key; others as they are.
 
     Args:
@@ -29,6 +37,7 @@ def explained(error: Exception, overrides: list[str], config_name: str, config_d
         overrides: Those of the command line.
         config_name: Name of the primary config.
         config_dirs: Folders of one's own whose files Hydra reads beside conf/.
+        sweeps: Whether the entry can run several jobs.
     """
     folders = [CONF, *config_dirs]
     if isinstance(error, yaml.YAMLError):
@@ -38,10 +47,7 @@ def explained(error: Exception, overrides: list[str], config_name: str, config_d
     if isinstance(error, ConfigCompositionException) and (fault := content_fault(error, folders)):
         return UserError(fault)
     if isinstance(error, OverrideParseException):
-        return UserError(
-            f"cannot read {error.override!r}: a value with any of = , ( ) [ ] {{ }} or quotes, or with letters "
-            f"beyond A to Z, wants quotes around it, such as 'key=\"value\"' ({error.message.splitlines()[0]})"
-        )
+        return UserError(unreadable(error.override, error.message))
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return UserError(f"{group}={choice} is not one of its choices{nearest(choice, error.options)}")
@@ -49,6 +55,8 @@ def explained(error: Exception, overrides: list[str], config_name: str, config_d
         match := re.search(r"Could not override '([^']+)'", str(error))
     ):
         return UserError(_explain_key(match.group(1), error, overrides, config_name))
+    if isinstance(error, ConfigCompositionException) and (fault := unswept(error, config_name, sweeps=sweeps)):
+        return UserError(fault)
     if isinstance(error, CompactHydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
         key, message = getattr(cause, "full_key", None), str(getattr(cause, "msg", None) or cause)
@@ -61,6 +69,15 @@ def explained(error: Exception, overrides: list[str], config_name: str, config_d
         return UserError(_cannot_use_folder(error, overrides))
     return error
 
+
+_OTHER_NAMES = {
+    "epochs": "max_epochs",
+    "num_epochs": "max_epochs",
+    "device": "accelerator",
+    "gpu": "accelerator",
+    "gpus": "devices",
+}
+"""Names that other programs have for a key, and the one that it has here."""
 
 _FOLDER_KEYS = ("hydra.job_logging.handlers.file.filename", "hydra.sweep.subdir", "hydra.sweep.dir", "hydra.run.dir")
 """Keys of Hydra that decide where a run writes, besides ``output_dir``."""
@@ -96,13 +113,14 @@ def _nearest_key(key: str, config: DictConfig, groups: list[str]) -> str:
     parent, _, name = key.rpartition(".")
     section = OmegaConf.select(config, parent) if parent else config
     siblings = [str(k) for k in section if k != "_target_"] if isinstance(section, DictConfig) else []
-    elsewhere = [path for path in _paths(OmegaConf.to_container(config)) if path.rpartition(".")[2] == name]
+    here = _OTHER_NAMES.get(name, name)
+    elsewhere = [path for path in _paths(OmegaConf.to_container(config)) if path.rpartition(".")[2] == here]
     if parent and not isinstance(section, DictConfig):
         hint = _nearest_key(parent, config, groups)
         return f": did you mean {elsewhere[0]}?" if elsewhere and "did you mean" not in hint else hint
     if elsewhere and name not in siblings:
         return f": did you mean {elsewhere[0]}?"
-    hint = nearest(name, siblings if parent else [*siblings, *groups])
+    hint = nearest(name, siblings if parent else {*siblings, *groups})
     return hint.replace("did you mean ", f"did you mean {parent}.") if parent else hint
 
 

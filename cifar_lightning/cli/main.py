@@ -121,7 +121,9 @@ class _Command:
             has_run = True  # the jobs of some launchers are in other processes
             status = 1
             if isinstance(error, LauncherLost) or not any(entry.failed for entry in self._jobs):
-                status = report(explained(error, self._overrides, self._config_name, self._config_dirs))
+                sweeps = self._sweep is not None
+                told = explained(error, self._overrides, self._config_name, self._config_dirs, sweeps=sweeps)
+                status = report(told)
         for entry in sorted(self._jobs, key=lambda job: job.number):
             say(f"job {entry.number}  {entry.overrides}  {entry.outcome}", "stderr" if entry.failed else "stdout")
         if self._sweep is not None and has_run:
@@ -131,7 +133,7 @@ class _Command:
     def _launch(self, task: Task, group: ExitStack, *, wants_traceback: bool) -> None:
         """Have Hydra run the task, once or for each job; ``group`` is left when the processes of a run part."""
         is_rank = refuse_surroundings(may_be_rank=self._ranks_of is not None)
-        typed = read_command_line(sys.argv[1:])
+        typed = read_command_line(sys.argv[1:], self._config_name)
         self._config_dirs[:] = typed.config_dirs
         placing = self._read(typed, group, is_rank=is_rank)
         sys.argv[1:] = [

@@ -117,9 +117,10 @@ class CIFAR10(datasets.CIFAR10):
         try:
             return download(self.archive, self.urls, home, patience=self.patience)
         except DownloadError as error:
+            end = "" if str(error).endswith("?") else "."
             raise DownloadError(
                 f"{_listed(self._unusable())} in {home / self.base_folder}, and the archive cannot be downloaded: "
-                f"{error}. By hand: get {self.archive.name} ({self.archive.size / 1e6:.0f} MB) from {self.url} and "
+                f"{error}{end} By hand: get {self.archive.name} ({self.archive.size / 1e6:.0f} MB) from {self.url} and "
                 f"put it into {home.resolve()}, or name the folder that holds {self.base_folder or home.name}/"
                 f"{self._files()[0][0]} with data.root=; or try the project with data=synthetic"
             ) from error

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -85,7 +85,7 @@ class Patience:
 
 
 class DownloadError(OSError):
-    """The file cannot be downloaded. The message says why, for each address, and what to do."""
+    """The file cannot be downloaded. The message says why, and what to do."""
 
 
 class _UrlFailed(Exception):
@@ -154,7 +154,20 @@ def download(file: RemoteFile, urls: Sequence[str], folder: Path, *, patience: P
                 return _fetch(session, url, file, folder, patience)
             except (_UrlFailed, _TransferFailed, _RangeUnsupported) as error:
                 reasons[url] = str(error)
-    raise DownloadError("; ".join(f"{url}: {reason}" for url, reason in reasons.items()) or "no address was given")
+            log.info("          %s", reasons[url])
+    raise DownloadError(_in_all(reasons))
+
+
+def _in_all(reasons: Mapping[str, str]) -> str:
+    """Why no address gives the file: each reason once, and none again that the log has shown beside its address."""
+    if not reasons:
+        return "no address was given"
+    none = f"none of {len(reasons)} addresses gives it"
+    if len(reasons) > 1 and len(set(reasons.values())) == 1:
+        return f"{none}: {next(iter(reasons.values()))}"
+    if len(reasons) > 1 and log.isEnabledFor(logging.INFO) and log.hasHandlers():
+        return f"{none}, for the reasons above"
+    return "; ".join(f"{url}: {reason}" for url, reason in reasons.items())
 
 
 def announced(url: str, *, sha256: str, patience: Patience = Patience()) -> RemoteFile:

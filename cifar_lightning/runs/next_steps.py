@@ -98,7 +98,8 @@ def _comparing(settings: Settings, metrics: Mapping[str, Any], invocation: Invoc
         return f"python compare.py {argument('runs', others)}"
     if invocation.hydra_yaml is None or settings.trainer["num_nodes"] > 1:
         return None
-    kept = [override for override in invocation.overrides if not is_below(override.partition("=")[0], NO_PART)]
+    last = {override.partition("=")[0]: override for override in invocation.overrides}  # a resumption repeats keys
+    kept = [override for key, override in last.items() if not is_below(key, NO_PART)]
     return shlex.join(["python", "train.py", "-m", "seeds=5", *kept, *invocation.flags])
 
 

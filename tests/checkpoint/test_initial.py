@@ -108,6 +108,20 @@ def test_another_network_is_refused_with_what_to_type(compose, before, overrides
         train(compose(*SMALL, *overrides, of(before)))
 
 
+def test_a_recipe_that_sets_arguments_of_another_network_is_to_be_left_out(command, before, tmp_path):
+    images = (
+        "data.batch_size=20",
+        "trainer.max_epochs=1",
+        f"output_dir={tmp_path / 'out'}",
+        "trainer.precision=32-true",
+    )
+    typed = ("experiment=speedrun", "normalize=cifar10", *images, *FAST, of(before))
+    assert command("train.py", *typed, tiny=True).refusal.endswith(
+        "is of another network, got model=speedrun, whose arguments experiment=speedrun sets; type "
+        "label_smoothing=0.2 tta=2 model=tutorial instead of that"
+    )
+
+
 def test_arguments_of_the_network_are_said(compose, run):
     _, before = run(*BARE, *STEP, "model=torchvision", "model.arch=mobilenet_v3_small", "model.image_size=40")
     with pytest.raises(

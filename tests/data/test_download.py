@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import logging
 import os
 import pickle
 import random
@@ -378,6 +379,27 @@ def test_without_a_network_each_address_has_a_reason_within_half_a_minute(tmp_pa
     assert len(reasons) == 6  # one reason contains a semicolon
     assert reasons[0] == f"{refused}: Connection refused"
     assert "no-such-host.invalid/x: its host name cannot be resolved; is there a network?" in str(error.value)
+
+
+def test_a_reason_that_all_addresses_have_is_said_once(fetch):
+    with pytest.raises(DownloadError, match=r"^none of 2 addresses gives it: the server answers 404 Not Found$"):
+        fetch("missing", "missing?download=1")
+
+
+def test_reasons_that_the_log_shows_are_not_said_again(fetch, server, caplog):
+    with caplog.at_level(logging.INFO), pytest.raises(DownloadError) as error:
+        fetch("missing", "portal")
+    assert str(error.value) == "none of 2 addresses gives it, for the reasons above"
+    assert [message.strip().partition(",")[0] for message in caplog.messages] == [
+        *(f"fetching  {server.url('missing')}", "the server answers 404 Not Found"),
+        *(f"fetching  {server.url('portal')}", "a web page came instead of the file"),
+    ]
+
+
+def test_the_reason_of_a_second_attempt_is_logged(fetch, caplog):
+    with caplog.at_level(logging.INFO), pytest.raises(DownloadError):
+        fetch("slow_then_busy", patience=replace(HASTY, min_bytes_per_second=1e9))
+    assert caplog.messages[-1].strip() == "the server answers 503 Service Unavailable"
 
 
 def test_a_full_disk_ends_the_download_at_once(fetch, server):

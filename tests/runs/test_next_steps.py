@@ -92,6 +92,12 @@ def test_more_seeds_have_the_overrides_of_the_run(said):
     ]
 
 
+def test_a_key_that_was_given_again_is_named_once_with_its_last_value(said):
+    overrides = ("trainer.max_epochs=2", "data=synthetic", "trainer.max_epochs=3", "resume=x", "trainer.max_epochs=3")
+    line = said(invocation=replace(TYPED, overrides=overrides))["compare"]
+    assert line == "python train.py -m seeds=5 trainer.max_epochs=3 data=synthetic"
+
+
 def test_folders_with_choices_of_ones_own_are_named_again(said):
     lines = said(invocation=replace(TYPED, flags=("--config-dir=/my conf",)))
     for step in ("evaluate", "resume", "compare"):
