@@ -9,6 +9,8 @@ from browsing import requested, visit
 from evaluations import make_metrics, make_page, make_result
 
 from cifar_lightning.metrics import evaluate
+from cifar_lightning.report import html
+from cifar_lightning.report.comparison_text import Rows
 from cifar_lightning.report.evaluation import Evaluated
 from cifar_lightning.report.evaluation_page import MAX_ROWS
 
@@ -275,3 +277,35 @@ def test_the_page_is_read_without_a_script(browser, hostile):
     ):
         assert f"\n{heading}\n" in text
     assert "recall" in text
+
+
+def test_a_narrow_table_breaks_long_words_only_and_has_all_its_lines(browser, tmp_path):
+    names = ["checkerboard", "horizontal stripes", "optimizer.weight_decay=0.0005/and_so_on", "m" * 60]
+    path = tmp_path / "report.html"
+    path.write_text(make_page(make_result(names)), encoding="utf-8")
+    opened(browser, path, 390)
+    heads = "[...document.querySelector('#classes ~ .frame').querySelectorAll('tbody th')]"
+    lines = browser.execute_script(f"return {heads}.map((head) => head.firstChild.getClientRects().length)")
+    assert lines[0] == 1
+    assert lines[1] <= 2
+    assert min(lines[2:]) > 1
+    widths = browser.execute_script(f"return {heads}.map((head) => head.offsetWidth)")
+    assert max(widths) < 390 / 2
+    cells = "[...document.querySelectorAll('.sortable tbody tr > *')]"
+    drawn = browser.execute_script(f"return {cells}.map((cell) => getComputedStyle(cell).borderTopWidth)")
+    assert set(drawn) == {"1px"}
+    assert browser.execute_script("return getComputedStyle(document.querySelector('table')).borderCollapse") == "separate"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("optimizer.lr=0.001", "optimizer.lr=0.001"),
+        ("optimizer.weight_decay=0.001 b", "optimizer.<wbr>weight_<wbr>decay=<wbr>0.001 b"),
+        ("<b>/" + 20 * "=", "&lt;b&gt;/" + 20 * "="),
+    ],
+)
+def test_long_words_may_break_where_their_parts_are_joined(text, expected):
+    rows = Rows({"group": "left"}, [[text]], total=1)
+    template = "{% from 'rows.html' import table %}{{ table(rows, 'x.csv') }}"
+    assert f">{expected}</th>" in html._environment().from_string(template).render(rows=rows)
