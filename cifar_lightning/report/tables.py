@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,17 +42,24 @@ Justify = Literal["left", "right"]
 _NAMES_AND_VALUES: dict[str, Justify] = {"name": "left", "value": "right"}
 
 
-def log_table(title: str, rows: Iterable[Sequence[str]], *, columns: Mapping[str, Justify] | None = None) -> None:
+def log_table(
+    title: str,
+    rows: Iterable[Sequence[str]],
+    *,
+    columns: Mapping[str, Justify] | None = None,
+    whole: Collection[str] = (),
+) -> None:
     """Write a table to console and log file.
 
     Args:
         title: Stands above it.
         rows: The texts of each row.
         columns: Headings, and to which side a column's texts stand; None for names and values without headings.
+        whole: Headings of columns that are cut last where the table is too wide.
     """
     table = Table(show_header=columns is not None, box=SQUARE)
     for heading, side in (columns or _NAMES_AND_VALUES).items():
-        table.add_column(heading, justify=side)
+        table.add_column(heading, justify=side, no_wrap=heading in whole)
     for row in rows:  # as Text, in which no [brackets] are markup and no :words: are emoji
         table.add_row(*(Text(shortened(printable(value), _MAX_NAME)) for value in row))
     text = StringIO()
