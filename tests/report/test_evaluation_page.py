@@ -323,6 +323,10 @@ def test_a_narrow_table_breaks_long_words_only_and_has_all_its_lines(browser, tm
     cells = "[...document.querySelectorAll('.sortable tbody tr > *')]"
     drawn = browser.execute_script(f"return {cells}.map((cell) => getComputedStyle(cell).borderTopWidth)")
     assert set(drawn) == {"1px"}
+    browser.execute_script("document.querySelector('#classes ~ .frame').scrollLeft = 100")
+    columns = "['thead th', 'tbody th'].map((one) => document.querySelector('#classes ~ .frame ' + one))"
+    lefts = browser.execute_script(f"return {columns}.map((cell) => cell.getBoundingClientRect().left)")
+    assert lefts[0] == lefts[1]  # a heading stays above its column
     collapse = browser.execute_script("return getComputedStyle(document.querySelector('table')).borderCollapse")
     assert collapse == "separate"
 
