@@ -28,7 +28,7 @@ def uncalibrated(logits: Float[Tensor, "n k"], temperature: float | None) -> Flo
 def in_words(temperature: float | None) -> str:
     """What probabilities are, for people: calibrated or not, and by what."""
     if temperature is None:
-        return "uncalibrated: the checkpoint has no temperature, which validation images give it"
+        return "uncalibrated and may be too high or too low: train with data.val_size=auto to calibrate them"
     return f"calibrated: temperature {temperature:.3g}, fitted on validation images"
 
 

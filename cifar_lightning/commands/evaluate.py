@@ -35,7 +35,7 @@ from cifar_lightning.report.console import on_screen
 from cifar_lightning.report.evaluation import Evaluated, details, evaluated, figure_rows, figures
 from cifar_lightning.report.evaluation_files import draw_pictures, draw_report
 from cifar_lightning.report.predictions import write_predictions
-from cifar_lightning.report.tables import class_rows, log_drops, log_table, relative, with_note
+from cifar_lightning.report.tables import class_rows, log_drops, log_values, relative, with_note
 from cifar_lightning.runs.curves import CURVES, read_curves
 from cifar_lightning.runs.evaluations import SETS, changed, deciding, evaluation_folder, record_settings
 from cifar_lightning.runs.folder import held_by_first, refuse_used, run_of
@@ -157,7 +157,8 @@ def _write(folder: Path, metrics: dict[str, Any], result: Evaluated) -> Path:
     write_metrics(folder, metrics)
     on = f"{metrics['name']} on {with_note(metrics['data'], metrics['data_note'])}"
     title = f"{on}: {counted(num, f'{result.split} image')}"
-    log_table(title, [*figure_rows(result), *class_rows(metrics[f"{result.split}/class_acc"])])
+    of_classes = [(name, acc, "") for name, acc in class_rows(metrics[f"{result.split}/class_acc"])]
+    log_values(title, [*figure_rows(result), *of_classes])
     return predictions
 
 

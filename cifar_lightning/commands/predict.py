@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+from rich.cells import cell_len
 
 from cifar_lightning.calibration import in_words
 from cifar_lightning.checkpoint.write import write_durably
@@ -34,7 +35,7 @@ NUM_SHOWN = 20
 """Pictures in the table on the console."""
 
 _MAX_PATH = 40
-"""Most characters of a path in the table."""
+"""Most columns of a path in the table; names differ at the end."""
 
 _MAX_FILES = 2_000
 _MAX_BYTES = 256_000_000
@@ -149,21 +150,36 @@ def _report(
     """Show the first predictions, and say where all are."""
     rows = []
     for file, prediction in first[:NUM_SHOWN]:
-        name = file if len(file) <= _MAX_PATH else f"…{file[1 - _MAX_PATH :]}"  # names differ at the end
         if prediction is None:
-            rows.append([name, "not an image", "", problems[file]])
+            rows.append([_end(printable(file)), "not an image", "", problems[file]])
         else:
-            others = ", ".join(f"{label} {prob:.1%}" for label, prob in prediction.top[1:])
-            rows.append([name, prediction.label, f"{prediction.prob:.1%}", others])
+            others = ", ".join(f"{label} {_percent(prob)}" for label, prob in prediction.top[1:])
+            rows.append([_end(printable(file)), prediction.label, _percent(prediction.prob), others])
     columns: dict[str, Justify] = {"file": "left", "class": "left", "probability": "right"}
     if any(row[3] for row in rows):
-        columns["runners-up, or why not" if topk > 1 else "why not"] = "left"
+        is_any_broken = any(prediction is None for _, prediction in first[:NUM_SHOWN])
+        others = "runners-up, or the problem" if is_any_broken else "runners-up"
+        columns[others if topk > 1 else "problem"] = "left"
     title = counted(num_files, "picture")
     if num_files > NUM_SHOWN:
         title = f"The first {NUM_SHOWN} of {title}"
-    log_table(title, [row[: len(columns)] for row in rows], columns=columns)
+    log_table(title, [row[: len(columns)] for row in rows], columns=columns, whole=["file"])
     for name in ("predictions.csv", "predictions.json"):
         log.info("wrote     %s", relative(folder / name))
+
+
+def _end(path: str) -> str:
+    """The end of a path, where the name of the file is, in as many columns as a table has for it."""
+    if cell_len(path) <= _MAX_PATH:
+        return path
+    end = path[1 - _MAX_PATH :]
+    while cell_len(end) >= _MAX_PATH:  # some letters take two columns
+        end = end[1:]
+    return f"…{end}"
+
+
+def _percent(prob: float) -> str:
+    return f"{100 * prob:.1f} %"
 
 
 def _draw(folder: Path, predictor: Predictor, shown: Sequence[tuple[str, Prediction]]) -> None:

@@ -92,4 +92,4 @@ def usage(source: Source, path: Path) -> str:
     return f"""import onnxruntime
 session = onnxruntime.InferenceSession({str(path)!r})
 (logits,) = session.run(["logits"], {{"images": images}})  # uint8 (N, C, H, W)
-# softmax(logits) is {in_words(source.temperature)}"""
+# probabilities, softmax(logits), are {in_words(source.temperature)}"""

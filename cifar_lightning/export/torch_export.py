@@ -37,4 +37,4 @@ def usage(source: Source, path: Path) -> str:
     return f"""import torch
 net = torch.export.load({str(path)!r}).module()  # as all pickles: only a file whose origin you trust
 logits = net(images)  # uint8 (N, C, H, W)
-# softmax(logits) is {in_words(source.temperature)}"""
+# probabilities, softmax(logits), are {in_words(source.temperature)}"""

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from cifar_lightning.analysis.confidence import NUM_BINS, Coverage, Reliability
+from cifar_lightning.errors import counted
 from cifar_lightning.report.html import ACCENT, FAULT, MUTED, QUIET
 
 if TYPE_CHECKING:
@@ -59,21 +60,33 @@ def coverage_curve(curve: Coverage) -> Figure:
     figure = Figure(figsize=(4.1, 3.8), layout="constrained")
     axis = figure.subplots()
     left_out = 1 - curve.num_kept.numpy() / curve.num_images
-    # Of very few images an accuracy says nothing: those of less than a hundredth are not drawn.
-    drawn = curve.num_kept.numpy() >= min(curve.num_images, max(10, curve.num_images // 100))
-    chosen = np.flatnonzero(drawn)
+    chosen = np.flatnonzero(curve.num_kept.numpy() >= _least_drawn(curve))
     chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, _MAX_POINTS).round().astype(int))]
     acc = curve.acc.numpy()[chosen]
-    axis.plot(left_out[chosen], acc, color=ACCENT, linewidth=2)
-    axis.plot(left_out[chosen[-1:]], acc[-1:], "o", color=ACCENT, markersize=5)
+    # Unclipped, for the axis ends at 100 %, where the line may be.
+    axis.plot(left_out[chosen], acc, color=ACCENT, linewidth=2, clip_on=False)
+    axis.plot(left_out[chosen[-1:]], acc[-1:], "o", color=ACCENT, markersize=5, clip_on=False)
     margin = max(0.05 * (acc.max() - acc.min()), 0.01)
-    axis.set(xlim=(-0.01, 1), ylim=(max(0, acc.min() - margin), min(1 + margin / 3, acc.max() + margin)))
+    axis.set(xlim=(-0.01, 1), ylim=(max(0, acc.min() - margin), min(1, acc.max() + margin)))
     axis.set(xlabel="left out, the least confident first", ylabel="accuracy on the rest")
     axis.grid(axis="y", linewidth=0.6)
     axis.xaxis.set_major_formatter(PercentFormatter(1, 0))
     axis.yaxis.set_major_formatter(PercentFormatter(1))
     axis.tick_params(labelsize=8)
     return figure
+
+
+def end_of_coverage(curve: Coverage) -> str:
+    """Why the line of ``coverage_curve`` ends before all images are left out, as a sentence."""
+    least, surest = _least_drawn(curve), int(curve.num_kept[0])
+    if surest > least:  # they are left out together
+        return f"The line ends at the {surest:,} images of the highest confidence."
+    return f"The line ends at {counted(least, 'image')}: of fewer an accuracy says little."
+
+
+def _least_drawn(curve: Coverage) -> int:
+    """Fewest images whose accuracy is drawn: a hundredth, or ten."""
+    return min(curve.num_images, max(10, curve.num_images // 100))
 
 
 def training_curve(train: Points, val: Points, *, is_acc: bool) -> Figure:

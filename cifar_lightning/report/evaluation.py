@@ -138,17 +138,19 @@ def _figures(plain: Evaluation, calibrated: Evaluation | None) -> dict[str, floa
     return found
 
 
-def figure_rows(result: Evaluated) -> list[tuple[str, str]]:
-    """The figures as rows of a table on the console, an accuracy with its 95 % interval."""
+def figure_rows(result: Evaluated) -> list[tuple[str, str, str]]:
+    """The figures as rows of a table on the console: a name, its value and, of an accuracy, its 95 % interval."""
     found = figures(result)
-    rows = {
-        name: shown(name, value) for name, value in found.items() if "/acc_low" not in name and "/acc_high" not in name
-    }
+    intervals = {}
     for suffix in ("", "_tta"):
-        if (name := f"{result.split}/acc{suffix}") in rows:
+        if (name := f"{result.split}/acc{suffix}") in found:
             low, high = (100 * found[f"{result.split}/acc_{end}{suffix}"] for end in ("low", "high"))
-            rows[name] = f"({low:.2f} to {high:.2f}) {rows[name]}"
-    return list(rows.items())
+            intervals[name] = f"({low:.2f} to {high:.2f})"
+    return [
+        (name, shown(name, value), intervals.get(name, ""))
+        for name, value in found.items()
+        if "/acc_low" not in name and "/acc_high" not in name
+    ]
 
 
 def details(result: Evaluated) -> dict[str, Any]:

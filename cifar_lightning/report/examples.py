@@ -11,6 +11,9 @@ from cifar_lightning.report.evaluation import Evaluated, Gather
 NUM_PICTURES, NUM_HITS = 24, 16
 """Most pictures of mistakes and of suspected labels, and of hits."""
 
+SURE_FROM = 0.8
+"""Confidence from which a hit is no near miss, and is not shown."""
+
 
 def mistakes(result: Evaluated, gather: Gather) -> list[dict[str, Any]]:
     """The mistakes with the highest confidence."""
@@ -20,9 +23,10 @@ def mistakes(result: Evaluated, gather: Gather) -> list[dict[str, Any]]:
 
 
 def hits(result: Evaluated, gather: Gather) -> list[dict[str, Any]]:
-    """The hits with the lowest confidence."""
+    """The hits with the lowest confidence, of those below ``SURE_FROM``."""
     confidence = result.shown.confidence.masked_fill(~result.is_correct, 2)
-    return _pictures(result, gather, confidence.argsort(stable=True)[: min(NUM_HITS, int(result.is_correct.sum()))])
+    num = min(NUM_HITS, int((confidence < SURE_FROM).sum()))
+    return _pictures(result, gather, confidence.argsort(stable=True)[:num])
 
 
 def suspects(result: Evaluated, gather: Gather) -> list[dict[str, Any]]:

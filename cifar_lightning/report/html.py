@@ -64,6 +64,12 @@ _OF_MATPLOTLIB = {
 }
 """What matplotlib writes for a picture that stands alone, by pattern, and what stands for it within a page."""
 
+_MAX_WHOLE = 20
+"""Most characters of a word that stands on one line of a table, however narrow the screen."""
+
+_JOINT = re.compile(r"(?<=[=/,_])(?=[^=/,_])|(?<=[a-z]\.)(?=[a-z])")
+"""Between the parts of a path or an override; no decimal point is one."""
+
 _MAX_SIDE = 160
 """Most pixels of a picture in a page."""
 
@@ -138,6 +144,7 @@ def _environment() -> Environment:
         "short": shortened,
         "counted": counted,
         "end": _end,
+        "breakable": _breakable,
     }
     return environment
 
@@ -150,6 +157,12 @@ def _name(text: str) -> str:
 def _end(text: str, length: int) -> str:
     """The end of a text, where paths differ."""
     return text if len(text) <= length else f"…{text[1 - length :]}"
+
+
+def _breakable(text: str) -> Markup:
+    """A text whose long words, such as paths and overrides, may break where their parts are joined."""
+    words = [_JOINT.split(word) if len(word) > _MAX_WHOLE else [word] for word in text.split(" ")]
+    return Markup(" ").join(Markup("<wbr>").join(parts) for parts in words)
 
 
 def _value(value: float | None) -> str:

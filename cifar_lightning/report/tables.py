@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,20 +39,27 @@ _UNKNOWN = "–"
 
 Justify = Literal["left", "right"]
 
-_NAMES_AND_VALUES: dict[str, Justify] = {"name": "left", "value": "right"}
 
-
-def log_table(title: str, rows: Iterable[Sequence[str]], *, columns: Mapping[str, Justify] | None = None) -> None:
+def log_table(
+    title: str,
+    rows: Iterable[Sequence[str]],
+    *,
+    columns: Mapping[str, Justify] | None = None,
+    whole: Collection[str] = (),
+    values: Justify = "right",
+) -> None:
     """Write a table to console and log file.
 
     Args:
         title: Stands above it.
         rows: The texts of each row.
         columns: Headings, and to which side a column's texts stand; None for names and values without headings.
+        whole: Headings of columns that are cut last where the table is too wide.
+        values: To which side values without headings stand.
     """
     table = Table(show_header=columns is not None, box=SQUARE)
-    for heading, side in (columns or _NAMES_AND_VALUES).items():
-        table.add_column(heading, justify=side)
+    for heading, side in (columns or {"name": "left", "value": values}).items():
+        table.add_column(heading, justify=side, no_wrap=heading in whole)
     for row in rows:  # as Text, in which no [brackets] are markup and no :words: are emoji
         table.add_row(*(Text(shortened(printable(value), _MAX_NAME)) for value in row))
     text = StringIO()
@@ -60,6 +67,17 @@ def log_table(title: str, rows: Iterable[Sequence[str]], *, columns: Mapping[str
     console = Console(file=text, width=100, color_system=None, force_terminal=False, force_jupyter=False)
     console.print(table)
     log.info(f"{printable(title)}\n{text.getvalue().rstrip()}")
+
+
+def log_values(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
+    """Write a table of names and values that end at one place, each with what stands behind it, such as its interval.
+
+    Args:
+        title: Stands above it.
+        rows: A name, its value, and what stands behind the value; an empty text for nothing.
+    """
+    width = max((len(value) for _, value, _ in rows), default=0)
+    log_table(title, [(name, f"{value:>{width}} {behind}".rstrip()) for name, value, behind in rows], values="left")
 
 
 def class_rows(class_acc: Mapping[str, float]) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from cifar_lightning.errors import printable, shortened
-from cifar_lightning.report.html import ACCENT, FAULT, INK, LINE, MUTED, QUIET
+from cifar_lightning.report.html import ACCENT, FAULT, INK, LINE, MUTED, QUIET, SURFACE
 from cifar_lightning.search.results import Results, Trial
 from cifar_lightning.search.space import Parameter
 
@@ -139,6 +139,7 @@ def _label(axis: Axes, place: int, parameter: Parameter) -> None:
             color=QUIET,
             va="center",
             parse_math=False,
+            bbox={"facecolor": SURFACE, "edgecolor": "none", "pad": 1},  # no line strikes it through
         )
 
 

@@ -5,13 +5,12 @@ from markupsafe import Markup
 
 from cifar_lightning.report import html
 from cifar_lightning.search import charts
-from cifar_lightning.search.results import Results, conclusion, rows
+from cifar_lightning.search.results import MIN_FOR_IMPORTANCE, Results, conclusion, rows
 
 ABOUT = (
     "Trials are compared by val/acc of their last weights, on validation images alone. The best of many looks better "
     "there than it is: its test accuracy stands in the metrics.json of its folder, and nothing was chosen by it.",
     "A pruned trial ended early, as others were better after as many epochs; of several seeds the first one decides.",
-    "Importance is PED-ANOVA: how the values of the better trials differ from those of all.",
 )
 
 
@@ -32,9 +31,17 @@ def page(found: Results, title: str, again: str) -> str:
         fixed=found.space.fixed,
         space=[f"{one.key}={one.spelled}" for one in found.space.parameters],
         trials=rows(found).for_page(),
-        about=ABOUT,
+        about=(*ABOUT, _about_importance(found)),
         again=again,
     )
+
+
+def _about_importance(found: Results) -> str:
+    if found.importances:
+        return "Importance is PED-ANOVA: how the values of the better trials differ from those of all."
+    if found.count("complete") < MIN_FOR_IMPORTANCE:
+        return f"The importance of keys is shown from {MIN_FOR_IMPORTANCE} complete trials on: here are too few."
+    return "The importance of keys cannot be told from these trials, such as where all have the same accuracy."
 
 
 def _charts(found: Results) -> list[tuple[Markup, str]]:

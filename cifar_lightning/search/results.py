@@ -17,6 +17,9 @@ from cifar_lightning.report.tables import Justify, duration, shown
 from cifar_lightning.search.space import Space
 from cifar_lightning.search.study import REASON, Study
 
+MIN_FOR_IMPORTANCE = 4
+"""Fewest complete trials by which the importance of keys is told: by fewer it would be noise alone."""
+
 _STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -115,7 +118,7 @@ def _seconds(started: datetime | None, ended: datetime | None) -> float | None:
 
 
 def _importances(study: optuna.Study, num_complete: int) -> dict[str, float]:
-    if num_complete < 4:  # of fewer it would be noise alone
+    if num_complete < MIN_FOR_IMPORTANCE:
         return {}
     try:
         found = optuna.importance.get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())

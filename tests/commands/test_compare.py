@@ -305,6 +305,9 @@ def test_the_page_in_a_browser(command, sweep, browser, tmp_path, width):
     assert browser.find_element("css selector", "figure svg").size["width"] > 250
     sizes = browser.execute_script("const e = document.documentElement; return [e.scrollWidth, e.clientWidth]")
     assert sizes[0] == sizes[1] <= width
+    lines = "(text.selectNodeContents(cell), text.getClientRects().length)"
+    cells = f"[...document.querySelectorAll('td.folder')].map((cell) => {lines})"
+    assert set(browser.execute_script(f"const text = document.createRange(); return {cells}")) == {1}
     groups = browser.find_element("css selector", "table")
 
     def first_cells():

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_a_temperature_sharpens_the_probabilities_and_is_told(command, run_folde
     assert contents["temperature"] is None  # without validation images
     torch.save(contents | {"temperature": 0.5}, run_folder / "checkpoints" / "calibrated.ckpt")
     said = {
-        "last": "probabilities are uncalibrated: the checkpoint has no temperature",
+        "last": "probabilities are uncalibrated and may be too high or too low: train with data.val_size=auto",
         "calibrated": "probabilities are calibrated: temperature 0.5, fitted on validation images",
     }
     found, classes = {}, {}
@@ -155,6 +156,7 @@ def test_what_is_no_image_is_named_and_the_rest_is_predicted(command, run_folder
         "its extension; pictures/05a.png: image file is truncated (out/predictions.csv names each)\n"
     )
     assert "│ pictures/00a.txt │ not an image │             │ not an image, by its extension │" in outcome.out
+    assert "│ problem  " in outcome.out
     rows = rows_of(tmp_path / "out" / "predictions.csv")
     assert [row["file"] for row in rows] == sorted(f"pictures/{name}" for name in os.listdir(pictures))
     assert {row["file"]: row["error"] for row in rows if row["error"]} == {
@@ -167,6 +169,23 @@ def test_what_is_no_image_is_named_and_the_rest_is_predicted(command, run_folder
     whole = command("predict.py", CKPT, "images=pictures/[01][0-9].png", "output_dir=whole")
     assert whole.code == 0
     assert rows_of(tmp_path / "whole" / "predictions.csv") == [row for row in rows if not row["error"]]
+
+
+def test_the_table_keeps_the_ends_of_long_names(command, run_folder, tmp_path):
+    folder = tmp_path / "a_folder_with_a_long_name" / "图片图片图片"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        os.rename(tmp_path / "pictures" / f"0{number}.png", folder / f"image_{number}.png")
+    (folder / "image_3.png").write_bytes(b"hello")
+    outcome = command("predict.py", CKPT, f"images={folder}", "topk=3", "output_dir=out")
+    assert outcome.code == 1
+    rows = [line.split(" │ ") for line in outcome.out.splitlines() if "image_" in line]
+    assert [re.search(r"/图片图片图片/image_(\d)\.png$", row[0].strip())[1] for row in rows] == list("0123")
+    assert all(row[0].startswith("│ …") for row in rows)
+    assert all(re.fullmatch(r" *\d+\.\d %", row[2]) for row in rows[:3])
+    assert "runners-up, or the" in outcome.out
+    outcome = command("predict.py", CKPT, "images=pictures", "topk=3", "output_dir=whole")
+    assert "or the" not in outcome.out
 
 
 @pytest.mark.parametrize("name", ["IMG (1), a=b.png", "a,b.png", "[1].png", "1e3", "it's.png", 'a"b.png'])

@@ -123,7 +123,7 @@ def test_a_signal_ends_it_once_what_runs_is_answered(command, ckpt, port, tmp_pa
     assert answers[1].endswith(b'{"file": "a", "index": 0, "error": "empty"}]}')
     lines = outcome.out.splitlines()
     assert lines[0] == "model     tutorial, seed 0, from last.ckpt"
-    assert lines[2].startswith("note      probabilities are uncalibrated: ")
+    assert lines[2].startswith("note      probabilities are uncalibrated and may be ")
     assert lines[3:] == [f"serving   http://127.0.0.1:{port}  Ctrl-C ends it", "ending    what runs is answered first"]
     assert os.listdir(tmp_path) == ["last.ckpt"]  # nothing is written
 

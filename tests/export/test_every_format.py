@@ -108,8 +108,9 @@ def test_the_folder_for_the_hub_tells_of_the_temperature(tmp_path, temperature):
     safetensors = pytest.importorskip("safetensors")
     _, path = written(save_checkpoint(tmp_path / "last.ckpt", temperature=temperature, **SPEEDRUN), "safetensors")
     card = (path / "README.md").read_text()
-    said = "uncalibrated: the checkpoint has no temperature" if temperature is None else "calibrated: temperature 0.25"
-    assert f"Its probabilities are {said}, " in card
+    calibrated = "calibrated: temperature 0.25, fitted on validation images."
+    cure = "uncalibrated and may be too high or too low: train with data.val_size=auto to calibrate them."
+    assert f"\nIts probabilities are {cure if temperature is None else calibrated}\n" in card
     with safetensors.safe_open(path / "model.safetensors", "pt") as file:
         assert json.loads(file.metadata()["cifar_lightning.json"])["temperature"] == temperature
 

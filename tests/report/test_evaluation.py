@@ -60,11 +60,13 @@ def test_a_temperature_adds_figures_and_leaves_the_plain_ones():
 
 def test_the_table_shows_an_accuracy_with_its_interval():
     result = make_result(NAMES[:3], num_images=40, tta=True)
-    rows, found = dict(figure_rows(result)), figures(result)
+    rows = {name: (value, interval) for name, value, interval in figure_rows(result)}
+    found = figures(result)
     assert set(rows) == {name for name in found if not name.startswith(("test/acc_low", "test/acc_high"))}
     for suffix in ("", "_tta"):
         acc, low, high = (100 * found[f"test/acc{end}{suffix}"] for end in ("", "_low", "_high"))
-        assert rows[f"test/acc{suffix}"] == f"({low:.2f} to {high:.2f}) {acc:.2f} %"
+        assert rows[f"test/acc{suffix}"] == (f"{acc:.2f} %", f"({low:.2f} to {high:.2f})")
+    assert rows["test/loss"] == (f"{found['test/loss']:.4f}", "")
 
 
 def test_the_details_have_what_tables_and_diagrams_show():

@@ -8,7 +8,10 @@ import torch
 from browsing import requested, visit
 from evaluations import make_metrics, make_page, make_result
 
+from cifar_lightning.analysis.confidence import coverage
 from cifar_lightning.metrics import evaluate
+from cifar_lightning.report import charts, html
+from cifar_lightning.report.comparison_text import Rows
 from cifar_lightning.report.evaluation import Evaluated
 from cifar_lightning.report.evaluation_page import MAX_ROWS
 
@@ -117,11 +120,39 @@ def test_pictures_are_the_surest_mistakes_the_least_sure_hits_and_the_worst_labe
     assert first_picture(make_page(no_files), "Most confident mistakes") == f"{mistake} image {surest}"
 
 
+def test_a_hit_is_a_near_miss_below_a_confidence_of_80_percent_only():
+    logit = torch.tensor([0.7, 0.79, 0.81, 0.99]).logit()
+    logits, targets = torch.stack([logit, torch.zeros(4)], 1), torch.zeros(4, dtype=torch.int64)
+    page = make_page(evaluated(logits, targets, ["cat", "dog"]))
+    section = page[page.index(">Least confident hits</h2>") :].split("<h2")[0]
+    assert re.findall(r"[\d.]+ %", section) == ["80 %", "70.0 %", "79.0 %"]
+    page = make_page(evaluated(logits[2:], targets[2:], ["cat", "dog"]))
+    section = page[page.index(">Least confident hits</h2>") :].split("<h2")[0]
+    assert "All hits have a confidence of 80 % or more." in section
+    assert "<img" not in section
+
+
+@pytest.mark.parametrize(
+    ("confidence", "said"),
+    [
+        (torch.linspace(0.5, 0.9, 2000), "The line ends at 20 images: of fewer an accuracy says little."),
+        (torch.linspace(0.5, 0.9, 100), "The line ends at 10 images: of fewer an accuracy says little."),
+        (torch.linspace(0.5, 1.5, 100).clamp(max=0.9), "The line ends at the 60 images of the highest confidence."),
+    ],
+)
+def test_the_caption_of_the_coverage_says_why_its_line_ends(confidence, said):
+    curve = coverage(confidence, torch.ones(len(confidence), dtype=torch.bool))
+    assert charts.end_of_coverage(curve) == said
+    bottom, top = charts.coverage_curve(curve).axes[0].get_ylim()
+    assert bottom < top == 1
+
+
 def test_a_classifier_without_mistakes():
     targets = torch.arange(40) % 2
     text = text_of(make_page(evaluated(10 * torch.eye(2)[targets], targets, ["cat", "dog"])))
     assert "Accuracy 100.00 %" in text
     assert "There are no mistakes." in text
+    assert "Suspected label errors None found." in text
     assert "No image is predicted as another class than its own." in text
     assert "Hardest class" not in text
 
@@ -275,3 +306,40 @@ def test_the_page_is_read_without_a_script(browser, hostile):
     ):
         assert f"\n{heading}\n" in text
     assert "recall" in text
+
+
+def test_a_narrow_table_breaks_long_words_only_and_has_all_its_lines(browser, tmp_path):
+    names = ["checkerboard", "horizontal stripes", "optimizer.weight_decay=0.0005/and_so_on", "m" * 60]
+    path = tmp_path / "report.html"
+    path.write_text(make_page(make_result(names)), encoding="utf-8")
+    opened(browser, path, 390)
+    heads = "[...document.querySelector('#classes ~ .frame').querySelectorAll('tbody th')]"
+    lines = browser.execute_script(f"return {heads}.map((head) => head.firstChild.getClientRects().length)")
+    assert lines[0] == 1
+    assert lines[1] <= 2
+    assert min(lines[2:]) > 1
+    widths = browser.execute_script(f"return {heads}.map((head) => head.offsetWidth)")
+    assert max(widths) < 390 / 2
+    cells = "[...document.querySelectorAll('.sortable tbody tr > *')]"
+    drawn = browser.execute_script(f"return {cells}.map((cell) => getComputedStyle(cell).borderTopWidth)")
+    assert set(drawn) == {"1px"}
+    browser.execute_script("document.querySelector('#classes ~ .frame').scrollLeft = 100")
+    columns = "['thead th', 'tbody th'].map((one) => document.querySelector('#classes ~ .frame ' + one))"
+    lefts = browser.execute_script(f"return {columns}.map((cell) => cell.getBoundingClientRect().left)")
+    assert lefts[0] == lefts[1]  # a heading stays above its column
+    collapse = browser.execute_script("return getComputedStyle(document.querySelector('table')).borderCollapse")
+    assert collapse == "separate"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("optimizer.lr=0.001", "optimizer.lr=0.001"),
+        ("optimizer.weight_decay=0.001 b", "optimizer.<wbr>weight_<wbr>decay=<wbr>0.001 b"),
+        ("<b>/" + 20 * "=", "&lt;b&gt;/" + 20 * "="),
+    ],
+)
+def test_long_words_may_break_where_their_parts_are_joined(text, expected):
+    rows = Rows({"group": "left"}, [[text]], total=1)
+    template = "{% from 'rows.html' import table %}{{ table(rows, 'x.csv') }}"
+    assert f">{expected}</th>" in html._environment().from_string(template).render(rows=rows)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from texts import EXAMPLES, NAMES
 
-from cifar_lightning.report.tables import class_rows, duration, log_drops, log_table, shown
+from cifar_lightning.report.tables import class_rows, duration, log_drops, log_table, log_values, shown
 
 
 def test_a_table_has_a_title_and_a_line_for_each_value(caplog):
@@ -20,6 +20,20 @@ def test_a_table_has_a_title_and_a_line_for_each_value(caplog):
         "│ acc           │ 50.00 % │",
         "│ a longer name │       1 │",
         "└───────────────┴─────────┘",
+    ]
+    assert caplog.messages == ["\n".join(expected)]
+
+
+def test_values_end_at_one_place_before_their_intervals(caplog):
+    with caplog.at_level(logging.INFO):
+        log_values("values", [("acc", "9.00 %", "(8.00 to 9.50)"), ("loss", "2.0000", ""), ("cat", "100.00 %", "")])
+    expected = [
+        "values",
+        "┌──────┬─────────────────────────┐",
+        "│ acc  │   9.00 % (8.00 to 9.50) │",
+        "│ loss │   2.0000                │",
+        "│ cat  │ 100.00 %                │",
+        "└──────┴─────────────────────────┘",
     ]
     assert caplog.messages == ["\n".join(expected)]
 
