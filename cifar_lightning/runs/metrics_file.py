@@ -85,11 +85,11 @@ def read_metrics(path: Path) -> dict[str, Any]:
 
 
 def _is_metric(name: str, value: Any) -> bool:
-    """Whether a value may stand in metrics.json: what is called ``<split>/<metric>`` is a number or null, or has them.
+    """Whether a value may stand in metrics.json: what is called ``<split>/<metric>`` is a number or null.
 
-    An evaluation has the accuracy of each class by its name.
+    An evaluation has several in one, the accuracy of each class.
     """
-    numbers = value.values() if isinstance(value, dict) else [value]
+    numbers = value.values() if isinstance(value, dict) and name.endswith("/class_acc") else [value]
     return "/" not in name or all(
         number is None or (fits(number, float) and abs(number) <= sys.float_info.max) for number in numbers
     )
