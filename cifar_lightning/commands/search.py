@@ -114,7 +114,8 @@ def _work(settings: SearchSettings, study: "Study", seed: int) -> int:
     num = max(1, min(settings.n_workers, left))
     environments = shares(num, cores=num_cores(), gpus=_gpus() if num > 1 else [])
     seeds = [seed + i for i in range(settings.seeds)]
-    return supervise(WORKER, message(settings, seeds), environments, study.note_death)
+    asked = message(settings, seeds, num_failed=sum(trial.state.name == "FAIL" for trial in trials))
+    return supervise(WORKER, asked, environments, study.note_death)
 
 
 def _gpus() -> list[str]:

@@ -1,6 +1,6 @@
 """A study: trials in a journal, each claimed by one process, which holds a lock for as long as it lives."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,12 +92,15 @@ class Study:
         trials = self._study.get_trials(deepcopy=False)
         return [trial for trial in trials if trial.state != TrialState.WAITING]
 
-    def claim(self, stack: ExitStack, n_trials: int) -> Claim | None:
-        """A trial to work on: one that its process has left, else a new one; None where no more are wanted.
+    def claim(
+        self, stack: ExitStack, n_trials: int, may_ask: Callable[[Sequence[FrozenTrial]], bool] = lambda trials: True
+    ) -> Claim | None:
+        """A trial to work on: one that its process has left, else a new one; None where there is none now.
 
         Args:
             stack: Gets the lock of the trial.
             n_trials: Most trials of the study.
+            may_ask: Called with all trials before a new one is begun; whether that is to be. What it raises is raised.
 
         Raises:
             UserError: If a trial in the journal has values that are not those of the space.
@@ -107,16 +110,17 @@ class Study:
             for trial in trials:
                 if trial.state == TrialState.RUNNING and self._hold(stack, trial.number):
                     return Claim(trial.number, self._completed(trial), is_resumed=True)
-            if len(trials) >= n_trials:
+            if len(trials) >= n_trials or not may_ask(trials):
                 return None
             self._study.sampler = self._sampler_for(len(trials))
             asked = self._study.ask(self._distributions())
             self._hold(stack, asked.number)
             return Claim(asked.number, self._texts(asked.params, asked.number), is_resumed=False)
 
-    def is_busy(self) -> bool:
-        """Whether other processes still work on trials."""
-        return any(trial.state == TrialState.RUNNING for trial in self.trials())
+    def is_done(self, n_trials: int) -> bool:
+        """Whether there are as many trials as wanted, and all have ended."""
+        trials = self.trials()
+        return len(trials) >= n_trials and all(trial.state != TrialState.RUNNING for trial in trials)
 
     def report(self, number: int, step: int, value: float) -> bool:
         """Note a value on the way.

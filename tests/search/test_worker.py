@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -116,6 +117,51 @@ def test_a_search_ends_where_nothing_but_failures_comes(tmp_path):
     with pytest.raises(RunError, match="the first 5 trials have all failed, the last one with: the loss is not finite"):
         work(settings, [0], Failing())
     assert states(settings) == ["FAIL"] * 5
+
+
+GRID = ("experiment=smoke", "data.batch_size=choice(64)", "optimizer.lr=range(1,9)")
+
+
+def failed_beside(settings, first, num):
+    """Work in a process whose trials fail until so many have, beside one that this process holds; then kill it."""
+    pid = worker(settings, Failing())
+    for _ in range(500):
+        if len(states(settings)) > num and states(settings)[1:] == ["FAIL"] * num:
+            break
+        time.sleep(0.02)
+    time.sleep(0.7)  # in which it could begin another one
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert states(settings) == [first] + ["FAIL"] * num
+
+
+def test_a_search_waits_for_a_trial_that_runs_though_the_others_fail_and_goes_on_with_it(tmp_path):
+    settings = begun(tmp_path / "s", *GRID, own=["sampler=grid"], n_trials=8)
+    study = open_study(settings)
+    with ExitStack() as stack:
+        first = study.claim(stack, 8)  # as by another worker
+        failed_beside(settings, "RUNNING", 5)
+        study.report(first.number, 1, 0.5)  # that one has got somewhere
+        failed_beside(settings, "RUNNING", 7)
+    work(settings, [0], Train())
+    assert states(settings) == ["COMPLETE"] + ["FAIL"] * 7
+
+
+def test_trials_that_were_running_are_taken_up_before_the_first_failures_end_a_search(tmp_path):
+    settings = begun(tmp_path / "s", *GRID, own=["sampler=grid"], n_trials=8)
+    with ExitStack() as stack:
+        open_study(settings).claim(stack, 8)
+        failed_beside(settings, "RUNNING", 5)
+    work(settings, [0], Train())
+    assert states(settings) == ["COMPLETE"] + ["FAIL"] * 5 + ["COMPLETE"] * 2
+
+
+def test_the_same_command_tries_five_more_where_the_first_have_failed(tmp_path):
+    settings = begun(tmp_path / "s", *GRID, own=["sampler=grid"], n_trials=8)
+    with pytest.raises(RunError, match=r"the first 5 trials have all failed, .* the same command tries others"):
+        work(settings, [0], Failing())
+    work(settings, [0], Train(), num_failed=5)
+    assert states(settings) == ["FAIL"] * 5 + ["COMPLETE"] * 3
 
 
 def test_a_full_disk_is_not_the_trials_fault(tmp_path):
