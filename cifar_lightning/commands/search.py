@@ -50,7 +50,7 @@ def search(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> "Results":
 
     Raises:
         UserError: If a key, a value or a space is wrong, or the folder holds something else.
-        RunError: If no trial could be completed.
+        RunError: If no trial could be completed, or not all were run.
     """
     settings = resolve_search(cfg)
     with needs_extra("search"):
@@ -70,15 +70,25 @@ def search(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> "Results":
         try:
             code = _work(settings, study, seed)
         except Stopped as stopped:
-            done = sum(trial.state.is_finished() for trial in study.trials())
-            stopped.advice = f"; {done} of {settings.n_trials} trials are done, and the same command continues"
+            stopped.advice = f"; {_unfinished(settings, study)}"
             raise
         found = _report(settings, study, space)
     if code:
         raise SystemExit(code)  # a worker has said why
+    if _num_done(study) < (settings.n_trials or 0):  # as something outside has stopped the workers
+        raise RunError(_unfinished(settings, study))
     if found.best is None:
         raise RunError(f"no trial is complete: {folder / 'trials.csv'} says why")
     return found
+
+
+def _num_done(study: "Study") -> int:
+    """How many trials have ended, however they did."""
+    return sum(trial.state.is_finished() for trial in study.trials())
+
+
+def _unfinished(settings: SearchSettings, study: "Study") -> str:
+    return f"{_num_done(study):,} of {settings.n_trials:,} trials are done, and the same command continues"
 
 
 def _num_trials(settings: SearchSettings, space: Space) -> int:
@@ -105,7 +115,7 @@ def _work(settings: SearchSettings, study: "Study", seed: int) -> int:
 
     assert settings.n_trials is not None
     trials = study.trials()
-    done = sum(trial.state.is_finished() for trial in trials)
+    done = _num_done(study)
     log.info("study     %s: %s of %s trials are done", relative(study.folder), f"{done:,}", f"{settings.n_trials:,}")
     log.info("objective val/acc, on validation images alone: the test images choose nothing")
     left = max(0, settings.n_trials - done)

@@ -169,7 +169,7 @@ def test_each_worker_has_its_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr("cifar_lightning.commands.search.WORKER", told)
     cfg = compose(f"study={tmp_path / 's'}", "n_trials=4", "n_workers=2", config_name="search")
     cfg.overrides = list(SPACE)
-    with pytest.raises(RunError, match="no trial is complete"):
+    with pytest.raises(RunError, match="0 of 4 trials are done, and the same command continues"):
         search(cfg)
     assert sorted(path.name for path in tmp_path.glob("gpu *")) == ["gpu 3", "gpu 5"]
 
@@ -185,6 +185,25 @@ def test_a_worker_that_dies_is_replaced_if_it_had_a_trial(tmp_path):
 
     assert supervise.supervise(code, f"{tmp_path / 'done'}\n".encode(), [{}], note) == 0
     assert deaths == ["exit code 7"]
+
+
+@pytest.mark.parametrize("code", [130, 143, -15])
+def test_a_worker_that_is_stopped_from_outside_is_replaced_and_no_death_noted(tmp_path, code, caplog):
+    told = (
+        "import os, sys; name = sys.stdin.readline().strip(); is_new = os.path.exists(name); open(name, 'w').close();"
+    )
+    told += f"os._exit(0) if is_new else {f'os._exit({code})' if code > 0 else 'os.kill(os.getpid(), 15)'}"
+    assert supervise.supervise(told, f"{tmp_path / 'had'}\n".encode(), [{}], lambda pid, how: pytest.fail(how)) == 0
+    assert f"stopped by {'SIGINT' if code == 130 else 'SIGTERM'} from outside; another one" in caplog.text
+
+
+def test_workers_that_are_all_stopped_from_outside_are_not_replaced_for_ever(command, monkeypatch):
+    monkeypatch.setattr(supervise, "MAX_STOPS", 2)
+    stopped = supervise.supervise("import os; os._exit(143)", b"\n", [{}, {}], lambda pid, how: pytest.fail(how))
+    assert stopped == 0
+    monkeypatch.setattr(supervise, "supervise", lambda *told: 0)
+    outcome = command("search.py", "study=s", "n_trials=3", *SPACE)
+    assert (outcome.code, outcome.err) == (1, "error: 0 of 3 trials are done, and the same command continues\n")
 
 
 def test_a_worker_that_says_why_it_ends_stops_the_others(tmp_path):
