@@ -1,5 +1,6 @@
 """A study: trials in a journal, each claimed by one process, which holds a lock for as long as it lives."""
 
+import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_lightning.checkpoint.trust import read_text
-from cifar_lightning.errors import UserError
+from cifar_lightning.errors import RunError, UserError, one_line
 from cifar_lightning.files import own_folder
 from cifar_lightning.locks import InUse, held
 from cifar_lightning.runs.signals import signals
@@ -32,6 +33,23 @@ _MAX_DEATHS = 3
 
 DEATHS, REASON, DATA = "deaths", "reason", "data"
 """Names of what is noted beside a trial's values."""
+
+
+class Unwritable(RunError):
+    """Nothing can be written into a study: not the fault of a trial, which goes on once that can be done again."""
+
+
+def unwritable(folder: Path, error: Exception, cause: OSError) -> Unwritable:
+    """What is raised where a study's folder cannot be written.
+
+    Args:
+        folder: Of the study.
+        error: What has been raised.
+        cause: The system's answer behind it, or the same.
+    """
+    fix = "make room" if cause.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+    why = one_line(error).removesuffix(". Make room first")
+    return Unwritable(f"study={folder}: {why}; {fix}, then the same command continues")
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,7 @@ class Study:
 
     Raises:
         UserError: If the folder's journal cannot be used.
+        Unwritable: If it cannot be written, such as on a full disk; so do all methods that write.
     """
 
     def __init__(self, folder: Path, space: Space, *, sampler: str, sampler_seed: int, pruner: str) -> None:
@@ -133,7 +152,7 @@ class Study:
         Returns:
             Whether the trial should be ended, as it is not one of the best.
         """
-        with _undisturbed():
+        with self._written():
             trial_id = self._id(number)
             if step not in self._storage.get_trial(trial_id).intermediate_values:  # a resumed run may report it again
                 self._storage.set_trial_intermediate_value(trial_id, step, value)
@@ -194,8 +213,17 @@ class Study:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with _undisturbed(), held(self.folder / _LOCK, waits=lambda owner: None):
+        with self._written(), held(self.folder / _LOCK, waits=lambda owner: None):
             yield
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Around what writes the journal or a lock."""
+        try:
+            with _undisturbed():
+                yield
+        except OSError as error:
+            raise unwritable(self.folder, error, error) from error
 
     def _lock_of(self, number: int) -> Path:
         return self.folder / _LOCKS / f"{number}.lock"

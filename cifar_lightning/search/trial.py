@@ -14,14 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 
 from cifar_lightning.config.invocation import Invocation
-from cifar_lightning.errors import Pruned, RunError, SweepError, UserError, in_words, one_line
+from cifar_lightning.errors import Pruned, RunError, SweepError, UserError, in_words
 from cifar_lightning.files import own_folder
 from cifar_lightning.report.console import Lines, LogFile
 from cifar_lightning.report.tables import shown
 from cifar_lightning.runs.folder import CONFIG
 from cifar_lightning.search.check import composed
 from cifar_lightning.search.space import Space
-from cifar_lightning.search.study import Claim, Study
+from cifar_lightning.search.study import Claim, Study, Unwritable, unwritable
 
 Train = Callable[[DictConfig, Invocation], dict[str, Any]]
 """``commands.train.train``."""
@@ -46,8 +46,8 @@ def run_trial(claim: Claim, study: Study, space: Space, seeds: Sequence[int], tr
         How it has ended, in words.
 
     Raises:
-        SweepError: If no trial could be run.
-        RunError: Likewise, of a disk that is full; the trial is continued by the next search.
+        SweepError: If no trial could be run; the trial is continued by the next search.
+        Unwritable: Likewise, of a disk that is full.
     """
     try:
         accs = [
@@ -57,13 +57,12 @@ def run_trial(claim: Claim, study: Study, space: Space, seeds: Sequence[int], tr
     except Pruned as pruned:
         study.finish(claim.number, TrialState.PRUNED, reason=str(pruned))
         return str(pruned)
-    except SweepError as error:
-        study.finish(claim.number, TrialState.FAIL, reason=one_line(error))
+    except (SweepError, Unwritable):
         raise
     except Exception as error:
-        cause = error.__cause__ if isinstance(error, RunError) else error
+        cause = error.__cause__ if isinstance(error, RunError | UserError) else error
         if isinstance(cause, OSError) and cause.errno in _NOT_ITS_FAULT:
-            raise
+            raise unwritable(study.folder, error, cause) from error
         study.finish(claim.number, TrialState.FAIL, reason=in_words(error))
         return f"failed: {in_words(error)}"
     acc = statistics.fmean(accs)

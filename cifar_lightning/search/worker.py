@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cifar_lightning.config.schema import SearchSettings
-from cifar_lightning.errors import RunError, UserError, one_line
+from cifar_lightning.errors import RunError, UserError, in_words
 from cifar_lightning.report.console import say, screens
 from cifar_lightning.runs.signals import Stopped, signals
 from cifar_lightning.search.space import read_space
@@ -146,8 +146,8 @@ def main(train: Any) -> NoReturn:
             with signals:
                 threading.Thread(target=_end_with_parent, daemon=True).start()
                 work(settings, asked["seeds"], train, num_failed=asked["num_failed"])
-        except (UserError, RunError) as error:
-            say(f"error: {one_line(error)}", "stderr")
+        except Exception as error:  # whatever it is: with a traceback Python would also wait for the thread
+            say(f"error: {in_words(error)}", "stderr")
             code = 2 if isinstance(error, UserError) else 1
         except Stopped as stopped:
             code = stopped.exit_code

@@ -17,12 +17,14 @@ from conftest import ROOT
 pytest.importorskip("optuna")
 
 from browsing import requested, visit
-from trying import SPACE, Failing, Train, work_here
+from optuna.storages.journal import JournalFileBackend
+from trying import SPACE, Failing, Train, begun, work_here
 
 from cifar_lightning.commands.search import search
 from cifar_lightning.config.schema import compose
 from cifar_lightning.errors import RunError, UserError
 from cifar_lightning.search import supervise
+from cifar_lightning.search.worker import message
 
 REAL = (
     *("experiment=smoke", "optimizer.lr=tag(log,interval(1e-3,1e-1))", "data.batch_size=choice(4,16)"),
@@ -204,6 +206,32 @@ def test_workers_that_are_all_stopped_from_outside_are_not_replaced_for_ever(com
     monkeypatch.setattr(supervise, "supervise", lambda *told: 0)
     outcome = command("search.py", "study=s", "n_trials=3", *SPACE)
     assert (outcome.code, outcome.err) == (1, "error: 0 of 3 trials are done, and the same command continues\n")
+
+
+def test_what_was_not_foreseen_in_a_worker_is_one_line_and_exit_code_1(tmp_path):
+    code = (
+        "from cifar_lightning.search import worker\nworker.ready()\n"
+        "def fail(*told, **named):\n    raise ZeroDivisionError('by\\nzero')\nworker.work = fail\nworker.main(None)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as process:
+        process.stdin.write(message(begun(tmp_path / "s"), [0], num_failed=0))
+        process.stdin.flush()
+        assert process.stderr.read() == b"error: ZeroDivisionError: by zero\n"
+    assert process.returncode == 1
+
+
+def test_a_full_disk_of_a_journal_is_one_line_here_too(command, here, monkeypatch):
+    def full(self, logs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", full)
+    outcome = command("search.py", "study=s", "n_trials=3", *SPACE)
+    assert outcome.code == 1
+    assert re.fullmatch(
+        r"error: study=\S*s: .*No space left on device; make room, then the same command continues\n", outcome.err
+    )
 
 
 def test_a_worker_that_says_why_it_ends_stops_the_others(tmp_path):

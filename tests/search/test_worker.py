@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("optuna")
 
+from optuna.storages.journal import JournalFileBackend
 from trying import SPACE, Failing, Train, begun, quickly, states
 
 from cifar_lightning.errors import RunError, SweepError, UserError
@@ -164,18 +165,50 @@ def test_the_same_command_tries_five_more_where_the_first_have_failed(tmp_path):
     assert states(settings) == ["FAIL"] * 5 + ["COMPLETE"] * 3
 
 
-def test_a_full_disk_is_not_the_trials_fault(tmp_path):
+FULL = OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (FULL, None),
+        (RunError("last.ckpt cannot be written: No space left on device; 0 are free. Make room first"), FULL),
+        (UserError("output_dir=s/0 cannot be used: No space left on device"), FULL),
+    ],
+)
+def test_a_full_disk_is_not_the_trials_fault(tmp_path, error, cause):
     settings = begun(tmp_path / "s")
 
     def full(cfg, invocation):
-        raise OSError(28, "No space left on device")
+        raise error from cause
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RunError, match=rf"study={tmp_path / 's'}: .*No space left.*; make room, then the same command"):
         work(settings, [0], full)
     assert states(settings) == ["RUNNING"]
     work(settings, [0], Train())
     assert len(states(settings)) == 6
     assert "RUNNING" not in states(settings)
+
+
+@pytest.mark.parametrize("num_lines", range(2, 9))
+def test_a_journal_that_cannot_be_written_is_told_in_one_line_and_loses_nothing(tmp_path, monkeypatch, num_lines):
+    settings = begun(tmp_path / "s", n_trials=2)
+    append, lines = JournalFileBackend.append_logs, []
+
+    def full(self, logs):
+        lines.extend(logs)
+        if len(lines) > num_lines:
+            raise FULL
+        append(self, logs)
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", full)
+    with pytest.raises(RunError, match="No space left on device; make room, then the same command continues"):
+        work(settings, [0], Train())
+    monkeypatch.undo()
+    monkeypatch.setattr(trial_module, "composed", quickly)
+    assert "FAIL" not in states(settings)
+    work(settings, [0], Train())
+    assert states(settings) == ["COMPLETE"] * 2
 
 
 def test_no_validation_images_end_the_search(tmp_path):
@@ -187,6 +220,7 @@ def test_no_validation_images_end_the_search(tmp_path):
 
     with pytest.raises(SweepError, match="val_size"):
         work(settings, [0], without)
+    assert states(settings) == ["RUNNING"]
 
 
 def test_a_trial_on_other_images_fails(tmp_path):
