@@ -172,6 +172,11 @@ class Study:
                 self._storage.set_trial_user_attr(self._id(number), REASON, reason)
             self._study.tell(number, value, state=state)
 
+    @property
+    def knows_data(self) -> bool:
+        """Whether a trial has said on which images it was trained and validated."""
+        return DATA in self._study.user_attrs
+
     def check_data(self, fingerprint: Mapping[str, str]) -> bool:
         """Whether a trial was trained and validated on the same images as those before it.
 

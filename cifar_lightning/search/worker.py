@@ -140,11 +140,14 @@ def main(train: Any) -> NoReturn:
     """
     asked = json.loads(sys.stdin.buffer.readline())
     settings = SearchSettings(**{**asked["settings"], "overrides": tuple(asked["settings"]["overrides"])})
+    from cifar_lightning.search.trial import refuse_other_data  # late, as it imports Optuna
+
     code = 0
     with screens():
         try:
             with signals:
                 threading.Thread(target=_end_with_parent, daemon=True).start()
+                refuse_other_data(open_study(settings), read_space(settings.space, settings.overrides))
                 work(settings, asked["seeds"], train, num_failed=asked["num_failed"])
         except Exception as error:  # whatever it is: with a traceback Python would also wait for the thread
             say(f"error: {in_words(error)}", "stderr")

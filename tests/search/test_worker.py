@@ -14,8 +14,11 @@ pytest.importorskip("optuna")
 from optuna.storages.journal import JournalFileBackend
 from trying import SPACE, Failing, Train, begun, quickly, states
 
+from cifar_lightning.config.build import build
+from cifar_lightning.config.resolve import resolve
 from cifar_lightning.errors import RunError, SweepError, UserError
 from cifar_lightning.search import trial as trial_module
+from cifar_lightning.search.check import composed
 from cifar_lightning.search.journal import JOURNAL
 from cifar_lightning.search.results import results, trials_csv
 from cifar_lightning.search.space import read_space
@@ -223,16 +226,54 @@ def test_no_validation_images_end_the_search(tmp_path):
     assert states(settings) == ["RUNNING"]
 
 
-def test_a_trial_on_other_images_fails(tmp_path):
-    settings = begun(tmp_path / "s", n_trials=2)
+class Other(Train):
+    """Has other images each time."""
 
-    class Other(Train):
-        def __call__(self, cfg, invocation):
-            metrics = super().__call__(cfg, invocation)
-            return metrics | {"fingerprint": {"train": "a", "val": str(len(self.calls)), "test": "c"}}
+    def __call__(self, cfg, invocation):
+        metrics = super().__call__(cfg, invocation)
+        return metrics | {"fingerprint": {"train": "a", "val": f"b{len(self.calls) or ''}", "test": "c"}}
 
+
+def test_other_images_end_the_search_and_the_trial_is_run_anew_when_they_are_back(tmp_path):
+    settings = begun(tmp_path / "s", n_trials=3)
+    words = f"study={tmp_path / 's'}: the images are not those of the trials before; bring the data back"
+    work(begun(tmp_path / "s", n_trials=1), [0], Train())
+    for _ in range(2):
+        with pytest.raises(SweepError, match=words):
+            work(settings, [0], Other())
+    assert states(settings) == ["COMPLETE", "RUNNING"]
+    train = Train()
+    work(settings, [0], train)
+    assert states(settings) == ["COMPLETE"] * 3
+    assert train.calls[0] == ("1", 0, None)  # from its start
+    assert {"1.other-data", "1.other-data1"} < {*os.listdir(tmp_path / "s")}
+
+
+def test_a_trial_fails_whose_own_values_choose_other_images(tmp_path):
+    settings = begun(tmp_path / "s", "experiment=choice(smoke,finetune)", own=["sampler=grid"], n_trials=2)
     work(settings, [0], Other())
     assert states(settings) == ["COMPLETE", "FAIL"]
+    reasons = [trial.user_attrs.get("reason") for trial in open_study(settings).trials()]
+    assert reasons == [None, "its images are not those of the trials before it: search other data in another folder"]
+
+
+def test_other_images_are_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial_module, "composed", composed)
+    settings = begun(tmp_path / "s")
+    study, space = open_study(settings), read_space(settings.space, settings.overrides)
+    trial_module.refuse_other_data(study, space)  # there are no trials before
+    config = resolve(composed(["experiment=smoke"], tmp_path))
+    data = build(config.data, "data", seed=7)
+    data.setup()
+    study.check_data(data.fingerprint())
+    trial_module.refuse_other_data(study, space)
+    changed = read_space({}, [*settings.overrides, "data.split_seed=1"])  # stands in for data that have changed
+    with pytest.raises(
+        SweepError, match=r"the images are not those of the trials before; .* the same command continues"
+    ):
+        trial_module.refuse_other_data(study, changed)
+    trial_module.refuse_other_data(study, read_space({}, ["data.split_seed=1", "experiment=choice(smoke,finetune)"]))
+    assert states(settings) == []
 
 
 @pytest.mark.parametrize("moment", [0.15, 0.4, *(pytest.param(None, marks=pytest.mark.slow) for _ in range(10))])
