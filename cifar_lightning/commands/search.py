@@ -66,6 +66,7 @@ def search(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> "Results":
     with on_screen():
         seed = check_space(space, folder)
         begin(settings, space, seed)
+        _note_points(settings, space)
         study: Study = open_study(settings)
         try:
             code = _work(settings, study, seed)
@@ -99,13 +100,21 @@ def _num_trials(settings: SearchSettings, space: Space) -> int:
     """
     points = space.num_points
     if settings.sampler != "grid":
-        return settings.n_trials or _NUM_TRIALS
+        return settings.n_trials or min(_NUM_TRIALS, points or _NUM_TRIALS)
     if points is None:
         key = next(parameter.key for parameter in space.parameters if not parameter.texts)
         raise UserError(f"{key}: a grid has no intervals; write choice(a,b,c) or range(a,b), or sampler=tpe")
     if settings.n_trials is not None and settings.n_trials > points:
         raise UserError(f"n_trials={settings.n_trials}: the grid has {points:,} points; leave n_trials out")
     return settings.n_trials or points
+
+
+def _note_points(settings: SearchSettings, space: Space) -> None:
+    """Say of a space with few points that a sampler may try one again."""
+    points, wanted = space.num_points, settings.n_trials or 0
+    if settings.sampler != "grid" and points is not None and points <= wanted:
+        has = counted(points, "point")
+        log.info("note      the space has %s: sampler=grid tries each once, %s may repeat some", has, settings.sampler)
 
 
 def _work(settings: SearchSettings, study: "Study", seed: int) -> int:

@@ -140,7 +140,8 @@ def main(train: Any) -> NoReturn:
     """
     asked = json.loads(sys.stdin.buffer.readline())
     settings = SearchSettings(**{**asked["settings"], "overrides": tuple(asked["settings"]["overrides"])})
-    from cifar_lightning.search.trial import refuse_other_data  # late, as it imports Optuna
+    # Late, as it imports Optuna; while a signal still ends the process without a word.
+    from cifar_lightning.search.trial import refuse_other_data
 
     code = 0
     with screens():

@@ -72,6 +72,19 @@ def test_a_second_command_adds_trials(command, here, tmp_path):
     assert outcome.out.count("page      s/report.html") == 1
 
 
+def test_a_space_of_few_points_gets_no_more_trials_than_that(command, here):
+    outcome = command("search.py", "study=s", *SPACE[::2])
+    assert outcome.code == 0
+    assert "note      the space has 3 points: sampler=grid tries each once, tpe may repeat some" in outcome.out
+    assert len(here[0].calls) == 3
+    assert "sampler=grid" not in command("search.py", "study=grid", "sampler=grid", *SPACE[::2]).out
+
+
+def test_a_study_without_trials_says_so(command, here, monkeypatch):
+    monkeypatch.setattr(supervise, "supervise", lambda *told: 0)
+    assert "result    There is no trial yet." in command("search.py", "study=s", *SPACE).out
+
+
 def test_failures_are_told_with_their_reason(command, here, tmp_path):
     here.append(Failing())
     outcome = command("search.py", "study=s", "sampler=grid", "optimizer.lr=0.01,0.02", *SPACE[::2])
