@@ -48,7 +48,7 @@ def work_here(monkeypatch, train):
     def work(code, message, environments, note_death):
         asked = json.loads(message)
         settings = SearchSettings(**{**asked["settings"], "overrides": tuple(asked["settings"]["overrides"])})
-        worker.work(settings, asked["seeds"], train)
+        worker.work(settings, asked["seeds"], train, num_failed=asked["num_failed"])
         return 0
 
     monkeypatch.setattr(supervise, "supervise", work)

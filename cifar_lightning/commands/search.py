@@ -50,7 +50,7 @@ def search(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> "Results":
 
     Raises:
         UserError: If a key, a value or a space is wrong, or the folder holds something else.
-        RunError: If no trial could be completed.
+        RunError: If no trial could be completed, or not all were run.
     """
     settings = resolve_search(cfg)
     with needs_extra("search"):
@@ -67,19 +67,30 @@ def search(cfg: DictConfig, invocation: Invocation = FROM_PYTHON) -> "Results":
         cfg = check_space(space, folder)
         seed = int(cfg.seed)
         begin(settings, space, cfg)
+        _note_points(settings, space)
         study: Study = open_study(settings)
         try:
             code = _work(settings, study, seed)
         except Stopped as stopped:
-            done = sum(trial.state.is_finished() for trial in study.trials())
-            stopped.advice = f"; {done} of {settings.n_trials} trials are done, and the same command continues"
+            stopped.advice = f"; {_unfinished(settings, study)}"
             raise
         found = _report(settings, study, space)
     if code:
         raise SystemExit(code)  # a worker has said why
+    if _num_done(study) < (settings.n_trials or 0):  # as something outside has stopped the workers
+        raise RunError(_unfinished(settings, study))
     if found.best is None:
         raise RunError(f"no trial is complete: {folder / 'trials.csv'} says why")
     return found
+
+
+def _num_done(study: "Study") -> int:
+    """How many trials have ended, however they did."""
+    return sum(trial.state.is_finished() for trial in study.trials())
+
+
+def _unfinished(settings: SearchSettings, study: "Study") -> str:
+    return f"{_num_done(study):,} of {settings.n_trials:,} trials are done, and the same command continues"
 
 
 def _num_trials(settings: SearchSettings, space: Space) -> int:
@@ -90,13 +101,21 @@ def _num_trials(settings: SearchSettings, space: Space) -> int:
     """
     points = space.num_points
     if settings.sampler != "grid":
-        return settings.n_trials or _NUM_TRIALS
+        return settings.n_trials or min(_NUM_TRIALS, points or _NUM_TRIALS)
     if points is None:
         key = next(parameter.key for parameter in space.parameters if not parameter.texts)
         raise UserError(f"{key}: a grid has no intervals; write choice(a,b,c) or range(a,b), or sampler=tpe")
     if settings.n_trials is not None and settings.n_trials > points:
         raise UserError(f"n_trials={settings.n_trials}: the grid has {points:,} points; leave n_trials out")
     return settings.n_trials or points
+
+
+def _note_points(settings: SearchSettings, space: Space) -> None:
+    """Say of a space with few points that a sampler may try one again."""
+    points, wanted = space.num_points, settings.n_trials or 0
+    if settings.sampler != "grid" and points is not None and points <= wanted:
+        has = counted(points, "point")
+        log.info("note      the space has %s: sampler=grid tries each once, %s may repeat some", has, settings.sampler)
 
 
 def _work(settings: SearchSettings, study: "Study", seed: int) -> int:
@@ -106,7 +125,7 @@ def _work(settings: SearchSettings, study: "Study", seed: int) -> int:
 
     assert settings.n_trials is not None
     trials = study.trials()
-    done = sum(trial.state.is_finished() for trial in trials)
+    done = _num_done(study)
     log.info("study     %s: %s of %s trials are done", relative(study.folder), f"{done:,}", f"{settings.n_trials:,}")
     log.info("objective val/acc, on validation images alone: the test images choose nothing")
     left = max(0, settings.n_trials - done)
@@ -115,7 +134,8 @@ def _work(settings: SearchSettings, study: "Study", seed: int) -> int:
     num = max(1, min(settings.n_workers, left))
     environments = shares(num, cores=num_cores(), gpus=_gpus() if num > 1 else [])
     seeds = [seed + i for i in range(settings.seeds)]
-    return supervise(WORKER, message(settings, seeds), environments, study.note_death)
+    asked = message(settings, seeds, num_failed=sum(trial.state.name == "FAIL" for trial in trials))
+    return supervise(WORKER, asked, environments, study.note_death)
 
 
 def _gpus() -> list[str]:

@@ -170,6 +170,8 @@ def conclusion(found: Results) -> str:
     counts = ", ".join(
         f"{found.count(state)} {state}" for state in ("complete", "pruned", "failed", "running") if found.count(state)
     )
+    if not found.trials:
+        return "There is no trial yet."
     if found.best is None or found.best.acc is None:
         return f"No trial is complete ({counts})."
     acc = shown("acc", found.best.acc)

@@ -1,6 +1,7 @@
 """A study: trials in a journal, each claimed by one process, which holds a lock for as long as it lives."""
 
-from collections.abc import Iterator, Mapping
+import errno
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_lightning.checkpoint.trust import read_text
-from cifar_lightning.errors import UserError
+from cifar_lightning.errors import RunError, UserError, one_line
 from cifar_lightning.files import own_folder
 from cifar_lightning.locks import InUse, held
 from cifar_lightning.runs.signals import signals
@@ -32,6 +33,23 @@ _MAX_DEATHS = 3
 
 DEATHS, REASON, DATA = "deaths", "reason", "data"
 """Names of what is noted beside a trial's values."""
+
+
+class Unwritable(RunError):
+    """Nothing can be written into a study: not the fault of a trial, which goes on once that can be done again."""
+
+
+def unwritable(folder: Path, error: Exception, cause: OSError) -> Unwritable:
+    """What is raised where a study's folder cannot be written.
+
+    Args:
+        folder: Of the study.
+        error: What has been raised.
+        cause: The system's answer behind it, or the same.
+    """
+    fix = "make room" if cause.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+    why = one_line(error).removesuffix(". Make room first")
+    return Unwritable(f"study={folder}: {why}; {fix}, then the same command continues")
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,7 @@ class Study:
 
     Raises:
         UserError: If the folder's journal cannot be used.
+        Unwritable: If it cannot be written, such as on a full disk; so do all methods that write.
     """
 
     def __init__(self, folder: Path, space: Space, *, sampler: str, sampler_seed: int, pruner: str) -> None:
@@ -92,12 +111,15 @@ class Study:
         trials = self._study.get_trials(deepcopy=False)
         return [trial for trial in trials if trial.state != TrialState.WAITING]
 
-    def claim(self, stack: ExitStack, n_trials: int) -> Claim | None:
-        """A trial to work on: one that its process has left, else a new one; None where no more are wanted.
+    def claim(
+        self, stack: ExitStack, n_trials: int, may_ask: Callable[[Sequence[FrozenTrial]], bool] = lambda trials: True
+    ) -> Claim | None:
+        """A trial to work on: one that its process has left, else a new one; None where there is none now.
 
         Args:
             stack: Gets the lock of the trial.
             n_trials: Most trials of the study.
+            may_ask: Called with all trials before a new one is begun; whether that is to be. What it raises is raised.
 
         Raises:
             UserError: If a trial in the journal has values that are not those of the space.
@@ -107,16 +129,17 @@ class Study:
             for trial in trials:
                 if trial.state == TrialState.RUNNING and self._hold(stack, trial.number):
                     return Claim(trial.number, self._completed(trial), is_resumed=True)
-            if len(trials) >= n_trials:
+            if len(trials) >= n_trials or not may_ask(trials):
                 return None
             self._study.sampler = self._sampler_for(len(trials))
             asked = self._study.ask(self._distributions())
             self._hold(stack, asked.number)
             return Claim(asked.number, self._texts(asked.params, asked.number), is_resumed=False)
 
-    def is_busy(self) -> bool:
-        """Whether other processes still work on trials."""
-        return any(trial.state == TrialState.RUNNING for trial in self.trials())
+    def is_done(self, n_trials: int) -> bool:
+        """Whether there are as many trials as wanted, and all have ended."""
+        trials = self.trials()
+        return len(trials) >= n_trials and all(trial.state != TrialState.RUNNING for trial in trials)
 
     def report(self, number: int, step: int, value: float) -> bool:
         """Note a value on the way.
@@ -129,7 +152,7 @@ class Study:
         Returns:
             Whether the trial should be ended, as it is not one of the best.
         """
-        with _undisturbed():
+        with self._written():
             trial_id = self._id(number)
             if step not in self._storage.get_trial(trial_id).intermediate_values:  # a resumed run may report it again
                 self._storage.set_trial_intermediate_value(trial_id, step, value)
@@ -148,6 +171,11 @@ class Study:
             if reason is not None:
                 self._storage.set_trial_user_attr(self._id(number), REASON, reason)
             self._study.tell(number, value, state=state)
+
+    @property
+    def knows_data(self) -> bool:
+        """Whether a trial has said on which images it was trained and validated."""
+        return DATA in self._study.user_attrs
 
     def check_data(self, fingerprint: Mapping[str, str]) -> bool:
         """Whether a trial was trained and validated on the same images as those before it.
@@ -190,8 +218,17 @@ class Study:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with _undisturbed(), held(self.folder / _LOCK, waits=lambda owner: None):
+        with self._written(), held(self.folder / _LOCK, waits=lambda owner: None):
             yield
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Around what writes the journal or a lock."""
+        try:
+            with _undisturbed():
+                yield
+        except OSError as error:
+            raise unwritable(self.folder, error, error) from error
 
     def _lock_of(self, number: int) -> Path:
         return self.folder / _LOCKS / f"{number}.lock"

@@ -17,6 +17,12 @@ log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 
+MAX_STOPS = 20
+"""So many workers that were asked from outside to stop are replaced: something may ask all of them."""
+
+_STOPPED = {130: "SIGINT", 143: "SIGTERM", -signal.SIGINT: "SIGINT", -signal.SIGTERM: "SIGTERM"}
+"""How a worker ends that was asked to: it has saved its run, or had not begun to work."""
+
 
 @dataclass
 class _Worker:
@@ -29,8 +35,9 @@ def supervise(
 ) -> int:
     """Start workers, and wait for the end of all.
 
-    A worker that says why it ends (codes 1 and 2) ends the others. One that is killed is replaced, if it had a trial.
-    A signal to this process is handed on, and all are waited for: each saves its run.
+    A worker that says why it ends (codes 1 and 2) ends the others. One that is killed is replaced, if it had a trial,
+    and so is one that was asked to stop, though not by this process. A signal to this process is handed on, and all are
+    waited for: each saves its run.
 
     Args:
         code: What a worker runs.
@@ -46,7 +53,7 @@ def supervise(
         Stopped: As the signal does; the workers have ended then.
     """
     workers: list[_Worker] = []
-    failed = 0
+    failed = stops = 0
     try:
         for index, environment in enumerate(environments):
             workers.append(_started(index, code, message, environment))
@@ -59,13 +66,13 @@ def supervise(
                 if returned in (1, 2):
                     failed = failed or returned
                     _hand_on(workers, signal.SIGTERM)
-                elif returned not in (0, 130, 143):
-                    how = _words(returned)
-                    if not note_death(worker.process.pid, how):
-                        raise RunError(f"a worker was ended by {how} before it had a trial; is the memory enough?")
-                    log.warning("worker    ended by %s; another one takes its trial over", how)
-                    if not failed:
-                        workers.append(_started(worker.index, code, message, environments[worker.index]))
+                elif returned != 0 and not failed:
+                    stops += returned in _STOPPED
+                    if stops > MAX_STOPS:
+                        log.warning("worker    stopped by %s, as %d were before it", _STOPPED[returned], MAX_STOPS)
+                        continue
+                    _note_end(worker, note_death)
+                    workers.append(_started(worker.index, code, message, environments[worker.index]))
     except BaseException as error:
         is_signal = isinstance(error, Stopped) and signals.requested is not None
         _hand_on(workers, signals.requested if is_signal and signals.requested else signal.SIGTERM)
@@ -75,6 +82,22 @@ def supervise(
             worker.process.wait()
             _close(worker)
     return failed
+
+
+def _note_end(worker: _Worker, note_death: Callable[[int, str], bool]) -> None:
+    """Say how a worker has ended, before another one is started; being asked to stop is nothing against its trial.
+
+    Raises:
+        RunError: If it was killed before it had a trial.
+    """
+    returned = worker.process.returncode
+    if returned in _STOPPED:
+        log.warning("worker    stopped by %s from outside; another one takes its trial over", _STOPPED[returned])
+        return
+    how = _words(returned)
+    if not note_death(worker.process.pid, how):
+        raise RunError(f"a worker was ended by {how} before it had a trial; is the memory enough?")
+    log.warning("worker    ended by %s; another one takes its trial over", how)
 
 
 def _close(worker: _Worker) -> None:

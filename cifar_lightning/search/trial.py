@@ -7,21 +7,26 @@ import statistics
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 
+from cifar_lightning.config.build import build
 from cifar_lightning.config.invocation import Invocation
-from cifar_lightning.errors import Pruned, RunError, SweepError, UserError, in_words, one_line
+from cifar_lightning.config.recipe import is_below
+from cifar_lightning.config.resolve import resolve
+from cifar_lightning.engine.assembly import read_data
+from cifar_lightning.errors import Pruned, RunError, SweepError, UserError, in_words
 from cifar_lightning.files import own_folder
 from cifar_lightning.report.console import Lines, LogFile
 from cifar_lightning.report.tables import shown
 from cifar_lightning.runs.folder import CONFIG
 from cifar_lightning.search.check import composed
 from cifar_lightning.search.space import Space
-from cifar_lightning.search.study import Claim, Study
+from cifar_lightning.search.study import Claim, Study, Unwritable, unwritable
 
 Train = Callable[[DictConfig, Invocation], dict[str, Any]]
 """``commands.train.train``."""
@@ -30,6 +35,9 @@ _NOT_ITS_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.E
 """What the system answers where no trial could write."""
 
 _OF_DATA = "its images are not those of the trials before it: search other data in another folder"
+
+_KEEP_IMAGES = ("data.batch_size", "data.eval_batch_size")
+"""Keys of the data that may be searched and do not decide which images there are."""
 
 
 def run_trial(claim: Claim, study: Study, space: Space, seeds: Sequence[int], train: Train) -> str:
@@ -46,8 +54,8 @@ def run_trial(claim: Claim, study: Study, space: Space, seeds: Sequence[int], tr
         How it has ended, in words.
 
     Raises:
-        SweepError: If no trial could be run.
-        RunError: Likewise, of a disk that is full; the trial is continued by the next search.
+        SweepError: If no trial could be run; the trial is continued by the next search.
+        Unwritable: Likewise, of a disk that is full.
     """
     try:
         accs = [
@@ -57,19 +65,55 @@ def run_trial(claim: Claim, study: Study, space: Space, seeds: Sequence[int], tr
     except Pruned as pruned:
         study.finish(claim.number, TrialState.PRUNED, reason=str(pruned))
         return str(pruned)
-    except SweepError as error:
-        study.finish(claim.number, TrialState.FAIL, reason=one_line(error))
+    except (SweepError, Unwritable):
         raise
     except Exception as error:
-        cause = error.__cause__ if isinstance(error, RunError) else error
+        cause = error.__cause__ if isinstance(error, RunError | UserError) else error
         if isinstance(cause, OSError) and cause.errno in _NOT_ITS_FAULT:
-            raise
+            raise unwritable(study.folder, error, cause) from error
         study.finish(claim.number, TrialState.FAIL, reason=in_words(error))
         return f"failed: {in_words(error)}"
     acc = statistics.fmean(accs)
     study.finish(claim.number, TrialState.COMPLETE, value=acc)
     mean = f", mean of {len(accs)} seeds" if len(accs) > 1 else ""
     return f"{shown('acc', acc)}{mean}"
+
+
+def refuse_other_data(study: Study, space: Space) -> None:
+    """Refuse to go on with other images than those of the trials before, if that can be told before one is trained.
+
+    Args:
+        study: Which may have no such trials yet.
+        space: What is searched; it may decide the images itself.
+
+    Raises:
+        SweepError: If they are others.
+        UserError: If the data cannot be read.
+    """
+    if not study.knows_data or _decides_images(space):
+        return
+    try:
+        chosen = {parameter.key: parameter.tried[0] for parameter in space.parameters}
+        config = resolve(composed(space.overrides(chosen), study.folder / "0"))
+        data = build(config.data, "data", seed=config.seed)
+    except UserError:  # of values that do not go together
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        read_data(data, config.data)
+    if not study.check_data(data.fingerprint()):
+        raise SweepError(_other_data(study, data.root))
+
+
+def _decides_images(space: Space) -> bool:
+    keys = {parameter.key for parameter in space.parameters} - {*_KEEP_IMAGES}
+    return any(is_below(key, ["data", "experiment"]) for key in keys)
+
+
+def _other_data(study: Study, root: Any) -> str:
+    return (
+        f"study={study.folder}: the images are not those of the trials before; bring the data back to what they were "
+        f"(data.root={root}), then the same command continues, or search these in another folder"
+    )
 
 
 def _run(claim: Claim, study: Study, space: Space, seed: int, train: Train, *, may_prune: bool, is_only: bool) -> float:
@@ -98,16 +142,21 @@ def _run(claim: Claim, study: Study, space: Space, seed: int, train: Train, *, m
     cfg = composed(overrides, folder, resume="auto" if (folder / CONFIG).exists() else None)
     with _logged(folder / "train.log"):
         metrics = train(cfg, invocation)
-    return _objective(metrics, study)
-
-
-def _objective(metrics: Mapping[str, Any], study: Study) -> float:
     acc, fingerprint = metrics.get("val/acc"), metrics.get("fingerprint")
     if not isinstance(acc, float) or not 0 <= acc <= 1:
         raise RunError(f"val/acc is {acc!r}, and no accuracy")
     if isinstance(fingerprint, Mapping) and not study.check_data(fingerprint):
-        raise RunError(_OF_DATA)
+        if _decides_images(space):
+            raise RunError(_OF_DATA)
+        _set_aside(folder)
+        raise SweepError(_other_data(study, OmegaConf.select(cfg, "data.root")))
     return acc
+
+
+def _set_aside(folder: Path) -> None:
+    """Give the folder of a run another name, so that the trial is run anew; nothing is lost."""
+    places = (folder.with_name(f"{folder.name}.other-data{number or ''}") for number in count())
+    folder.rename(next(place for place in places if not os.path.lexists(place)))
 
 
 @contextmanager

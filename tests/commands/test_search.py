@@ -17,12 +17,14 @@ from conftest import ROOT
 pytest.importorskip("optuna")
 
 from browsing import requested, visit
-from trying import SPACE, Failing, Train, work_here
+from optuna.storages.journal import JournalFileBackend
+from trying import SPACE, Failing, Train, begun, work_here
 
 from cifar_lightning.commands.search import search
 from cifar_lightning.config.schema import compose
 from cifar_lightning.errors import RunError, UserError
 from cifar_lightning.search import supervise
+from cifar_lightning.search.worker import message
 
 REAL = (
     *("experiment=smoke", "optimizer.lr=tag(log,interval(1e-3,1e-1))", "data.batch_size=choice(4,16)"),
@@ -68,6 +70,19 @@ def test_a_second_command_adds_trials(command, here, tmp_path):
     outcome = command("search.py", "study=s", "n_trials=3", *SPACE)
     assert (outcome.code, len(here[0].calls)) == (0, 3)
     assert outcome.out.count("page      s/report.html") == 1
+
+
+def test_a_space_of_few_points_gets_no_more_trials_than_that(command, here):
+    outcome = command("search.py", "study=s", *SPACE[::2])
+    assert outcome.code == 0
+    assert "note      the space has 3 points: sampler=grid tries each once, tpe may repeat some" in outcome.out
+    assert len(here[0].calls) == 3
+    assert "sampler=grid" not in command("search.py", "study=grid", "sampler=grid", *SPACE[::2]).out
+
+
+def test_a_study_without_trials_says_so(command, here, monkeypatch):
+    monkeypatch.setattr(supervise, "supervise", lambda *told: 0)
+    assert "result    There is no trial yet." in command("search.py", "study=s", *SPACE).out
 
 
 def test_failures_are_told_with_their_reason(command, here, tmp_path):
@@ -184,7 +199,7 @@ def test_each_worker_has_its_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr("cifar_lightning.commands.search.WORKER", told)
     cfg = compose(f"study={tmp_path / 's'}", "n_trials=4", "n_workers=2", config_name="search")
     cfg.overrides = list(SPACE)
-    with pytest.raises(RunError, match="no trial is complete"):
+    with pytest.raises(RunError, match="0 of 4 trials are done, and the same command continues"):
         search(cfg)
     assert sorted(path.name for path in tmp_path.glob("gpu *")) == ["gpu 3", "gpu 5"]
 
@@ -200,6 +215,51 @@ def test_a_worker_that_dies_is_replaced_if_it_had_a_trial(tmp_path):
 
     assert supervise.supervise(code, f"{tmp_path / 'done'}\n".encode(), [{}], note) == 0
     assert deaths == ["exit code 7"]
+
+
+@pytest.mark.parametrize("code", [130, 143, -15])
+def test_a_worker_that_is_stopped_from_outside_is_replaced_and_no_death_noted(tmp_path, code, caplog):
+    told = (
+        "import os, sys; name = sys.stdin.readline().strip(); is_new = os.path.exists(name); open(name, 'w').close();"
+    )
+    told += f"os._exit(0) if is_new else {f'os._exit({code})' if code > 0 else 'os.kill(os.getpid(), 15)'}"
+    assert supervise.supervise(told, f"{tmp_path / 'had'}\n".encode(), [{}], lambda pid, how: pytest.fail(how)) == 0
+    assert f"stopped by {'SIGINT' if code == 130 else 'SIGTERM'} from outside; another one" in caplog.text
+
+
+def test_workers_that_are_all_stopped_from_outside_are_not_replaced_for_ever(command, monkeypatch):
+    monkeypatch.setattr(supervise, "MAX_STOPS", 2)
+    stopped = supervise.supervise("import os; os._exit(143)", b"\n", [{}, {}], lambda pid, how: pytest.fail(how))
+    assert stopped == 0
+    monkeypatch.setattr(supervise, "supervise", lambda *told: 0)
+    outcome = command("search.py", "study=s", "n_trials=3", *SPACE)
+    assert (outcome.code, outcome.err) == (1, "error: 0 of 3 trials are done, and the same command continues\n")
+
+
+def test_what_was_not_foreseen_in_a_worker_is_one_line_and_exit_code_1(tmp_path):
+    code = (
+        "from cifar_lightning.search import worker\nworker.ready()\n"
+        "def fail(*told, **named):\n    raise ZeroDivisionError('by\\nzero')\nworker.work = fail\nworker.main(None)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as process:
+        process.stdin.write(message(begun(tmp_path / "s"), [0], num_failed=0))
+        process.stdin.flush()
+        assert process.stderr.read() == b"error: ZeroDivisionError: by zero\n"
+    assert process.returncode == 1
+
+
+def test_a_full_disk_of_a_journal_is_one_line_here_too(command, here, monkeypatch):
+    def full(self, logs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", full)
+    outcome = command("search.py", "study=s", "n_trials=3", *SPACE)
+    assert outcome.code == 1
+    assert re.fullmatch(
+        r"error: study=\S*s: .*No space left on device; make room, then the same command continues\n", outcome.err
+    )
 
 
 def test_a_worker_that_says_why_it_ends_stops_the_others(tmp_path):

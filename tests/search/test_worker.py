@@ -5,15 +5,20 @@ import os
 import random
 import signal
 import time
+from contextlib import ExitStack
 
 import pytest
 
 pytest.importorskip("optuna")
 
+from optuna.storages.journal import JournalFileBackend
 from trying import SPACE, Failing, Train, begun, quickly, states
 
+from cifar_lightning.config.build import build
+from cifar_lightning.config.resolve import resolve
 from cifar_lightning.errors import RunError, SweepError, UserError
 from cifar_lightning.search import trial as trial_module
+from cifar_lightning.search.check import composed
 from cifar_lightning.search.journal import JOURNAL
 from cifar_lightning.search.results import results, trials_csv
 from cifar_lightning.search.space import read_space
@@ -118,18 +123,95 @@ def test_a_search_ends_where_nothing_but_failures_comes(tmp_path):
     assert states(settings) == ["FAIL"] * 5
 
 
-def test_a_full_disk_is_not_the_trials_fault(tmp_path):
+GRID = ("experiment=smoke", "data.batch_size=choice(64)", "optimizer.lr=range(1,9)")
+
+
+def failed_beside(settings, first, num):
+    """Work in a process whose trials fail until so many have, beside one that this process holds; then kill it."""
+    pid = worker(settings, Failing())
+    for _ in range(500):
+        if len(states(settings)) > num and states(settings)[1:] == ["FAIL"] * num:
+            break
+        time.sleep(0.02)
+    time.sleep(0.7)  # in which it could begin another one
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert states(settings) == [first] + ["FAIL"] * num
+
+
+def test_a_search_waits_for_a_trial_that_runs_though_the_others_fail_and_goes_on_with_it(tmp_path):
+    settings = begun(tmp_path / "s", *GRID, own=["sampler=grid"], n_trials=8)
+    study = open_study(settings)
+    with ExitStack() as stack:
+        first = study.claim(stack, 8)  # as by another worker
+        failed_beside(settings, "RUNNING", 5)
+        study.report(first.number, 1, 0.5)  # that one has got somewhere
+        failed_beside(settings, "RUNNING", 7)
+    work(settings, [0], Train())
+    assert states(settings) == ["COMPLETE"] + ["FAIL"] * 7
+
+
+def test_trials_that_were_running_are_taken_up_before_the_first_failures_end_a_search(tmp_path):
+    settings = begun(tmp_path / "s", *GRID, own=["sampler=grid"], n_trials=8)
+    with ExitStack() as stack:
+        open_study(settings).claim(stack, 8)
+        failed_beside(settings, "RUNNING", 5)
+    work(settings, [0], Train())
+    assert states(settings) == ["COMPLETE"] + ["FAIL"] * 5 + ["COMPLETE"] * 2
+
+
+def test_the_same_command_tries_five_more_where_the_first_have_failed(tmp_path):
+    settings = begun(tmp_path / "s", *GRID, own=["sampler=grid"], n_trials=8)
+    with pytest.raises(RunError, match=r"the first 5 trials have all failed, .* the same command tries others"):
+        work(settings, [0], Failing())
+    work(settings, [0], Train(), num_failed=5)
+    assert states(settings) == ["FAIL"] * 5 + ["COMPLETE"] * 3
+
+
+FULL = OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (FULL, None),
+        (RunError("last.ckpt cannot be written: No space left on device; 0 are free. Make room first"), FULL),
+        (UserError("output_dir=s/0 cannot be used: No space left on device"), FULL),
+    ],
+)
+def test_a_full_disk_is_not_the_trials_fault(tmp_path, error, cause):
     settings = begun(tmp_path / "s")
 
     def full(cfg, invocation):
-        raise OSError(28, "No space left on device")
+        raise error from cause
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RunError, match=rf"study={tmp_path / 's'}: .*No space left.*; make room, then the same command"):
         work(settings, [0], full)
     assert states(settings) == ["RUNNING"]
     work(settings, [0], Train())
     assert len(states(settings)) == 6
     assert "RUNNING" not in states(settings)
+
+
+@pytest.mark.parametrize("num_lines", range(2, 9))
+def test_a_journal_that_cannot_be_written_is_told_in_one_line_and_loses_nothing(tmp_path, monkeypatch, num_lines):
+    settings = begun(tmp_path / "s", n_trials=2)
+    append, lines = JournalFileBackend.append_logs, []
+
+    def full(self, logs):
+        lines.extend(logs)
+        if len(lines) > num_lines:
+            raise FULL
+        append(self, logs)
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", full)
+    with pytest.raises(RunError, match="No space left on device; make room, then the same command continues"):
+        work(settings, [0], Train())
+    monkeypatch.undo()
+    monkeypatch.setattr(trial_module, "composed", quickly)
+    assert "FAIL" not in states(settings)
+    work(settings, [0], Train())
+    assert states(settings) == ["COMPLETE"] * 2
 
 
 def test_no_validation_images_end_the_search(tmp_path):
@@ -141,18 +223,57 @@ def test_no_validation_images_end_the_search(tmp_path):
 
     with pytest.raises(SweepError, match="val_size"):
         work(settings, [0], without)
+    assert states(settings) == ["RUNNING"]
 
 
-def test_a_trial_on_other_images_fails(tmp_path):
-    settings = begun(tmp_path / "s", n_trials=2)
+class Other(Train):
+    """Has other images each time."""
 
-    class Other(Train):
-        def __call__(self, cfg, invocation):
-            metrics = super().__call__(cfg, invocation)
-            return metrics | {"fingerprint": {"train": "a", "val": str(len(self.calls)), "test": "c"}}
+    def __call__(self, cfg, invocation):
+        metrics = super().__call__(cfg, invocation)
+        return metrics | {"fingerprint": {"train": "a", "val": f"b{len(self.calls) or ''}", "test": "c"}}
 
+
+def test_other_images_end_the_search_and_the_trial_is_run_anew_when_they_are_back(tmp_path):
+    settings = begun(tmp_path / "s", n_trials=3)
+    words = f"study={tmp_path / 's'}: the images are not those of the trials before; bring the data back"
+    work(begun(tmp_path / "s", n_trials=1), [0], Train())
+    for _ in range(2):
+        with pytest.raises(SweepError, match=words):
+            work(settings, [0], Other())
+    assert states(settings) == ["COMPLETE", "RUNNING"]
+    train = Train()
+    work(settings, [0], train)
+    assert states(settings) == ["COMPLETE"] * 3
+    assert train.calls[0] == ("1", 0, None)  # from its start
+    assert {"1.other-data", "1.other-data1"} < {*os.listdir(tmp_path / "s")}
+
+
+def test_a_trial_fails_whose_own_values_choose_other_images(tmp_path):
+    settings = begun(tmp_path / "s", "experiment=choice(smoke,finetune)", own=["sampler=grid"], n_trials=2)
     work(settings, [0], Other())
     assert states(settings) == ["COMPLETE", "FAIL"]
+    reasons = [trial.user_attrs.get("reason") for trial in open_study(settings).trials()]
+    assert reasons == [None, "its images are not those of the trials before it: search other data in another folder"]
+
+
+def test_other_images_are_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial_module, "composed", composed)
+    settings = begun(tmp_path / "s")
+    study, space = open_study(settings), read_space(settings.space, settings.overrides)
+    trial_module.refuse_other_data(study, space)  # there are no trials before
+    config = resolve(composed(["experiment=smoke"], tmp_path))
+    data = build(config.data, "data", seed=7)
+    data.setup()
+    study.check_data(data.fingerprint())
+    trial_module.refuse_other_data(study, space)
+    changed = read_space({}, [*settings.overrides, "data.split_seed=1"])  # stands in for data that have changed
+    with pytest.raises(
+        SweepError, match=r"the images are not those of the trials before; .* the same command continues"
+    ):
+        trial_module.refuse_other_data(study, changed)
+    trial_module.refuse_other_data(study, read_space({}, ["data.split_seed=1", "experiment=choice(smoke,finetune)"]))
+    assert states(settings) == []
 
 
 @pytest.mark.parametrize("moment", [0.15, 0.4, *(pytest.param(None, marks=pytest.mark.slow) for _ in range(10))])
