@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -120,10 +121,12 @@ def _seconds(started: datetime | None, ended: datetime | None) -> float | None:
 def _importances(study: optuna.Study, num_complete: int) -> dict[str, float]:
     if num_complete < MIN_FOR_IMPORTANCE:
         return {}
-    try:
-        found = optuna.importance.get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
-    except (ValueError, RuntimeError, ZeroDivisionError):  # such as where all accuracies are the same
-        return {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "(?s).*Parameter importances will be equal")
+        try:
+            found = optuna.importance.get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+        except (ValueError, RuntimeError, ZeroDivisionError, UserWarning):  # such as where all accuracies are the same
+            return {}
     return dict(found) if all(math.isfinite(value) for value in found.values()) else {}
 
 

@@ -107,6 +107,21 @@ def test_a_named_space_and_choices_of_ones_own(command, here, tmp_path):
     assert command(*shlex.split(html.unescape(again))[1:]).code == 0
 
 
+class Level(Train):
+    """Reaches the same accuracy with all values."""
+
+    def acc(self, cfg, epoch):
+        return 0.1
+
+
+def test_of_trials_that_are_level_no_key_is_important(command, here, tmp_path):
+    here.append(Level())
+    outcome = command("search.py", "study=s", "n_trials=5", *SPACE)
+    assert (outcome.code, outcome.err) == (0, "")
+    page = (tmp_path / "s" / "report.html").read_text()
+    assert "The importance of keys cannot be told from these trials" in page
+
+
 def test_a_file_that_was_edited_since_makes_another_search(command, here, tmp_path):
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     file = tmp_path / "mine" / "experiment" / "my_own.yaml"
