@@ -12,7 +12,6 @@ from cifar_lightning import models
 from cifar_lightning.checkpoint.format import read
 from cifar_lightning.config.overrides import quoted
 from cifar_lightning.config.resolve import as_plain
-from cifar_lightning.config.schema import besides_model
 from cifar_lightning.errors import UserError, listed
 
 log = logging.getLogger(__name__)
@@ -22,13 +21,7 @@ _OF_DATA = ("num_classes", "in_channels")
 
 
 def load_initial(
-    path: str | Path,
-    net: nn.Module,
-    *,
-    model: Mapping[str, Any],
-    normalize: Mapping[str, Any],
-    classes: Sequence[str],
-    experiment: str | None = None,
+    path: str | Path, net: nn.Module, *, model: Mapping[str, Any], normalize: Mapping[str, Any], classes: Sequence[str]
 ) -> None:
     """Load the weights of a checkpoint into a network that is to be trained, but for the head where the classes differ.
 
@@ -41,14 +34,13 @@ def load_initial(
         model: Its name and arguments.
         normalize: Mean and standard deviation that its images will have been normalised with.
         classes: Names of the classes it will be trained on.
-        experiment: The recipe that was chosen, which may set arguments of the network.
 
     Raises:
         UserError: If the checkpoint cannot be used, or is of another network or normalisation.
     """
     checkpoint = read(path)
     before = checkpoint["settings"]
-    _check_same(path, before, model, normalize, experiment)
+    _check_same(path, before, model, normalize)
     prefix = "net."
     weights: dict[str, Tensor] = {
         name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)
@@ -67,11 +59,7 @@ def load_initial(
 
 
 def _check_same(
-    path: str | Path,
-    before: Mapping[str, Any],
-    model: Mapping[str, Any],
-    normalize: Mapping[str, Any],
-    experiment: str | None,
+    path: str | Path, before: Mapping[str, Any], model: Mapping[str, Any], normalize: Mapping[str, Any]
 ) -> None:
     """Raise UserError where a network or its normalisation is another; says what to type."""
     # What the data decide is looked at by itself, and whether a network once began with ImageNet weights is history.
@@ -89,12 +77,9 @@ def _check_same(
             for key, value in theirs.items()
             if ours.get(key) != value
         )
-        got = f"init={path} is of another network, got model={model['name']}"
-        rest = besides_model(experiment) if experiment and model["name"] != before["model"]["name"] else None
-        if rest is not None:  # the other network would be refused with these arguments
-            alone = " ".join([*rest, typed])
-            raise UserError(f"{got}, whose arguments experiment={experiment} sets; type {alone} instead of that")
-        raise UserError(f"{got}; type {typed}")
+        got = f"model={model['name']}"
+        also = "" if ours["name"] == theirs["name"] else f", and leave out arguments of {got}, also by an experiment="
+        raise UserError(f"init={path} is of another network, got {got}; type {typed}{also}")
     channels = before["model"]["in_channels"]
     if model["in_channels"] != channels:
         raise UserError(f"init={path} is of images of {channels} channels, the data have {model['in_channels']}")

@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from cifar_lightning.config import shares  # noqa: F401  # its resolvers
-from cifar_lightning.config.overrides import as_texts, expanded, quoted
+from cifar_lightning.config.overrides import as_texts, expanded
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 """The folder of the choices."""
@@ -164,20 +164,6 @@ def keys_of(config_name: str) -> list[str]:
     """Names of the top-level keys that an entry's file sets."""
     primary = (CONF / f"{config_name}.yaml").read_text(encoding="utf-8")
     return re.findall(r"^(\w+):", primary, re.MULTILINE)
-
-
-def besides_model(experiment: str) -> list[str] | None:
-    """What to type instead of an experiment for another network: its data, and its plain values at the top level.
-
-    None where no arguments of the network are among what it sets, or its file is not in conf/.
-    """
-    file = CONF / "experiment" / f"{experiment}.yaml"
-    node: Any = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else {}
-    if not isinstance(node, dict) or "model" not in node:
-        return None
-    data = [f"data={choice['override /data']}" for choice in node.get("defaults", []) if "override /data" in choice]
-    plain = {key: value for key, value in node.items() if key != "name" and not isinstance(value, dict | list)}
-    return [*data, *(f"{key}={quoted(value)}" for key, value in plain.items())]
 
 
 def compose(*overrides: str, config_name: str = "train") -> DictConfig:

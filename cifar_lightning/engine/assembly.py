@@ -27,7 +27,6 @@ from cifar_lightning.checkpoint.pretrained import load_pretrained
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.config.build import blame, build_augment, build_pieces
 from cifar_lightning.config.invocation import Invocation
-from cifar_lightning.config.overrides import values
 from cifar_lightning.config.resolve import AUTO, Facts, Section, Settings, settle
 from cifar_lightning.data import ImageDataModule, balanced_weights, channel_statistics
 from cifar_lightning.device import forward_flops, sensible_threads
@@ -124,14 +123,7 @@ def assemble(config: Settings, before: Mapping[str, Any] | None, invocation: Inv
     flops = flops_of(net, data.image_shape, refusal=f"model={name} cannot take images of {{size}}")
     settings = settle(config, _facts(config, data, trainer, flops=flops, fingerprint=fingerprint))
     if config.init is not None and before is None:
-        load_initial(
-            config.init,
-            net,
-            model=settings.model,
-            normalize=settings.normalize,
-            classes=settings.classes,
-            experiment=values(invocation.overrides).get("experiment"),
-        )
+        load_initial(config.init, net, model=settings.model, normalize=settings.normalize, classes=settings.classes)
     data.augment = build_augment(settings.augment)
     shapes = _image_shapes(settings, data)
     progress.costs = [shape.numel() for shape in shapes]

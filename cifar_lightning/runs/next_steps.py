@@ -12,7 +12,7 @@ from cifar_lightning.config.recipe import NO_PART, is_below
 from cifar_lightning.config.resolve import Settings
 from cifar_lightning.config.schema import run_folder
 from cifar_lightning.errors import counted
-from cifar_lightning.report.tables import relative
+from cifar_lightning.report.tables import relative, shown
 from cifar_lightning.runs.folder import LAST, METRICS
 from cifar_lightning.runs.resume import has_planned_end
 
@@ -69,20 +69,16 @@ def _advice(settings: Settings, metrics: Mapping[str, Any], num_classes: int) ->
         other = f", or a network that knows ImageNet (experiment=finetune {root})"
     if train - chance < _CHANCE * (1 - chance):
         return (
-            f"{_percent(train)} of training images are right, and chance is {_percent(chance)}: the network has hardly "
-            f"learnt in {counted(metrics['steps'], 'step')}. More epochs help "
+            f"{shown('acc', train)} of training images are right, and chance is {shown('acc', chance)}: the network "
+            f"has hardly learnt in {counted(metrics['steps'], 'step')}. More epochs help "
             f"(trainer.max_epochs={10 * max(1, metrics['epochs'])}), another optimizer.lr{other}"
         )
     if train - test > _BY_HEART:
         return (
-            f"{_percent(train)} of training images are right and {_percent(test)} of test images: it knows the former "
-            f"by heart. More images help, varied ones (augment=photo){other}"
+            f"{shown('acc', train)} of training images are right and {shown('acc', test)} of test images: it knows the "
+            f"former by heart. More images help, varied ones (augment=photo){other}"
         )
     return None
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 def _comparing(settings: Settings, metrics: Mapping[str, Any], invocation: Invocation) -> str | None:

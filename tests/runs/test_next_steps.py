@@ -50,7 +50,7 @@ def test_the_next_commands_are_printed(said):
 def test_a_network_that_has_hardly_learnt_is_told_what_helps(said):
     metrics = {**METRICS, "steps": 210, "train/acc": 0.54}
     assert said(metrics=metrics, num_classes=2)["note"] == (
-        "54.0 % of training images are right, and chance is 50.0 %: the network has hardly learnt in 210 steps. More "
+        "54.00 % of training images are right, and chance is 50.00 %: the network has hardly learnt in 210 steps. More "
         "epochs help (trainer.max_epochs=20), another optimizer.lr"
     )
     assert "note" not in said(metrics={**metrics, "train/acc": 0.56}, num_classes=2)
@@ -61,7 +61,8 @@ def test_a_network_that_has_hardly_learnt_is_told_what_helps(said):
 def test_a_network_that_knows_its_training_images_by_heart_is_told_what_helps(said):
     metrics = {**METRICS, "steps": 210, "train/acc": 0.967, "test/acc": 0.55}
     known = (
-        "96.7 % of training images are right and 55.0 % of test images: it knows the former by heart. More images help"
+        "96.70 % of training images are right and 55.00 % of test images: it knows the former by heart. More images "
+        "help"
     )
     assert said(metrics=metrics)["note"] == f"{known}, varied ones (augment=photo)"
     assert "note" not in said(metrics={**metrics, "test/acc": 0.8})
